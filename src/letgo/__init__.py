@@ -1,0 +1,20 @@
+"""letgo: fine-tune a language model and let go of the knowledge that stands in the way.
+
+Learning With Forgetting (LWF, arXiv 2505.19715); not Learning without Forgetting (LwF, 2016).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from letgo.trainer import LWFConfig, LWFTrainer
+
+__all__ = ["LWFConfig", "LWFTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when it is asked for: `letgo --help` answers at once."""
+    if name in __all__:
+        from letgo import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module 'letgo' has no attribute {name!r}")

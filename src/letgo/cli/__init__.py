@@ -1,0 +1,73 @@
+"""The command line: parse, call, print. Nothing here imports torch before a command is known."""
+
+import os
+import sys
+
+from letgo.errors import InputError
+
+USAGE = """\
+letgo: fine-tune a language model and let go of the knowledge that stands in the way
+(Learning With Forgetting, arXiv 2505.19715; not Learning without Forgetting, LwF)
+
+usage: letgo COMMAND [--FLAG VALUE ...]
+
+  run        all stages below, one after the other; goes on where an interrupted run stood
+  demo       run on built-in data with the built-in model (about six minutes on two cores)
+
+  elicit     1  the base model answers the forgetting prompts     self_knowledge.parquet
+  probe      2  plain fine-tuning: the optimum and the baseline    probe/
+  fisher     3  Fisher information of the learning task            fisher.safetensors
+  score      4  forgetting confidence of every text                scores.parquet
+  select     5  the most confident texts                           selection.parquet
+  train      6  fine-tuning with periodic unlearning               model/, train_log.jsonl
+  evaluate   7  base, SFT and LWF on held-out data                 metrics.json, answers.parquet
+  report     8  one page with pictures                             report.html
+
+example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.jsonl \\
+                   --forget other.jsonl --output_dir runs/mine
+
+letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfig and ModelConfig.
+A stage's command takes its settings from the run folder where flags do not say otherwise.
+"""
+STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "evaluate", "report")
+COMMANDS = ("run", "demo", *STAGES)
+
+
+def main() -> None:
+    """Entry point of the `letgo` command; exits with 2 on bad input, 130 when interrupted."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"letgo {version('letgo')}")
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        sys.exit(_complain(f"no command {command!r}; letgo --help lists them"))
+    # Nothing about a run leaves the machine, and libraries keep their chatter to themselves.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from letgo.cli.commands import execute_command
+
+        execute_command(command, rest)
+    except InputError as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted; the same command goes on where it stood", status=130))
+    except Exception as error:
+        from letgo.cli.failures import explain
+
+        sentence = explain(error, rest)
+        if sentence is None:
+            raise
+        sys.exit(_complain(sentence, status=1))
+
+
+def _complain(sentence: str, status: int = 2) -> int:
+    print(f"letgo: {' '.join(sentence.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,107 @@
+"""What the commands do, and what they print."""
+
+import json
+import logging
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from letgo import config as cfg
+from letgo import demo, progress
+from letgo.config import Config
+from letgo.pipeline import execute
+from letgo.stages import Run
+
+
+def execute_command(command: str, arguments: list[str]) -> None:
+    """Parse, call, print.
+
+    Raises:
+        InputError: unusable flags or data.
+    """
+    _hush_libraries()
+    config = cfg.parse(command, arguments, _defaults(command, arguments))
+    progress.configure(config.run.quiet)
+    if command == "demo":
+        demo.generate_data(Path(config.training.output_dir) / "data")
+    run = execute(config, None if command in ("run", "demo") else command)
+    if command in ("run", "demo", "evaluate"):
+        print(result_table(run.folder))
+    if command == "demo":
+        print(texts(run.folder))
+    if command in ("run", "demo", "report"):
+        print(f"report: {run.folder / 'report.html'}")
+        print(_verdict(run))
+
+
+def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
+    """The demo's settings, or for a single stage those of the run folder."""
+    given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--output_dir"]
+    if command == "demo":
+        folder = given[-1] if given else "runs/demo"
+        text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
+        return {**json.loads(text), "output_dir": folder}
+    file = Path(given[-1]) / "config.yaml" if given else Path()
+    if command != "run" and "--config" not in arguments and file.is_file():
+        return {**cfg.read(file), "overwrite": False, "quiet": False}
+    return {}
+
+
+def _hush_libraries() -> None:
+    """Warnings that name no choice of letgo's user, and bars beside letgo's own."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|transformers")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def result_table(folder: Path) -> str:
+    """Accuracy of base, SFT and LWF with intervals, and the paired difference, as text."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    sets = list(metrics["models"]["base"])
+    lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
+    for model, label in (("base", "base"), ("sft", "SFT"), ("lwf", "LWF")):
+        cells = [_cell(metrics["models"][model][name]) for name in sets]
+        lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))
+    lines.append(f"{'n':26}" + "".join(f"{metrics['models']['lwf'][n]['n']:>24}" for n in sets))
+    paired = [metrics["lwf_minus_sft"][name] for name in sets]
+    cells = [f"{p['difference']:+.3f} [{p['ci95'][0]:+.3f}, {p['ci95'][1]:+.3f}]" for p in paired]
+    lines.append(f"{'LWF - SFT, paired':26}" + "".join(f"{cell:>24}" for cell in cells))
+    lines.append(f"{'p (McNemar, exact)':26}" + "".join(f"{p['p_value']:>24.3g}" for p in paired))
+    return "\n".join(lines)
+
+
+def _cell(score: dict[str, Any]) -> str:
+    return f"{score['accuracy']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+
+
+def texts(folder: Path, count: int = 3) -> str:
+    """The self-generated texts with the highest and the lowest confidence, as text."""
+    scores = pq.read_table(folder / "scores.parquet").to_pylist()
+    known = {t["id"]: t for t in pq.read_table(folder / "self_knowledge.parquet").to_pylist()}
+    ranked = sorted(scores, key=lambda row: (-row["confidence"], row["id"]))
+    lines = []
+    for title, rows in (("highest", ranked[:count]), ("lowest", ranked[-count:])):
+        lines.append(f"\n{title} forgetting confidence:")
+        for row in rows:
+            text = known[row["id"]]
+            said = textwrap.shorten(f"{text['prompt']} -> {text['completion']}", 90, placeholder=" ...")
+            lines.append(f"  {row['confidence']:.4g}  [{row['forget_set']}] {said}")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(run: Run) -> str:
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "lwf": f"verdict: LWF is better than plain fine-tuning; it is in {run.folder / 'model'}",
+        "sft": f"verdict: LWF is worse than plain fine-tuning; keep {run.folder / 'probe'}",
+        "no difference": f"verdict: no difference beyond chance between LWF ({run.folder / 'model'}) "
+        f"and plain fine-tuning ({run.folder / 'probe'})",
+    }[metrics["verdict"]]

@@ -1,0 +1,49 @@
+"""Failures that are nobody's bug, in a sentence."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from letgo.unlearning.guards import UnlearningDiverged
+
+# Some libraries report a full disk without its error number.
+NEARLY_FULL = 8 << 20  # bytes
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str | None:
+    """What happened and what to do next, or None if it is a bug to be shown as it is."""
+    if isinstance(error, UnlearningDiverged):
+        return str(error)
+    if any(_is_disk_full(cause) for cause in _causes(error)) or _no_space_left(arguments):
+        return (
+            "the disk is full; make room and give the same command again: finished stages are kept "
+            "and the interrupted one goes on"
+        )
+    if any(isinstance(cause, MemoryError) or "out of memory" in str(cause) for cause in _causes(error)):
+        return (
+            "out of memory; lower --per_device_train_batch_size, --tokens_per_batch or "
+            "--generation_batch_size, or use --use_peft, then give the same command again"
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
+        "No space left on device" in str(error)
+    )
+
+
+def _no_space_left(arguments: Sequence[str]) -> bool:
+    """Whether the disk of the output folder is (nearly) full."""
+    given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--output_dir"]
+    folder = Path(given[-1]) if given else Path()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free < NEARLY_FULL

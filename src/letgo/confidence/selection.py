@@ -1,0 +1,39 @@
+"""Stage 2d: which texts are to be forgotten."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from letgo.progress import log
+from letgo.stages import Run, need
+
+
+def select(run: Run, scratch: Path) -> None:
+    """Write `selection.parquet`: the top `forget_fraction` of all texts by confidence."""
+    fraction = run.config.training.forget_fraction
+    scores = pq.read_table(need(run, "scores.parquet", "score"), columns=["id", "confidence"])
+    ids, confidence = scores["id"].to_pylist(), scores["confidence"].to_pylist()
+    chosen = top_fraction(ids, confidence, fraction)
+    reasons = (f"top {fraction:.4g} by confidence", f"below the top {fraction:.4g}")
+    table = pa.table(
+        {
+            "id": ids,
+            "selected": [i in chosen for i in ids],
+            "reason": [reasons[0] if i in chosen else reasons[1] for i in ids],
+        }
+    )
+    pq.write_table(table, scratch / "selection.parquet")
+    log.info("select: %d of %d texts", len(chosen), len(ids))
+
+
+def top_fraction(ids: list[str], confidence: list[float], fraction: float) -> set[str]:
+    """The ids of the most confident texts; at least one. Equal confidence goes by id.
+
+    Args:
+        ids: of all texts.
+        confidence: in the same order; higher is forgotten first.
+        fraction: in (0, 1].
+    """
+    order = sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
+    return {ids[i] for i in order[: max(1, round(fraction * len(ids)))]}

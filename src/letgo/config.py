@@ -1,0 +1,202 @@
+"""Every setting of a run, from flags and YAML to the `config.yaml` that repeats it."""
+
+import dataclasses
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from trl import ModelConfig, TrlParser
+
+from letgo.errors import InputError
+from letgo.models import EMBEDDED
+from letgo.trainer import LWFConfig
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    """The data and the scale of a run; training itself is `LWFConfig`, the adapter `ModelConfig`."""
+
+    model: str = _setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (built in).")
+    learn: str | None = _setting(
+        None, "Learning data: file, folder, URL or hub id of records with prompt and completion."
+    )
+    learn_test: str | None = _setting(
+        None, "Held-out learning data; without it a seeded tenth of --learn is kept apart."
+    )
+    forget: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Forgetting prompts; may be given several times."},
+    )
+    max_learn: int | None = _setting(None, "At most so many learning examples, drawn by --seed.")
+    max_test: int | None = _setting(None, "At most so many test examples, drawn by --seed.")
+    max_forget: int | None = _setting(None, "At most so many prompts per forgetting set.")
+    max_new_tokens: int = _setting(64, "Longest self-generated text, in tokens.")
+    fisher_examples: int = _setting(256, "Learning examples that the Fisher information averages.")
+    tokens_per_batch: int = _setting(2048, "Tokens per scoring batch; lower it to save memory.")
+    generation_batch_size: int = _setting(32, "Prompts answered together.")
+    checkpoint_minutes: float = _setting(5.0, "An interrupted training loses at most so much.")
+    overwrite: bool = _setting(False, "Make stages again whose inputs have changed.")
+    quiet: bool = _setting(False, "No progress, only results and warnings.")
+
+    def __post_init__(self) -> None:
+        for name in ("max_learn", "max_test", "max_forget", "max_new_tokens", "fisher_examples",
+                     "tokens_per_batch", "generation_batch_size"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, not {value}")
+
+
+class Config(NamedTuple):
+    """All settings of a run."""
+
+    run: RunConfig
+    training: LWFConfig
+    model: ModelConfig
+
+
+# Settings of the run that do not change what it computes.
+PRESENTATION = {"overwrite", "quiet", "checkpoint_minutes"}
+# TRL's defaults suit long runs on a cluster; a run folder wants every step in its log, and its
+# checkpoints come by the clock (`checkpoint_minutes`).
+DEFAULTS = {"logging_steps": 1, "save_strategy": "no", "save_total_limit": 1, "report_to": "none"}
+CLASSES = (RunConfig, LWFConfig, ModelConfig)
+
+
+class _Parser(TrlParser):
+    """TRL's parser, with errors of one line."""
+
+    def error(self, message: str) -> Any:
+        raise InputError(message)
+
+
+def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Config:
+    """Settings from the command line over those of `--config` over `defaults`.
+
+    Args:
+        command: for the help text, e.g. "run".
+        arguments: what follows the command; `--config FILE` may be among them.
+        defaults: settings that replace letgo's own defaults.
+
+    Raises:
+        InputError: unknown flag, malformed value or file.
+    """
+    parser = _Parser(CLASSES, prog=f"letgo {command}", allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file of settings; flags override it.")
+    arguments = _join_repeated(arguments, "--forget")
+    file, rest = _take_config(arguments)
+    settings = {**DEFAULTS, **defaults, **(read(Path(file)) if file else {})}
+    unknown = parser.set_defaults_with_config(**settings)
+    if unknown:
+        raise InputError(f"--config {file}: unknown setting {unknown[0].removeprefix('--')!r}")
+    try:
+        run, training, model, *_, left = parser.parse_args_into_dataclasses(
+            rest, return_remaining_strings=True, look_for_args_file=False
+        )
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if left:
+        raise InputError(f"unknown flag {left[0]}; letgo {command} --help lists them all")
+    if model.model_name_or_path:  # TRL's name for --model
+        run.model = model.model_name_or_path
+    return Config(run, training, model)
+
+
+def _take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), arguments[:index] + arguments[index + 1 :]
+    return None, arguments
+
+
+def _join_repeated(arguments: list[str], flag: str) -> list[str]:
+    """`--forget A --forget B` as `--forget A B`: argparse would keep only the last."""
+    values: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            taking = argument == flag
+            if argument.startswith(f"{flag}="):
+                values.append(argument.removeprefix(f"{flag}="))
+            elif not taking:
+                rest.append(argument)
+        else:
+            (values if taking else rest).append(argument)
+    return [*rest, flag, *values] if values else rest
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file, without the provenance that letgo writes beside them.
+
+    Raises:
+        InputError: missing, or not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config: cannot read {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--config: {file} must be a mapping of settings")
+    settings.pop("provenance", None)
+    return settings
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Every setting by its flag's name, as plain YAML values."""
+    return {
+        f.name: _plain(getattr(part, f.name))
+        for part in config
+        for f in dataclasses.fields(part)
+        if f.init and f.name not in ("hub_token", "model_name_or_path", "local_rank")
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return getattr(value, "value", value) if not isinstance(value, str) else str(value)
+
+
+def changed_from_default(part: Any, leave_out: set[str]) -> dict[str, Any]:
+    """The settings of a dataclass that differ from its class's defaults."""
+    changed = {}
+    for f in dataclasses.fields(part):
+        if f.init and f.name not in leave_out:
+            value = _plain(getattr(part, f.name))
+            if value != _plain(f.default) and value not in (None, [], {}):
+                changed[f.name] = value
+    return changed
+
+
+def versions() -> dict[str, str]:
+    """Versions of letgo and of what it stands on."""
+    names = ("letgo", "torch", "transformers", "trl", "datasets", "accelerate", "peft", "pyarrow")
+    return {name: metadata.version(name) for name in names}
+
+
+def git_revision() -> str | None:
+    """The commit letgo was run from, "+" if its tree had changes; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=-3).strip()
+        dirty = subprocess.check_output([*git, "status", "--porcelain"], text=True, stderr=-3)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if dirty.strip() else "")

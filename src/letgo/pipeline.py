@@ -1,0 +1,168 @@
+"""All stages in their order, what each depends on, and the run that strings them together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from letgo import config as cfg
+from letgo import models
+from letgo.confidence.fisher import fisher
+from letgo.confidence.optimum import probe
+from letgo.confidence.scores import score
+from letgo.confidence.selection import select
+from letgo.config import Config
+from letgo.data import Record, fingerprint, hold_out, read_records, sample, set_names
+from letgo.elicit import elicit
+from letgo.errors import InputError
+from letgo.evaluate import evaluate
+from letgo.progress import log
+from letgo.report import render
+from letgo.stages import Run, Stage, check, perform
+from letgo.train import train
+
+# Settings of LWFConfig that plain fine-tuning does not depend on.
+UNLEARNING = {"unlearning_interval", "unlearning_rate", "unlearning_ceiling",
+              "unlearning_max_grad_norm", "forget_fraction", "alpha"}  # fmt: skip
+# Settings of transformers that say where and how to tell, not what to compute.
+TELLING = {
+    "output_dir", "logging_strategy", "logging_steps", "logging_first_step", "log_level",
+    "log_level_replica", "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project",
+    "save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node",
+    "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
+    "hub_always_push", "hub_revision", "resume_from_checkpoint", "skip_memory_metrics",
+    "dataloader_num_workers", "dataloader_pin_memory", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "use_cpu", "per_device_eval_batch_size", "local_rank",
+}  # fmt: skip
+
+
+def open_run(config: Config) -> Run:
+    """Read and check all data of a run; writes nothing.
+
+    Raises:
+        InputError: names the flag, file and line of what cannot be used.
+    """
+    settings, seed = config.run, config.training.seed
+    if not config.training.output_dir or config.training.output_dir == "trainer_output":
+        raise InputError("--output_dir is missing: give the folder for this run")
+    if settings.learn is None:
+        raise InputError("--learn is missing: give the learning data")
+    if not settings.forget and config.training.unlearning_interval:
+        raise InputError("--forget is missing: give forgetting prompts, or --unlearning_interval 0")
+    folder = Path(config.training.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir: {folder} is a file; give a folder")
+    learn, test = learning_data(config)
+    forget = {
+        name: sample(read_records(source, "--forget", False), settings.max_forget, seed)
+        for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
+    }
+    batch = config.training.per_device_train_batch_size
+    if len(learn) < batch:
+        raise InputError(
+            f"--learn: {len(learn)} examples are fewer than one batch of {batch}; "
+            f"give more, or lower --per_device_train_batch_size"
+        )
+    models.load_base_tokenizer(config)  # an unknown model is known before anything is written
+    return Run(folder, config, learn, test, forget)
+
+
+def learning_data(config: Config) -> tuple[list[Record], list[Record]]:
+    """(learning examples, test examples) that share no prompt."""
+    settings, seed = config.run, config.training.seed
+    learn = read_records(settings.learn or "", "--learn", True)
+    if settings.learn_test is None:
+        if len({record.prompt for record in learn}) < 2:
+            raise InputError("--learn: too few examples to keep a tenth apart; give --learn_test")
+        learn, test = hold_out(learn, seed)
+    else:
+        test = read_records(settings.learn_test, "--learn_test", True)
+        asked = {record.prompt for record in test}
+        apart = [record for record in learn if record.prompt not in asked]
+        if len(apart) < len(learn):
+            log.warning("%d learning examples are also test prompts and are not trained on",
+                        len(learn) - len(apart))  # fmt: skip
+        learn = apart
+    return sample(learn, settings.max_learn, seed), sample(test, settings.max_test, seed)
+
+
+def stages(run: Run) -> list[Stage]:
+    """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
+    config, settings, training = run.config, run.config.run, run.config.training
+    base = {
+        "model": models.fingerprint(settings.model),
+        **cfg.changed_from_default(config.model, {"model_name_or_path"}),
+    }
+    forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
+    generation = {"bf16": training.bf16, "max_length": training.max_length,
+                  "generation_batch_size": settings.generation_batch_size}  # fmt: skip
+    elicited = {**base, **forget, **generation, "max_new_tokens": settings.max_new_tokens}
+    tuned = {
+        **base,
+        "learn": fingerprint(run.learn),
+        **cfg.changed_from_default(training, UNLEARNING | TELLING),
+    }
+    informed = {
+        **tuned,
+        "fisher_examples": settings.fisher_examples,
+        "tokens_per_batch": settings.tokens_per_batch,
+    }
+    scored = {**elicited, **informed, "alpha": training.alpha}
+    selected = {**scored, "forget_fraction": training.forget_fraction}
+    trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
+    tested = {**trained, **generation, "learn_test": fingerprint(run.test)}
+    return [
+        Stage("elicit", ("self_knowledge.parquet",), elicit, elicited),
+        Stage("probe", ("probe",), probe, tuned),
+        Stage("fisher", ("fisher.safetensors",), fisher, informed),
+        Stage("score", ("scores.parquet",), score, scored),
+        Stage("select", ("selection.parquet",), select, selected),
+        Stage("train", ("model", "train_log.jsonl"), train, trained),
+        Stage("evaluate", ("metrics.json", "answers.parquet"), evaluate, tested),
+        Stage("report", ("report.html",), report, tested),
+    ]
+
+
+def report(run: Run, scratch: Path) -> None:
+    """Write `report.html` from the files of the run folder."""
+    (scratch / "report.html").write_text(render(run.folder), encoding="utf-8")
+
+
+def execute(config: Config, only: str | None = None) -> Run:
+    """Run all stages, or one; finished ones are kept.
+
+    Args:
+        config: all settings.
+        only: the name of a single stage.
+
+    Raises:
+        InputError: unusable input, or a folder that belongs to another run.
+    """
+    run = open_run(config)
+    wanted = [stage for stage in stages(run) if only in (None, stage.name)]
+    check(run.folder, wanted, config.run.overwrite)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_config(run)
+    for stage in wanted:
+        perform(run, stage)
+    return run
+
+
+def write_config(run: Run) -> None:
+    """Write `config.yaml`: all settings, and where they came from."""
+    data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}
+    data.update({f"forget {name}": records for name, records in run.forget.items()})
+    provenance: dict[str, Any] = {
+        "versions": cfg.versions(),
+        "git_revision": cfg.git_revision(),
+        "model": models.fingerprint(run.config.run.model),
+        "data": {name: fingerprint(records) for name, records in data.items()},
+        "examples": {name: len(records) for name, records in data.items()},
+    }
+    settings = cfg.settings(run.config)
+    text = "# letgo run --config THIS_FILE --output_dir NEW repeats this run\n"
+    text += yaml.safe_dump({**settings, "provenance": provenance}, sort_keys=False)
+    part = run.folder / "config.yaml.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(run.folder / "config.yaml")

@@ -1,0 +1,74 @@
+"""Reading the files of a run folder as plain lists and mappings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from letgo.errors import InputError
+
+Row = dict[str, Any]
+
+_REQUIRED = ("config.yaml", "self_knowledge.parquet", "scores.parquet", "selection.parquet")
+
+
+def check(folder: Path) -> None:
+    """Make sure that `folder` holds what no page can do without.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    missing = [name for name in _REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} has no {', '.join(missing)}: finish the run before its report")
+
+
+def read_config(folder: Path) -> Row:
+    """Return the settings of the run, with what is known of its origin under "provenance"."""
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+
+
+def read_json(path: Path) -> Row:
+    """Return the object in a JSON file, an empty one where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_log(path: Path) -> list[Row]:
+    """Return the lines of a training log, none where there is no file."""
+    if not path.is_file():
+        return []
+    # Only a newline ends a line here; str.splitlines would also cut at characters JSON allows.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> list[Row]:
+    """Return the rows of a Parquet file, none where there is no file."""
+    if not path.is_file():
+        return []
+    # Without partitioning=None a folder named like "seed=1" would come as one more column.
+    rows: list[Row] = pq.read_table(path, columns=columns, partitioning=None).to_pylist()
+    return rows
+
+
+def read_texts(folder: Path) -> list[Row]:
+    """Return every scored text: its score, its words, and whether it was selected and why."""
+    words = {
+        row["id"]: row
+        for row in read_rows(folder / "self_knowledge.parquet", ["id", "prompt", "completion"])
+    }
+    selection = {row["id"]: row for row in read_rows(folder / "selection.parquet")}
+    unknown = {"prompt": "", "completion": "", "selected": False, "reason": ""}
+    return [
+        {**unknown, **words.get(row["id"], {}), **selection.get(row["id"], {}), **row}
+        for row in read_rows(folder / "scores.parquet")
+    ]
+
+
+def read_score_constants(folder: Path) -> dict[str, float]:
+    """Return the numbers that went into all scores alike: "alpha" and "constant"."""
+    metadata = pq.read_schema(folder / "scores.parquet").metadata or {}
+    names = ("alpha", "constant")
+    return {name: float(metadata[name.encode()]) for name in names if name.encode() in metadata}

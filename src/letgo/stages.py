@@ -1,0 +1,181 @@
+"""What every stage stands on: the run's inputs, whole-or-absent outputs, resumable work."""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from letgo.config import Config
+from letgo.data import Record
+from letgo.errors import InputError
+from letgo.progress import Progress, log
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with everything that was given to the run.
+
+    Args:
+        folder: the output folder.
+        config: all settings.
+        learn: learning examples, after `--max_learn`.
+        test: held-out learning examples.
+        forget: prompts (perhaps with references) of each forgetting set.
+    """
+
+    folder: Path
+    config: Config
+    learn: list[Record]
+    test: list[Record]
+    forget: dict[str, list[Record]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function from files to files.
+
+    Args:
+        name: also the command's name.
+        outputs: files or folders it leaves in the run folder.
+        work: called with the run and a scratch folder; leaves `outputs` in that folder.
+        inputs: what the outputs depend on, as plain values under their flags' names.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    work: Callable[[Run, Path], None]
+    inputs: dict[str, Any]
+
+    def scratch(self, folder: Path) -> Path:
+        """Where the stage works before its outputs are whole."""
+        return folder / f"{self.name}.part"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file, or an empty mapping if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check(folder: Path, stages: Sequence[Stage], overwrite: bool) -> None:
+    """Refuse to mix two runs in one folder; writes nothing.
+
+    Raises:
+        InputError: a finished or begun stage was made from other inputs and `overwrite` is off.
+    """
+    finished = read_json(folder / "stages.json")
+    for stage in stages:
+        begun = read_json(stage.scratch(folder) / "inputs.json")
+        inputs = begun or finished.get(stage.name, {}).get("inputs")
+        if inputs and inputs != stage.inputs and not overwrite:
+            name = next(k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k))
+            raise InputError(
+                f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
+                f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
+                f"--output_dir, or --overwrite to make it and what follows from it again"
+            )
+
+
+def perform(run: Run, stage: Stage) -> bool:
+    """Run one stage, unless its outputs are there already.
+
+    The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
+    Whatever a killed run has left in `NAME.part` is taken up again.
+
+    Returns:
+        whether there was anything to do.
+    """
+    record = read_json(run.folder / "stages.json")
+    whole = all((run.folder / output).exists() for output in stage.outputs)
+    if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
+        log.info("%s: done before, kept", stage.name)
+        return False
+    scratch = stage.scratch(run.folder)
+    if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
+        shutil.rmtree(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    write_json(scratch / "inputs.json", stage.inputs)
+    start = time.monotonic()
+    try:
+        stage.work(run, scratch)
+    except InputError:
+        shutil.rmtree(scratch)
+        raise
+    for output in stage.outputs:
+        target = run.folder / output
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(scratch / output, target)
+    seconds = time.monotonic() - start
+    record[stage.name] = {
+        "inputs": stage.inputs,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(_peak_memory_mb()),
+    }
+    write_json(run.folder / "stages.json", record)
+    shutil.rmtree(scratch)
+    log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
+    return True
+
+
+def _peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def need(run: Run, output: str, stage: str) -> Path:
+    """A file an earlier stage must have left.
+
+    Raises:
+        InputError: it is not there; names the command that makes it.
+    """
+    path = run.folder / output
+    if not path.exists():
+        raise InputError(
+            f"--output_dir: {run.folder} has no {output}; run `letgo {stage}` with the same flags first"
+        )
+    return path
+
+
+def in_chunks(
+    name: str,
+    scratch: Path,
+    chunks: Sequence[list[T]],
+    work: Callable[[list[T]], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Work through chunks, keeping each result on disk, so that a killed run goes on where it stood.
+
+    Args:
+        name: for the progress bar; distinct within the stage.
+        scratch: the stage's scratch folder.
+        chunks: lists of items; must be the same in every attempt.
+        work: from the items of a chunk to plain rows.
+
+    Returns:
+        the rows of all chunks, in their order.
+    """
+    files = [scratch / f"{name.replace(' ', '-')}-{i:06d}.json" for i in range(len(chunks))]
+    sizes = [len(chunk) for chunk in chunks]
+    done = sum(size for size, file in zip(sizes, files, strict=True) if file.exists())
+    progress = Progress(name, sum(sizes), done)
+    for chunk, file in zip(chunks, files, strict=True):
+        if not file.exists():
+            write_json(file, work(chunk))
+            progress.step(len(chunk))
+    progress.close()
+    return [row for file in files for row in read_json(file)]

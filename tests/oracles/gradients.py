@@ -1,0 +1,38 @@
+"""Per-example gradients by a batch-of-one autograd loop."""
+
+import torch
+from torch.nn.functional import cross_entropy
+
+
+def gradient_of_one(model, layers, row):
+    """Loss and weight gradients of a single example: no padding, no hooks, plain autograd."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    ids = torch.tensor([row["input_ids"]])
+    labels = torch.tensor(row["labels"])
+    logits = model(input_ids=ids).logits[0]
+    loss = cross_entropy(logits[:-1], labels[1:], ignore_index=-100)  # mean over the completion
+    loss.backward()
+    gradients = {name: layer.weight.grad.clone() for name, layer in layers.items()}
+    for parameter in model.parameters():
+        parameter.grad = None
+    return loss.item(), gradients
+
+
+def diagonal_fisher(model, layers, rows):
+    """Mean over examples of the squared gradient."""
+    total = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+    for row in rows:
+        for name, gradient in gradient_of_one(model, layers, row)[1].items():
+            total[name] += gradient**2
+    return {name: tensor / len(rows) for name, tensor in total.items()}
+
+
+def confidence(model, layers, row, fisher, optimum, alpha):
+    """The published formula, literally: 1/2 sum F (theta_base - alpha g - theta_L*)^2."""
+    gradients = gradient_of_one(model, layers, row)[1]
+    total = 0.0
+    for name, layer in layers.items():
+        moved = layer.weight.detach() - alpha * gradients[name] - optimum[name]
+        total += 0.5 * (fisher[name].double() * moved.double() ** 2).sum().item()
+    return total

@@ -1,0 +1,297 @@
+"""The report: its numbers, its safety with hostile texts, its behaviour on incomplete folders."""
+
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from letgo.errors import InputError
+from letgo.report import render
+from letgo.report.figures import confidence_histogram, rank_correlation
+from letgo.report.formats import clean, decimal, duration, memory, p_value, shorten
+from letgo.report.page import compare_answers, data_origins, extremes
+from letgo.report.training import follow
+
+HOSTILE = (
+    "<script>alert(1)</script> \u202etxt.exe\u202c \x00\x1b[31m\ttab\nline {{ 7*7 }} &amp; '\""
+)
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask of a page, and fails on tags that do not nest."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int = 30,
+             equal: bool = False, text: str = HOSTILE) -> Path:  # fmt: skip
+    """Write a synthetic run with `count` texts for each forgetting set."""
+    rng = random.Random(0)
+    (folder / "probe").mkdir(parents=True)
+    words, scores, selection = [], [], []
+    for name in sets:
+        for i in range(count):
+            confidence = 0.5 if equal else rng.random()
+            id_ = f"{name}-{i}"
+            words.append({"id": id_, "forget_set": name, "prompt": f"{name}? {text}",
+                          "completion": f"{i} {text}", "finish_reason": "stop"})  # fmt: skip
+            scores.append({"id": id_, "forget_set": name, "tokens": 5 if equal else 1 + i % 97,
+                           "loss_base": 1 + rng.random(), "loss_probe": 2.0, "interference": 0.1,
+                           "linear": 0.1, "quadratic": 0.0, "confidence": confidence,
+                           "score": "fisher_distance"})  # fmt: skip
+            selection.append({"id": id_, "selected": confidence >= 0.5, "reason": "top fraction"})
+    columns = ("id", "forget_set", "prompt", "completion", "finish_reason")
+    schema = pa.schema([(column, pa.string()) for column in columns])
+    pq.write_table(pa.Table.from_pylist(words, schema), folder / "self_knowledge.parquet")
+    metadata = {"alpha": "1.5", "constant": "0.25"}
+    table = pa.Table.from_pylist(scores).replace_schema_metadata(metadata)
+    pq.write_table(table, folder / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
+
+    config = {"model": "tiny/model", "learn": "gsm8k", "forget": list(sets), "seed": 3,
+              "learning_rate": 1e-5, "use_peft": False,
+              "provenance": {"letgo": "0.1.0", "versions": {"torch": "2.6"}, "git_revision": None,
+                             "data": {"learn": "sha256:abc", **{f"forget {n}": "0" for n in sets}},
+                             "created": "2026-01-02"}}  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    log = []
+    for step in range(1, 41):
+        if step % 5 == 0:
+            log.append({"step": step, "epoch": step / 40, "unlearn/loss": -0.2, "unlearn/nll": 1.5,
+                        "unlearn/steps": step // 5, "unlearn/skipped": 1})  # fmt: skip
+        else:
+            log.append({"step": step, "epoch": step / 40, "loss": 3 / step, "grad_norm": 1.0})
+    log.append({"step": 40, "train_runtime": 3.0, "train_loss": 1.0})
+    write_lines(folder / "train_log.jsonl", log)
+    write_lines(folder / "probe" / "train_log.jsonl", [line for line in log if "loss" in line])
+
+    cell = {"accuracy": 0.6125, "n": 321, "ci95": [0.5871, 0.6392]}
+    results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
+    difference = {"difference": -0.0234, "ci95": [-0.0456, 0.0011], "p_value": 0.0123}
+    metrics = {"models": {"base": results, "sft": results, "lwf": results},
+               "lwf_minus_sft": {"learn": difference}, "verdict": "no difference"}  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    answers = [{"model": model, "set": "learn", "id": str(i), "prompt": text, "reference": "4",
+                "generated": model + text, "correct": model == "lwf" or i % 2 == 0}
+               for i in range(20) for model in ("base", "sft", "lwf")]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
+    stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
+    (folder / "stages.json").write_text(json.dumps(stages))
+    return folder
+
+
+def write_lines(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_page_tells_the_numbers_of_the_run(tmp_path):
+    folder = make_run(tmp_path / "my run")
+    page = Page(render(folder))
+    for part in (
+        "No clear difference between LWF and plain fine-tuning",
+        "LWF minus SFT is \u22122.3 percentage points",
+        "interval \u22124.6 to +0.1, p = 0.012, n = 321",
+        "61.3 % 58.7 to 63.9, n = 321", "25.0 %", "alpha = 1.5, constant = 0.25",
+        "There were 8 unlearning steps. 8 examples", "1 h 02 min", "2.0 GB", "sha256:abc",
+        "letgo run --config '" + str(folder / "config.yaml") + "' --output_dir NEW",
+    ):  # fmt: skip
+        assert part in page.text.replace("\xa0", " "), part
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [("lwf", "LWF did better"), ("sft", "did better than LWF")]
+)
+def test_verdict_in_words(tmp_path, verdict, said):
+    folder = make_run(tmp_path / "run")
+    path = folder / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "verdict": verdict}))
+    assert said in Page(render(folder)).text
+
+
+def test_page_is_accessible_and_loads_nothing(tmp_path):
+    html = render(make_run(tmp_path / "run"))
+    page = Page(html)
+    tags = [tag for tag, _ in page.tags]
+    assert html.lstrip().startswith("<!DOCTYPE html>")
+    assert ("html", {"lang": "en"}) in page.tags
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags)
+    assert not re.search(r"@import|url\((?!#)", html)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+    pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert len(pictures) == tags.count("svg") == 4
+    assert all(len(picture["aria-label"]) > 20 for picture in pictures)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert [i for i, level in enumerate(levels) if level == 1] == [0]
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_hostile_text_is_only_text(tmp_path):
+    name = "</svg><script>$x$ &\u202e\x07"
+    html = render(make_run(tmp_path / "run", sets=(name, "_law"), count=4))
+    page = Page(html)
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert "<script>alert(1)</script> \ufffdtxt.exe\ufffd" in page.text
+    assert "{{ 7*7 }} &amp; '\"" in page.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+    html.encode("utf-8")
+
+
+def test_long_text_is_visibly_shortened(tmp_path):
+    html = render(make_run(tmp_path / "run", count=1, text="word " * 3000))
+    for part in ("<details>", "word…", "15,00"):
+        assert part in html
+    assert len(html) < 400_000
+
+
+def test_equal_folders_give_equal_pages(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert render(folder) == render(folder)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3, 12])
+def test_small_and_constant_data(tmp_path, count, equal):
+    page = Page(render(make_run(tmp_path / "run", sets=("one",), count=count, equal=equal)))
+    assert f"of {count} texts" in page.text
+
+
+@pytest.mark.parametrize("name", ["train_log.jsonl", "probe/train_log.jsonl", "metrics.json",
+                                  "answers.parquet", "stages.json"])  # fmt: skip
+def test_optional_file_may_be_missing(tmp_path, name):
+    folder = make_run(tmp_path / "run")
+    (folder / name).unlink()
+    Page(render(folder))
+
+
+def test_everything_optional_missing(tmp_path):
+    folder = make_run(tmp_path / "run")
+    for name in ("train_log.jsonl", "probe/train_log.jsonl", "metrics.json", "answers.parquet",
+                 "stages.json"):  # fmt: skip
+        (folder / name).unlink()
+    (folder / "config.yaml").write_text("model: tiny\n")
+    page = Page(render(folder))
+    assert "have not been evaluated" in page.text
+    assert "no training log" in page.text
+
+
+def test_required_file_missing(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "scores.parquet").unlink()
+    with pytest.raises(InputError, match=r"scores\.parquet"):
+        render(folder)
+
+
+def test_no_unlearning_steps_and_partial_metrics(tmp_path):
+    folder = make_run(tmp_path / "run")
+    write_lines(folder / "train_log.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2}])
+    cell = {"accuracy": 0.5, "n": 2, "ci95": [None, None]}
+    metrics = {"models": {"sft": {"learn": cell}, "lwf": {"forget:law": cell}}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "no unlearning steps" in Page(render(folder)).text
+
+
+def test_many_texts_stay_small(tmp_path):
+    html = render(make_run(tmp_path / "run", count=2500, text="word " * 100))
+    assert len(html.encode()) < 3_000_000
+    assert "data:image/png;base64," in html
+
+
+def test_follow_counts_learning_steps():
+    log = [{"step": 1, "loss": 2.0}, {"step": 2, "unlearn/nll": 1.0, "unlearn/steps": 1,
+           "unlearn/skipped": 3}, {"step": 3, "loss": None}, {"step": 4, "loss": 1.0},
+           {"train_loss": 1.5}]  # fmt: skip
+    training = follow(log)
+    assert training.learning == ([1, 3], [2.0, 1.0])
+    assert training.unlearning == ([1], [1.0])
+    assert (training.unlearning_steps, training.skipped) == (1, 3)
+
+
+def test_picks():
+    rows = [{"id": str(i), "forget_set": "a", "confidence": i / 10, "selected": i > 6}
+            for i in range(8)]  # fmt: skip
+    confident, doubtful = extremes(rows, 5)
+    assert [row["id"] for row in confident] == ["7", "6", "5", "4", "3"]
+    assert [row["id"] for row in doubtful] == ["0", "1", "2"]
+    answers = [{"set": "learn", "id": id_, "model": model, "correct": correct, "generated": "x"}
+               for id_, pair in (("same", (True, True)), ("differ", (True, False)))
+               for model, correct in zip(("sft", "lwf"), pair, strict=True)]  # fmt: skip
+    assert [example["sft"]["id"] for example in compare_answers(answers, 1)] == ["differ"]
+
+
+def test_data_origins():
+    config = {"learn": "a.jsonl", "learn_test": None, "forget": ["b.csv"],
+              "provenance": {"data": {"learn": "1", "learn_test": "2", "forget b": "3"},
+                             "examples": {"learn": 7}}}  # fmt: skip
+    rows = [(row["source"], row["examples"], row["fingerprint"]) for row in data_origins(config)]
+    assert rows == [("a.jsonl", 7, "1"), ("kept apart from learn", "", "2"), ("b.csv", "", "3")]
+    assert data_origins({}) == []
+
+
+@pytest.mark.parametrize("values", [
+    [1e-9, 1e-3, 5.0], [0.0, 0.0], [1e20, 1e20], [-1.0, 5.0], [0.1, math.nextafter(0.1, 1)],
+])  # fmt: skip
+def test_histogram_of_any_range(values):
+    rows = [{"forget_set": "a", "confidence": value, "selected": True} for value in values]
+    assert "<svg" in confidence_histogram(rows, max(values)).svg
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2], [1, 2]) is None
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert rank_correlation([1, 2, 3], [1, 4, 9]) == pytest.approx(1)
+
+
+def test_formats():
+    assert clean("a\r\nb\x00\u202e\ud800\tc") == "a\nb\ufffd\ufffd\ufffd\tc"
+    assert [shorten(text, 4) for text in ("abcdef", "abcd")] == ["abc…", "abcd"]
+    assert [decimal(x) for x in (-0.001, -1.5, None, math.nan)] == [
+        "0.00",
+        "\u22121.50",
+        "\u2013",
+        "\u2013",
+    ]
+    assert decimal(1.5, 1, "+") == "+1.5"
+    assert [p_value(p) for p in (0.0001, 0.25)] == ["p\xa0<\xa00.001", "p\xa0=\xa00.250"]
+    assert [duration(s) for s in (8.21, 185)] == ["8.2\xa0s", "3\xa0min 05\xa0s"]
+    assert duration(7620) == "2\xa0h 07\xa0min"
+    assert [memory(m) for m in (12.0, 1500.0)] == ["12\xa0MB", "1.5\xa0GB"]
