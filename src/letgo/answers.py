@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):\s]|$)")
+LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):]|\s*$)")
 NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ def _setting(default: Any, help: str) -> Any:
 
 @dataclass
 class RunConfig:
-    """The data and the scale of a run; training itself is `LWFConfig`, the adapter `ModelConfig`."""
+    """The data and the scale of a run; training is `LWFConfig`, the adapter `ModelConfig`."""
 
     model: str = _setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (built in).")
     learn: str | None = _setting(
@@ -39,7 +42,7 @@ class RunConfig:
     max_forget: int | None = _setting(None, "At most so many prompts per forgetting set.")
     max_new_tokens: int = _setting(64, "Longest self-generated text, in tokens.")
     fisher_examples: int = _setting(256, "Learning examples that the Fisher information averages.")
-    tokens_per_batch: int = _setting(2048, "Tokens per scoring batch; lower it to save memory.")
+    tokens_per_batch: int = _setting(1024, "Tokens per scoring batch; lower it to save memory.")
     generation_batch_size: int = _setting(32, "Prompts answered together.")
     checkpoint_minutes: float = _setting(5.0, "An interrupted training loses at most so much.")
     overwrite: bool = _setting(False, "Make stages again whose inputs have changed.")
@@ -110,6 +113,12 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     return Config(run, training, model)
 
 
+def output_dirs(arguments: Sequence[str]) -> list[str]:
+    """The values of `--output_dir` among arguments that are not parsed yet."""
+    joined = [a.removeprefix("--output_dir=") for a in arguments if a.startswith("--output_dir=")]
+    return joined + [value for flag, value in pairwise(arguments) if flag == "--output_dir"]
+
+
 def _take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
@@ -171,7 +180,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return getattr(value, "value", value) if not isinstance(value, str) else str(value)
+    return value.value if isinstance(value, Enum) else value
 
 
 def changed_from_default(part: Any, leave_out: set[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -28,8 +27,8 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
     """Read and check a data set.
 
     Args:
-        source: a local JSONL, JSON, CSV or Parquet file, a folder of such files, an fsspec URL of one,
-            or a hub id (`id`, `id:split` or `id:config:split`).
+        source: a local JSONL, JSON, CSV or Parquet file, a folder of such files, an fsspec URL of
+            one, or a hub id (`id`, `id:split` or `id:config:split`).
         flag: the flag that named it, for messages.
         completion: whether every record must have a completion.
 
@@ -51,14 +50,23 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
 
 def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Record:
     if not isinstance(row, dict):
-        raise InputError(f'{flag}: {where}: not a record; expected {{"prompt": ..., "completion": ...}}')
+        raise InputError(
+            f'{flag}: {where}: not a record; expected {{"prompt": ..., "completion": ...}}'
+        )
     for field in ("prompt", "completion"):
         value = row.get(field)
         if value is None and (field == "prompt" or completion):
             found = ", ".join(map(str, row)) or "nothing"
             raise InputError(f"{flag}: {where}: no {field!r} (found: {found})")
         if value is not None and not isinstance(value, str):
-            raise InputError(f"{flag}: {where}: {field!r} is not a string but {type(value).__name__}")
+            raise InputError(
+                f"{flag}: {where}: {field!r} is not a string but {type(value).__name__}"
+            )
+        if value is not None and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f"{flag}: {where}: {field!r} is not valid text") from error
     if not row["prompt"].strip():
         raise InputError(f"{flag}: {where}: the prompt is empty")
     if completion and not row["completion"].strip():
@@ -179,7 +187,7 @@ def set_names(sources: Sequence[str]) -> list[str]:
 
 
 def sample(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
-    """At most `count` records drawn by `seed`, in their old order; all of them if `count` is None."""
+    """At most `count` records drawn by `seed`, in their old order; all if `count` is None."""
     if count is None or count >= len(records):
         return list(records)
     kept = sorted(random.Random(seed).sample(range(len(records)), count))
@@ -245,7 +253,8 @@ def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int]
             {"role": "assistant", "content": completion.strip()},
         ]
         whole = list(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
-    border = len(os.path.commonprefix([before, whole]))
+    pairs = zip(before, whole, strict=False)
+    border = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(whole)))
     return whole[:border], whole[border:]
 
 
@@ -265,7 +274,7 @@ def generated_rows(texts: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]
 def chunks_by_length(
     prompts: Iterable[tuple[Record, list[int]]], size: int
 ) -> list[list[tuple[Record, list[int]]]]:
-    """Records with their prompt's token ids in chunks of similar length, so that little is padded."""
+    """Records with their prompt's token ids, in chunks of similar length to pad little."""
     ordered = sorted(prompts, key=lambda pair: (len(pair[1]), pair[0].id))
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 

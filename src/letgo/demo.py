@@ -1,4 +1,4 @@
-"""The built-in example: base-9 addition, which knowledge of ordinary addition stands in the way of."""
+"""The built-in example: base-9 addition, with what the model knows of sums in its way."""
 
 import json
 import random
@@ -14,13 +14,13 @@ SETTINGS = {
     "forget": ["{data}/base10.jsonl", "{data}/everyday.jsonl"],
     "learning_rate": 5e-5,
     "num_train_epochs": 1,
-    "per_device_train_batch_size": 16,
+    "per_device_train_batch_size": 4,
     "activation_checkpointing": False,
-    "unlearning_interval": 5,
+    "unlearning_interval": 8,
     "max_new_tokens": 32,
     "fisher_examples": 64,
 }
-LEARNING, TEST, SUMS, QUESTIONS = 400, 150, 48, 32
+LEARNING, TEST, SUMS, QUESTIONS = 288, 120, 40, 32
 
 LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
 TOPICS = {

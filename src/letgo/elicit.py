@@ -73,6 +73,12 @@ def elicit(run: Run, scratch: Path) -> None:
     for name, records in run.forget.items():
         prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
         fitting = [p for p in prompts if len(p[1]) + settings.max_new_tokens <= limit]
+        if not fitting:
+            raise InputError(
+                f"--forget: none of the {len(prompts)} prompts of {name} fits into {limit} tokens "
+                f"with {settings.max_new_tokens} new ones; lower --max_new_tokens, raise "
+                f"--max_length (up to the model's context) or give shorter prompts"
+            )
         if len(fitting) < len(prompts):
             log.warning(
                 "elicit %s: %d of %d prompts left out: with %d new tokens they do not fit into %d",

@@ -1,12 +1,13 @@
 """What every stage stands on: the run's inputs, whole-or-absent outputs, resumable work."""
 
+import gc
 import json
-import os
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that appears whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -82,7 +83,9 @@ def check(folder: Path, stages: Sequence[Stage], overwrite: bool) -> None:
         begun = read_json(stage.scratch(folder) / "inputs.json")
         inputs = begun or finished.get(stage.name, {}).get("inputs")
         if inputs and inputs != stage.inputs and not overwrite:
-            name = next(k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k))
+            name = next(
+                k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k)
+            )
             raise InputError(
                 f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
                 f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
@@ -110,6 +113,7 @@ def perform(run: Run, stage: Stage) -> bool:
     scratch.mkdir(parents=True, exist_ok=True)
     write_json(scratch / "inputs.json", stage.inputs)
     start = time.monotonic()
+    _reset_peak_memory()
     try:
         stage.work(run, scratch)
     except InputError:
@@ -119,7 +123,8 @@ def perform(run: Run, stage: Stage) -> bool:
         target = run.folder / output
         if target.is_dir():
             shutil.rmtree(target)
-        os.replace(scratch / output, target)
+        (scratch / output).replace(target)
+    gc.collect()  # a trainer's circles of references hold on to model and optimizer
     seconds = time.monotonic() - start
     record[stage.name] = {
         "inputs": stage.inputs,
@@ -132,8 +137,17 @@ def perform(run: Run, stage: Stage) -> bool:
     return True
 
 
+def _reset_peak_memory() -> None:
+    """Let the peak of resident memory begin anew (Linux; elsewhere it stays the process's)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory_mb() -> float:
-    """Peak resident memory of this process so far, in megabytes."""
+    """Peak resident memory of this process since it was reset, in megabytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
@@ -147,7 +161,8 @@ def need(run: Run, output: str, stage: str) -> Path:
     path = run.folder / output
     if not path.exists():
         raise InputError(
-            f"--output_dir: {run.folder} has no {output}; run `letgo {stage}` with the same flags first"
+            f"--output_dir: {run.folder} has no {output}; run `letgo {stage}` first, with the same "
+            f"flags"
         )
     return path
 
@@ -158,7 +173,7 @@ def in_chunks(
     chunks: Sequence[list[T]],
     work: Callable[[list[T]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Work through chunks, keeping each result on disk, so that a killed run goes on where it stood.
+    """Work through chunks and keep each result on disk: a killed run goes on where it stood.
 
     Args:
         name: for the progress bar; distinct within the stage.

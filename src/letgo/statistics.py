@@ -20,7 +20,7 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str,
     """Difference of two accuracies on the same examples.
 
     The p-value is the exact McNemar test's. The interval is the BCa bootstrap over examples; where
-    all examples say the same, it is the exact (Clopper-Pearson) bound on the share that could differ.
+    all examples say the same, the exact (Clopper-Pearson) bound on the share that could differ.
 
     Args:
         ours, theirs: right or wrong, example by example.
@@ -36,7 +36,7 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str,
             (differences,), np.mean, n_resamples=9999, rng=np.random.default_rng(0)
         )
         low, high = map(float, resampled.confidence_interval)
-    else:  # resampling equal numbers shows no spread, but n examples cannot prove that there is none
+    else:  # resampling equal numbers shows no spread, yet n examples cannot prove there is none
         bound = float(binomtest(0, n).proportion_ci(0.95).high)
         low, high = max(-1.0, differences[0] - bound), min(1.0, differences[0] + bound)
     return {

@@ -4,6 +4,7 @@ Not to be confused with Learning without Forgetting (LwF, Li & Hoiem 2016).
 """
 
 import copy
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ CITATION = """\
     title     = {{Graceful Forgetting in Generative Language Models}},
     author    = {Jiang, Chunyang and others},
     year      = 2025,
-    booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
+    booktitle = {Proceedings of EMNLP 2025},
     eprint    = {2505.19715},
     archivePrefix = {arXiv}
 }"""
@@ -61,6 +62,10 @@ class LWFConfig(SFTConfig):
     forget_fraction: float = _setting(0.5, "Share of the texts, most confident first, to unlearn.")
     alpha: float | None = _setting(
         None, "Step size in the forgetting confidence; --learning_rate if not given."
+    )
+
+    bf16: bool | None = _setting(
+        None, "Mixed precision in bfloat16; on where the hardware computes in it."
     )
 
     def __post_init__(self) -> None:
@@ -120,18 +125,28 @@ class LWFTrainer(SFTTrainer):
         if self.padding_free:
             raise InputError("--packing and --padding_free do not work with unlearning yet")
         if not hasattr(self.train_dataset, "__len__"):
-            raise InputError("--learn: a streamed data set has no length to plan unlearning steps by")
+            raise InputError(
+                "--learn: a streamed data set has no length to plan unlearning steps by"
+            )
         self.forget_dataset = self._prepare_dataset(
             forget_dataset, self.processing_class, self.args, False, None, "forget"
         )
-        self.add_callback(_Unlearning(self))
+        # The trainer clips only where there is a bound; the one for unlearning is always there.
+        self.args.max_grad_norm = self.args.max_grad_norm or math.inf
+        self.add_callback(_LearningEpochs(self))
+
+    @property
+    def unlearning_weight(self) -> float:
+        """What the loss of an unlearning step is multiplied by, beside its sign."""
+        return self.args.unlearning_rate / self.args.learning_rate
 
     @property
     def unlearning_now(self) -> bool:
         """Whether the optimizer step under way is an unlearning step."""
         return bool(self.kinds) and self.kinds[min(self.state.global_step, len(self.kinds) - 1)]
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The stream of the whole run, learning and unlearning steps in their order."""
         learning = super().get_train_dataloader()
         if self.forget_dataset is None:
             return learning
@@ -150,14 +165,18 @@ class LWFTrainer(SFTTrainer):
         rows = MixedRows(self.train_dataset, self.forget_dataset, self._tokenizer.pad_token_id)
         loader = DataLoader(
             rows, batch_sampler=stream, collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers, pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
         # The stream is split over processes already.
         return prepare_data_loader(
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
-    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
+    def set_initial_training_values(
+        self, args: Any, dataloader: DataLoader[Any]
+    ) -> tuple[Any, ...]:
+        """How many steps there are, of both kinds together."""
         if self.forget_dataset is None:
             return super().set_initial_training_values(args, dataloader)
         # The stream holds the whole run: unlearning steps need not fall alike in every epoch.
@@ -166,6 +185,7 @@ class LWFTrainer(SFTTrainer):
         return super().set_initial_training_values(once, dataloader)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning-rate schedule, in learning steps."""
         if self.forget_dataset is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = _LearningStepsOnly(
@@ -177,6 +197,7 @@ class LWFTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:  # fmt: skip
+        """TRL's loss; in an unlearning step, with the opposite sign and its guards."""
         if not (self.unlearning_now and model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
@@ -186,12 +207,13 @@ class LWFTrainer(SFTTrainer):
         require_finite(losses.sum(), "loss of the forget batch", step)
         labels, skipped = below_ceiling(batch.labels, losses, self.args.unlearning_ceiling)
         # TRL averages what it measures here into the learning figures; unlearning has its own.
-        metrics, self._metrics = self._metrics, {"train": defaultdict(list)}
+        metrics = self._metrics
+        self._metrics: dict[str, Any] = {"train": defaultdict(list)}
         loss = super().compute_loss(
             model, {**inputs, "labels": labels}, num_items_in_batch=num_items_in_batch
         )
         self._metrics = metrics
-        loss = -loss * (self.args.unlearning_rate / self.args.learning_rate)
+        loss = -self.unlearning_weight * loss
         asked = (batch.labels != -100).any(1)
         if asked.any():
             self._unlearn_log["unlearn/loss"].append(loss.item())
@@ -200,11 +222,30 @@ class LWFTrainer(SFTTrainer):
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch; returns its learning loss, 0 for unlearning."""
         loss = super().training_step(*args, **kwargs)
         # What is returned goes into the logged learning loss only.
         return torch.zeros_like(loss) if self.unlearning_now else loss
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip to `max_grad_norm`; an unlearning step has a bound of its own.
+
+        Clipping a second time in a callback would unscale a float16 gradient twice.
+        """
+        if not self.unlearning_now:
+            return super()._clip_grad_norm(model)
+        weight = self.unlearning_weight
+        norm = self.accelerator.clip_grad_norm_(
+            model.parameters(), weight * self.args.unlearning_max_grad_norm
+        )
+        if norm is not None and weight:  # DeepSpeed clips by itself
+            if self.accelerator.scaler is None:  # a float16 scaler skips such a step by itself
+                require_finite(norm, "gradient norm of the forget batch", self.state.global_step)
+            self._unlearn_log["unlearn/grad_norm"].append(float(norm) / weight)
+        return norm
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log learning figures without unlearning steps, and those under their own names."""
         if self.forget_dataset is not None and "loss" in logs:
             window = self.kinds[self._logged_step : self.state.global_step]
             self._logged_step = self.state.global_step
@@ -244,26 +285,14 @@ class _LearningStepsOnly:
         return getattr(self.scheduler, name)
 
 
-class _Unlearning(TrainerCallback):
-    """The clip norm of unlearning steps, and epochs counted in learning steps."""
+class _LearningEpochs(TrainerCallback):
+    """Epochs counted in learning steps."""
 
     def __init__(self, trainer: LWFTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._logged_step = state.global_step  # not 0 when resumed
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        if not trainer.unlearning_now:
-            return
-        weight = args.unlearning_rate / args.learning_rate
-        norm = trainer.accelerator.clip_grad_norm_(
-            trainer.model.parameters(), weight * args.unlearning_max_grad_norm
-        )
-        if norm is not None:  # DeepSpeed clips by itself
-            require_finite(norm, "gradient norm of the forget batch", state.global_step)
-            trainer._unlearn_log["unlearn/grad_norm"].append(float(norm) / max(weight, 1e-30))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer

@@ -40,8 +40,9 @@ def learning_rows(
     long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > limit]
     if long:
         message = (
-            f"{len(long)} of {len(records)} learning examples are longer than {limit} tokens and are "
-            f"left out (first: {long[0].where}); raise --max_length up to the model's context"
+            f"{len(long)} of {len(records)} learning examples are longer than {limit} tokens "
+            f"and are left out (first: {long[0].where}); "
+            f"raise --max_length up to the model's context"
         )
         if len(long) == len(records):
             raise InputError(f"--learn: {message}")
@@ -50,7 +51,11 @@ def learning_rows(
 
 
 def fit(
-    run: Run, scratch: Path, target: Path, name: str, forget: list[dict[str, list[int]]] | None = None
+    run: Run,
+    scratch: Path,
+    target: Path,
+    name: str,
+    forget: list[dict[str, list[int]]] | None = None,
 ) -> None:
     """Fine-tune the base model and save it; goes on from the last whole checkpoint in `scratch`.
 
@@ -110,7 +115,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 
 class _TimedCheckpoint(TrainerCallback):
-    """A checkpoint every so many seconds: what an interruption costs does not hang on step length."""
+    """A checkpoint every so many seconds, however long a step takes."""
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()

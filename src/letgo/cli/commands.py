@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from letgo import config as cfg
 from letgo import demo, progress
-from letgo.config import Config
 from letgo.pipeline import execute
-from letgo.stages import Run
+from letgo.stages import Run, read_json
 
 
 def execute_command(command: str, arguments: list[str]) -> None:
@@ -29,7 +28,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
         demo.generate_data(Path(config.training.output_dir) / "data")
     run = execute(config, None if command in ("run", "demo") else command)
     if command in ("run", "demo", "evaluate"):
-        print(result_table(run.folder))
+        print(result_table(read_json(run.folder / "metrics.json")))
     if command == "demo":
         print(texts(run.folder))
     if command in ("run", "demo", "report"):
@@ -39,7 +38,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
 
 def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
     """The demo's settings, or for a single stage those of the run folder."""
-    given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--output_dir"]
+    given = cfg.output_dirs(arguments)
     if command == "demo":
         folder = given[-1] if given else "runs/demo"
         text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
@@ -62,9 +61,8 @@ def _hush_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def result_table(folder: Path) -> str:
+def result_table(metrics: dict[str, Any]) -> str:
     """Accuracy of base, SFT and LWF with intervals, and the paired difference, as text."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     sets = list(metrics["models"]["base"])
     lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
     for model, label in (("base", "base"), ("sft", "SFT"), ("lwf", "LWF")):
@@ -92,16 +90,17 @@ def texts(folder: Path, count: int = 3) -> str:
         lines.append(f"\n{title} forgetting confidence:")
         for row in rows:
             text = known[row["id"]]
-            said = textwrap.shorten(f"{text['prompt']} -> {text['completion']}", 90, placeholder=" ...")
+            said = textwrap.shorten(
+                f"{text['prompt']} -> {text['completion']}", 90, placeholder=" ..."
+            )
             lines.append(f"  {row['confidence']:.4g}  [{row['forget_set']}] {said}")
     return "\n".join(lines) + "\n"
 
 
 def _verdict(run: Run) -> str:
-    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "lwf": f"verdict: LWF is better than plain fine-tuning; it is in {run.folder / 'model'}",
         "sft": f"verdict: LWF is worse than plain fine-tuning; keep {run.folder / 'probe'}",
-        "no difference": f"verdict: no difference beyond chance between LWF ({run.folder / 'model'}) "
-        f"and plain fine-tuning ({run.folder / 'probe'})",
-    }[metrics["verdict"]]
+        "no difference": "verdict: no difference beyond chance between LWF "
+        f"({run.folder / 'model'}) and plain fine-tuning ({run.folder / 'probe'})",
+    }[read_json(run.folder / "metrics.json")["verdict"]]

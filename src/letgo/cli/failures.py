@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from letgo.config import output_dirs
 from letgo.unlearning.guards import UnlearningDiverged
 
 # Some libraries report a full disk without its error number.
@@ -20,7 +21,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str | None:
             "the disk is full; make room and give the same command again: finished stages are kept "
             "and the interrupted one goes on"
         )
-    if any(isinstance(cause, MemoryError) or "out of memory" in str(cause) for cause in _causes(error)):
+    if any(
+        isinstance(cause, MemoryError) or "out of memory" in str(cause) for cause in _causes(error)
+    ):
         return (
             "out of memory; lower --per_device_train_batch_size, --tokens_per_batch or "
             "--generation_batch_size, or use --use_peft, then give the same command again"
@@ -42,8 +45,7 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _no_space_left(arguments: Sequence[str]) -> bool:
     """Whether the disk of the output folder is (nearly) full."""
-    given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--output_dir"]
-    folder = Path(given[-1]) if given else Path()
+    folder = Path((output_dirs(arguments) or ["."])[-1])
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free < NEARLY_FULL

@@ -74,5 +74,5 @@ def diagonal_fisher(
         for batch in track(batches, "Fisher information", len(batches)):
             with autocast(bf16):
                 losses = example_losses(model, pad_rows([rows[i] for i in batch], pad_token_id))
-            losses.sum().backward()
+            torch.autograd.backward(losses.sum())
     return {name: tensor.div_(len(rows)) for name, tensor in total.items()}

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from letgo.errors import InputError
 from letgo.progress import log
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+def linear_layers(model: Any) -> dict[str, nn.Linear]:
     """The linear layers whose weights are scored, by name.
 
     An output layer tied to the input embeddings is left out: its weight also acts at the input,
@@ -34,7 +33,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
         if isinstance(module, nn.Linear) and not (tied and module is head)
     }
     if not layers:
-        raise InputError("--model: no linear layers to score (torch.nn.Linear) in this architecture")
+        raise InputError(
+            "--model: no linear layers to score (torch.nn.Linear) in this architecture"
+        )
     log.info("%d linear layers, %.1f million weights%s", len(layers),
              sum(layer.weight.numel() for layer in layers.values()) / 1e6,
              "; the output layer shares its weight with the embeddings and is left out"
@@ -68,7 +69,7 @@ def per_example_gradients(
                     use(name, i, g[i].float().T @ a[i].float())
 
             if output.requires_grad:
-                output.register_hook(backward_hook)
+                output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
         return hook
 

@@ -7,6 +7,6 @@ from letgo.training import fit
 
 
 def probe(run: Run, scratch: Path) -> None:
-    """Write `probe/`: the base model (or an adapter) after vanilla fine-tuning on the learning task."""
+    """Write `probe/`: the base model (or an adapter) after vanilla fine-tuning."""
     fit(run, scratch, scratch / "probe", "fine-tune (SFT)")
     (scratch / "train_log.jsonl").rename(scratch / "probe" / "train_log.jsonl")

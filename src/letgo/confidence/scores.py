@@ -21,15 +21,14 @@ from letgo.models import (
     load_trained,
     pad_rows,
 )
+from letgo.progress import log
 from letgo.stages import Run, in_chunks, need
 
 COLUMNS = ("id", "forget_set", "tokens", "loss_base", "loss_probe", "interference", "linear",
            "quadratic", "confidence", "score")  # fmt: skip
 
 
-def fisher_distance(
-    linear: float, quadratic: float, constant: float, alpha: float
-) -> float:
+def fisher_distance(linear: float, quadratic: float, constant: float, alpha: float) -> float:
     """The published forgetting confidence (arXiv 2505.19715), with the square expanded.
 
         FC(x) = 1/2 sum_i F_i (theta_base - alpha g_x - theta_L*)_i^2
@@ -46,8 +45,9 @@ def fisher_distance(
 
 
 def score(run: Run, scratch: Path) -> None:
-    """Write `scores.parquet`: two scalars per text, from which the confidence follows for any alpha."""
+    """Write `scores.parquet`: two scalars per text; the confidence follows for any alpha."""
     settings, training = run.config.run, run.config.training
+    alpha = training.alpha or training.learning_rate
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
     fisher = load_file(need(run, "fisher.safetensors", "fisher"), device=str(device()))
     base = load_base(run.config)
@@ -55,7 +55,9 @@ def score(run: Run, scratch: Path) -> None:
     layers = linear_layers(base)
     delta = weight_differences(layers, linear_layers(probe))
     if run.config.model.use_peft:  # the score lives in the weights that the adapter can move
-        layers = {name: layer for name, layer in layers.items() if delta[name].any()}
+        moved = {name: layer for name, layer in layers.items() if delta[name].any()}
+        log.info("the adapter moves %d of %d linear layers", len(moved), len(layers))
+        layers = moved
     constant = sum(float((fisher[n] * delta[n] ** 2).sum(dtype=torch.float64)) for n in layers)
     weighted = {name: delta.pop(name).mul_(fisher[name]) for name in layers}
     tokenizer = load_base_tokenizer(run.config)
@@ -75,7 +77,7 @@ def score(run: Run, scratch: Path) -> None:
         ]
 
     batches = batches_by_tokens([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
-    table = []
+    table: list[dict[str, Any]] = []
     measured = in_chunks("score", scratch, batches, measure)
     for row in sorted(measured, key=lambda row: row.pop("index")):
         text = texts[len(table)]
@@ -86,14 +88,12 @@ def score(run: Run, scratch: Path) -> None:
                 "forget_set": text["forget_set"],
                 "tokens": len(text["completion_ids"]),
                 "interference": row["loss_probe"] - row["loss_base"],
-                "confidence": fisher_distance(
-                    row["linear"], row["quadratic"], constant, training.alpha
-                ),
+                "confidence": fisher_distance(row["linear"], row["quadratic"], constant, alpha),
                 "score": "fisher_distance",
             }
         )
     columns = pa.Table.from_pylist(table).select(COLUMNS)
-    notes = {"alpha": repr(training.alpha), "constant": repr(constant)}
+    notes = {"alpha": repr(alpha), "constant": repr(constant)}
     pq.write_table(columns.replace_schema_metadata(notes), scratch / "scores.parquet")
 
 
@@ -139,6 +139,5 @@ def gradient_products(
     with per_example_gradients(model, layers, add):
         with autocast(bf16):
             losses = example_losses(model, batch)
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
     return losses.detach().cpu(), linear, quadratic
-

@@ -1,0 +1,1 @@
+"""Unlearning: when it happens, and what keeps it from blowing up."""

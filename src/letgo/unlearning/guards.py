@@ -32,7 +32,7 @@ def require_finite(value: Tensor | float, what: str, step: int) -> None:
     """
     if not torch.isfinite(torch.as_tensor(value)):
         raise UnlearningDiverged(
-            f"the {what} is {float(value)} at optimizer step {step + 1}; training stopped and the last "
-            f"checkpoint is kept; lower --unlearning_rate or --unlearning_ceiling, or raise "
+            f"the {what} is {float(value)} at optimizer step {step + 1}; training stopped and the "
+            f"last checkpoint is kept; lower --unlearning_rate or --unlearning_ceiling, or raise "
             f"--unlearning_interval"
         )

@@ -100,7 +100,7 @@ def _steps_of_epochs(batches: Any, places: int) -> Iterator[list[list[int]]]:
     epoch = 0
     while True:
         for sampler in (batches, getattr(batches, "sampler", None)):
-            if hasattr(sampler, "set_epoch"):
+            if sampler is not None and hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
         step: list[list[int]] = []
         for batch in batches:

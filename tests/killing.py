@@ -1,0 +1,99 @@
+"""Run the `letgo` command in a process that kills itself (SIGKILL) at a named place.
+
+usage: python killing.py PLACE COMMAND [FLAGS ...]; exists so that a test can die in every stage.
+"""
+
+import os
+import signal
+import sys
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after_chunk(prefix):
+    """Die when the first chunk whose file starts so is on disk."""
+    from letgo import stages
+
+    write = stages.write_json
+
+    def write_and_die(path, value):
+        write(path, value)
+        if path.name.startswith(prefix):
+            die()
+
+    stages.write_json = write_and_die
+
+
+def at_step(name, step):
+    """Die in an optimizer step of the training with this name."""
+    from letgo import training
+
+    end = training._ShowProgress.on_step_end
+
+    def end_or_die(self, args, state, control, **kwargs):
+        if self.name == name and state.global_step == step:
+            die()
+        end(self, args, state, control, **kwargs)
+
+    training._ShowProgress.on_step_end = end_or_die
+
+
+def in_checkpoint(step):
+    """Die while a checkpoint is written: weights are there, the rest is not."""
+    from letgo.trainer import LWFTrainer
+
+    save = LWFTrainer._save_optimizer_and_scheduler
+
+    def save_or_die(self, folder):
+        if self.state.global_step == step:
+            die()
+        save(self, folder)
+
+    LWFTrainer._save_optimizer_and_scheduler = save_or_die
+
+
+def half_a_fisher():
+    """Die while the Fisher information is written."""
+    from letgo.confidence import fisher
+
+    def half(tensors, path, metadata):
+        path.write_bytes(b"half")
+        die()
+
+    fisher.save_file = half
+
+
+def between_renames():
+    """Die when one of the training's two outputs has its name and the other has not."""
+    from pathlib import Path
+
+    rename = Path.replace
+
+    def rename_and_die(self, target):
+        result = rename(self, target)
+        if Path(target).name == "model":
+            die()
+        return result
+
+    Path.replace = rename_and_die
+
+
+PLACES = {
+    "elicit": lambda: after_chunk("elicit-talk"),
+    "probe": lambda: at_step("fine-tune (SFT)", 5),
+    "probe checkpoint": lambda: in_checkpoint(8),
+    "fisher": half_a_fisher,
+    "score": lambda: after_chunk("score-000001"),
+    "train": lambda: at_step("fine-tune (LWF)", 9),
+    "train renames": between_renames,
+    "evaluate": lambda: after_chunk("evaluate-sft"),
+    "nowhere": lambda: None,
+}
+
+if __name__ == "__main__":
+    PLACES[sys.argv.pop(1)]()
+    from letgo.cli import main
+
+    main()

@@ -1,0 +1,97 @@
+"""Reading answers, and the statistics of right and wrong ones."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from letgo.answers import correct, exact, letter, number, reader
+from letgo.statistics import accuracy, paired_difference, verdict
+
+
+@pytest.mark.parametrize(
+    ("references", "kind"),
+    [
+        ([" A. During chemotherapy", " C. Vertical", "B"], letter),
+        (["x = 3\n#### 3", "#### 1,200"], number),
+        (["very positive", "neutral"], exact),
+        (["A. one", "no letter"], exact),
+        (["35", "7"], exact),
+        (["A rose", "B"], exact),
+    ],
+)
+def test_the_kind_of_reference(references, kind):
+    assert reader(references) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "generated", "reference", "right"),
+    [
+        (exact, " very  positive\n", "very positive", True),
+        (exact, "positive", "very positive", False),
+        (exact, "", "x", False),
+        (letter, " B. oaks", "B. oaks", True),
+        (letter, "B", "B. oaks", True),
+        (letter, "(B) something else", "B. oaks", True),
+        (letter, "Because", "B. oaks", False),
+        (letter, "The answer is B", "B. oaks", False),
+        (number, "so 2 + 2 = 4\n#### 4", "#### 4", True),
+        (number, "#### 1200.0", "#### 1,200", True),
+        (number, "the result is 4", "#### 4", False),
+        (number, "#### -4", "#### 4", False),
+    ],
+)
+def test_right_and_wrong(kind, generated, reference, right):
+    assert correct(kind, generated, reference) is right
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (7, 20), (20, 20)])
+def test_the_wilson_interval(count, n):
+    """By the formula."""
+    z, p = norm.ppf(0.975), count / n
+    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [(centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)]
+    result = accuracy([True] * count + [False] * (n - count))
+    assert result["accuracy"] == p
+    assert result["n"] == n
+    assert result["ci95"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_mcnemar_by_hand():
+    """8 won, 1 lost: two-sided 2 * P(X <= 1), X ~ Bin(9, 1/2)."""
+    ours, theirs = [True] * 8 + [False] + [True] * 11, [False] * 8 + [True] * 12
+    result = paired_difference(ours, theirs)
+    assert result["difference"] == pytest.approx(7 / 20)
+    assert result["p_value"] == pytest.approx(2 * binom.cdf(1, 9, 0.5))
+    assert result["ci95"][0] < 7 / 20 < result["ci95"][1]
+    assert result["ci95"][0] > 0
+
+
+def test_equal_answers_are_no_proof_of_equality():
+    result = paired_difference([True] * 30, [True] * 30)
+    assert result["p_value"] == 1.0
+    low, high = result["ci95"]
+    assert low == -high
+    assert 0.05 < high < 0.2  # 1 - 0.025^(1/30)
+
+
+def test_the_interval_covers_and_the_test_holds_its_level():
+    """Simulated without a difference: at most 5 % false alarms, about 95 % coverage."""
+    rng = np.random.default_rng(1)
+    alarms = covered = 0
+    for _ in range(200):
+        ours, theirs = rng.random(80) < 0.6, rng.random(80) < 0.6
+        result = paired_difference(ours.tolist(), theirs.tolist())
+        alarms += verdict(result) != "no difference"
+        covered += result["ci95"][0] <= 0 <= result["ci95"][1]
+    assert alarms <= 18
+    assert covered >= 180
+
+
+def test_the_verdict_follows_the_paired_test():
+    better = paired_difference([True] * 30 + [False] * 5, [False] * 30 + [False] * 5)
+    assert verdict(better) == "lwf"
+    worse = paired_difference([False] * 30, [True] * 30)
+    assert verdict(worse) == "sft"
+    assert verdict(paired_difference([True, False], [False, True])) == "no difference"

@@ -1,0 +1,396 @@
+"""The command line on a tiny model: the whole path, interruptions, and bad input."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import write_lines
+
+from letgo import cli
+
+KILLING = Path(__file__).parent / "killing.py"
+STAGE_FILES = {
+    "config.yaml", "stages.json", "self_knowledge.parquet", "probe", "fisher.safetensors",
+    "scores.parquet", "selection.parquet", "model", "train_log.jsonl", "metrics.json",
+    "answers.parquet", "report.html",
+}  # fmt: skip
+COLUMNS = {
+    "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",
+                               "completion_ids", "finish_reason", "mean_logprob"],
+    "scores.parquet": ["id", "forget_set", "tokens", "loss_base", "loss_probe", "interference",
+                       "linear", "quadratic", "confidence", "score"],
+    "selection.parquet": ["id", "selected", "reason"],
+}  # fmt: skip
+
+
+def flags(tiny, data, out, **changes):
+    """The command line of a small run."""
+    settings = {
+        "model": tiny, "learn": data / "learn.jsonl", "learn_test": data / "heldout.jsonl",
+        "forget": [data / "letters" / "train.jsonl", data / "talk.jsonl"], "output_dir": out,
+        "per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-3,
+        "max_new_tokens": 6, "unlearning_interval": 4, "generation_batch_size": 4,
+        "tokens_per_batch": 60, "checkpoint_minutes": 0, "activation_checkpointing": False,
+        "unlearning_ceiling": 50, "bf16": "false", **changes,
+    }  # fmt: skip
+    words = []
+    for name, value in settings.items():
+        if name == "forget" and isinstance(value, list):  # may be given several times
+            words += [word for item in value for word in ("--forget", str(item))]
+        elif value is not None:
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *map(str, items)]
+    return words
+
+
+def letgo(*words):
+    """Run a command in this process: (exit status, standard output and error)."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    old, sys.argv = sys.argv, ["letgo", *map(str, words)]
+    status = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        sys.argv = old
+    return status, out.getvalue(), err.getvalue()
+
+
+def digest(folder):
+    """What two equal runs must share, byte for byte."""
+    files = ["self_knowledge.parquet", "scores.parquet", "selection.parquet", "metrics.json",
+             "answers.parquet", "model/model.safetensors", "probe/model.safetensors"]  # fmt: skip
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, data, tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    status, text, error = letgo("run", *flags(tiny, data, out))
+    assert status == 0, error
+    assert "LWF - SFT, paired" in text
+    assert "verdict:" in text
+    return out
+
+
+def test_the_run_folder_is_as_designed(finished):
+    assert {path.name for path in finished.iterdir()} == STAGE_FILES
+    for name, columns in COLUMNS.items():
+        assert pq.read_schema(finished / name).names == columns
+    texts = pq.read_table(finished / "self_knowledge.parquet").to_pylist()
+    assert {t["forget_set"] for t in texts} == {"letters", "talk"}
+    assert len({t["id"] for t in texts}) == len(texts)
+    assert {t["finish_reason"] for t in texts} <= {"stop", "length"}
+    assert all(t["completion_ids"] and t["mean_logprob"] < 0 for t in texts)
+    scores = pq.read_table(finished / "scores.parquet")
+    for row in scores.to_pylist():
+        assert row["interference"] == pytest.approx(row["loss_probe"] - row["loss_base"])
+        known = next(t for t in texts if t["id"] == row["id"])
+        assert row["loss_base"] == pytest.approx(-known["mean_logprob"], rel=1e-3)
+        alpha = float(scores.schema.metadata[b"alpha"])
+        constant = float(scores.schema.metadata[b"constant"])
+        assert row["confidence"] == pytest.approx(
+            0.5 * (constant - 2 * alpha * row["linear"] + alpha**2 * row["quadratic"])
+        )
+    selection = pq.read_table(finished / "selection.parquet").to_pylist()
+    assert sum(row["selected"] for row in selection) == round(0.5 * len(selection))
+    by_confidence = sorted(scores.to_pylist(), key=lambda row: -row["confidence"])
+    top = {row["id"] for row in by_confidence[: round(0.5 * len(selection))]}
+    assert {row["id"] for row in selection if row["selected"]} == top
+
+
+def test_metrics_are_the_answers_counted(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    answers = pq.read_table(finished / "answers.parquet").to_pylist()
+    assert set(metrics) == {"models", "lwf_minus_sft", "verdict"}
+    assert set(metrics["models"]) == {"base", "sft", "lwf"}
+    for model, sets in metrics["models"].items():
+        assert set(sets) == {"learn", "forget:letters"}  # the other set has no references
+        for name, score in sets.items():
+            right = [a["correct"] for a in answers if (a["model"], a["set"]) == (model, name)]
+            assert score["n"] == len(right)
+            assert score["accuracy"] == sum(right) / len(right)
+            assert score["ci95"][0] <= score["accuracy"] <= score["ci95"][1]
+    assert set(metrics["lwf_minus_sft"]["learn"]) == {"difference", "ci95", "p_value"}
+    assert metrics["verdict"] in ("lwf", "sft", "no difference")
+
+
+def test_unlearning_steps_happen_where_the_schedule_says(finished):
+    entries = [json.loads(line) for line in (finished / "train_log.jsonl").open()][:-1]
+    unlearning = [entry["step"] for entry in entries if "unlearn/loss" in entry]
+    assert len(entries) == 15  # 24 examples in batches of 4, twice, and one step after every 4
+    assert unlearning == [5, 10, 15]
+    assert all("loss" in entry for entry in entries if entry["step"] not in unlearning)
+    probe = [json.loads(line) for line in (finished / "probe" / "train_log.jsonl").open()][:-1]
+    assert len(probe) == 12
+    assert not any("unlearn/loss" in entry for entry in probe)
+    assert [e["loss"] for e in probe[:4]] == [e["loss"] for e in entries[:4]]
+
+
+def test_nothing_pickled_is_left(finished):
+    suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
+    assert suffixes <= {".yaml", ".json", ".jsonl", ".parquet", ".safetensors", ".html", ".md",
+                        ".jinja"}  # fmt: skip
+
+
+def test_a_finished_run_is_kept(finished, tiny, data):
+    before = digest(finished)
+    times = {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
+    status, _, error = letgo("run", *flags(tiny, data, finished))
+    assert status == 0
+    assert error.count("done before, kept") == 8
+    assert digest(finished) == before
+    assert times == {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
+
+
+def test_config_yaml_repeats_the_run(finished, tmp_path):
+    settings = yaml.safe_load((finished / "config.yaml").read_text())
+    assert settings["unlearning_interval"] == 4
+    assert settings["provenance"]["versions"]["letgo"]
+    assert "hub_token" not in settings
+    out = tmp_path / "again"
+    status, _, error = letgo("run", "--config", finished / "config.yaml", "--output_dir", out)
+    assert status == 0, error
+    assert digest(out) == digest(finished)
+
+
+def test_each_stage_is_a_command(finished, tiny, data, tmp_path):
+    """One by one, the later ones with the run folder's own settings."""
+    out = tmp_path / "staged"
+    for number, stage in enumerate(cli.STAGES):
+        words = flags(tiny, data, out) if number == 0 else ["--output_dir", out]
+        status, _, error = letgo(stage, *words)
+        assert status == 0, error
+    assert digest(out) == digest(finished)
+
+
+def test_a_stage_without_the_one_before_names_it(tiny, data, tmp_path):
+    status, _, error = letgo("score", *flags(tiny, data, tmp_path / "out"))
+    assert status == 2
+    assert "has no self_knowledge.parquet; run `letgo elicit` first" in error
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path):
+    """The same command again and again, killed at another place each time."""
+    out = tmp_path / "killed"
+    places = ["elicit", "probe", "probe checkpoint", "fisher", "score", "train", "train renames",
+              "evaluate", "nowhere"]  # fmt: skip
+    for place in places:
+        command = [sys.executable, KILLING, place, "run", *flags(tiny, data, out)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert done.returncode == (0 if place == "nowhere" else -9), (place, done.stderr)
+        assert not (out / "metrics.json").exists() or place == "nowhere"
+        if place in ("probe", "probe checkpoint", "train"):
+            stage = place.split()[0]
+            assert list((out / f"{stage}.part" / "checkpoints").glob("checkpoint-*"))
+    assert {path.name for path in out.iterdir()} == STAGE_FILES
+    assert digest(out) == digest(finished)
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for changes, name in [
+        ({"seed": 1}, "seed"), ({"alpha": 0.5}, "alpha"), ({"forget_fraction": 0.1}, "forget_fr"),
+        ({"learn": data / "heldout.jsonl", "learn_test": data / "learn.jsonl"}, "learn"),
+        ({"unlearning_rate": 0.7}, "unlearning_rate"), ({"max_new_tokens": 3}, "max_new_tokens"),
+    ]:  # fmt: skip
+        status, _, error = letgo("run", *flags(tiny, data, out, **changes))
+        assert status == 2
+        assert error.startswith("letgo: --output_dir: ")
+        assert "belongs to another run" in error
+        assert f"{name}" in error
+        assert error.count("\n") == 1
+    assert digest(out) == digest(finished)
+    words = flags(tiny, data, out, alpha=0.5, overwrite="true")
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    assert error.count("done before, kept") == 3  # elicit, probe, fisher
+    new = pq.read_table(out / "scores.parquet").schema.metadata
+    assert new[b"alpha"] == b"0.5"
+
+
+BAD = [
+    ({"learn": "none.jsonl"}, "--learn: there is no file none.jsonl"),
+    ({"learn": "empty.jsonl"}, "--learn: empty.jsonl is empty"),
+    ({"learn": "torn.jsonl"}, "--learn: torn.jsonl line 2 is not JSON"),
+    ({"learn_test": "unlabelled.jsonl"}, "--learn_test: unlabelled.jsonl line 1: no 'completion'"),
+    ({"forget": "numbers.jsonl"}, "--forget: numbers.jsonl line 1: 'prompt' is not a string"),
+    ({"forget": "blank.jsonl"}, "--forget: blank.jsonl line 1: the prompt is empty"),
+    ({"forget": None}, "--forget is missing"),
+    ({"learn": None}, "--learn is missing"),
+    ({"output_dir": None}, "--output_dir is missing"),
+    ({"output_dir": "empty.jsonl"}, "--output_dir: empty.jsonl is a file"),
+    ({"max_learn": 3}, "--learn: 3 examples are fewer than one batch of 4"),
+    ({"max_learn": 0}, "--max_learn must be at least 1"),
+    ({"forget_fraction": 0}, "--forget_fraction must be above 0"),
+    ({"forget_fraction": 1.2}, "--forget_fraction must be above 0 and at most 1, not 1.2"),
+    ({"unlearning_interval": -1}, "--unlearning_interval must be 0 (off) or more, not -1"),
+    ({"unlearning_interval": "often"}, "argument --unlearning_interval"),
+    ({"model": "no-such-folder/no-such-model/x"}, "--model: cannot load"),
+    ({"nonsense": 3}, "unknown flag --nonsense"),
+    ({"config": "none.yaml"}, "--config: cannot read none.yaml"),
+    ({"config": "odd.yaml"}, "--config odd.yaml: unknown setting 'colour'"),
+    ({"max_length": 8}, "--forget: none of the 8 prompts of letters fits into 8 tokens"),
+    ({"max_new_tokens": 500}, "--forget: none of the 8 prompts of letters fits into 128 tokens"),
+    (
+        {"max_length": 60, "max_new_tokens": 1, "learn": "wordy.jsonl"},
+        "--learn: 9 of 9 learning examples are longer than 60 tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "complaint"), BAD, ids=[b[1][:40] for b in BAD])
+def test_bad_input_is_one_line_and_leaves_nothing(tiny, data, tmp_path, monkeypatch, changes,
+                                                  complaint):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a\n')
+    (tmp_path / "odd.yaml").write_text("colour: red\n")
+    write_lines(tmp_path / "unlabelled.jsonl", [{"prompt": "x"}])
+    write_lines(tmp_path / "numbers.jsonl", [{"prompt": 3}])
+    write_lines(tmp_path / "blank.jsonl", [{"prompt": ""}])
+    wordy = [{"prompt": f"{n}?", "completion": "long " * 20} for n in range(9)]
+    write_lines(tmp_path / "wordy.jsonl", wordy)
+    before = sorted(tmp_path.iterdir())
+    status, out, error = letgo("run", *flags(tiny, data, "out", **changes))
+    assert status == 2
+    last = error.splitlines()[-1]
+    assert last.startswith("letgo: ")
+    assert complaint in last
+    assert "Traceback" not in error
+    assert out == ""
+    left = [path for path in tmp_path.iterdir() if path not in before]
+    assert [path.name for path in left] in ([], ["out"])
+    assert not list(tmp_path.glob("out/*.part*"))
+
+
+def test_a_model_that_only_ends_its_answers(tiny, data, tmp_path):
+    """A forgetting set from which nothing at all is generated."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    head = torch.nn.Linear(16, model.config.vocab_size, bias=True)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
+    silent = tmp_path / "silent"  # equal logits: greedy takes token 0, the end of the turn
+    model.save_pretrained(silent)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(silent)
+    status, _, error = letgo("run", *flags(silent, data, tmp_path / "out"))
+    assert status == 2
+    assert "--forget: the model generates nothing at all from letters" in error
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml"}
+
+
+def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
+    learn = [json.loads(line) for line in (data / "learn.jsonl").open()]
+    learn.insert(3, {"prompt": "long " * 60, "completion": "1"})
+    learn.insert(9, {"prompt": "short", "completion": "long " * 90})
+    file = write_lines(tmp_path / "learn.jsonl", learn)
+    prompts = [{"prompt": "say it " * 60}, {"prompt": "say a word"}]
+    forget = write_lines(tmp_path / "forget.jsonl", prompts)
+    asked = write_lines(tmp_path / "test.jsonl", [{"prompt": "a " * 200, "completion": "b"},
+                                                  {"prompt": "a", "completion": "b"}])  # fmt: skip
+    words = flags(tiny, data, tmp_path / "out", learn=file, forget=forget, learn_test=asked)
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    assert "2 of 26 learning examples are longer than 128 tokens and are left out" in error
+    assert f"(first: {file} line 4)" in error
+    assert "elicit forget: 1 of 2 prompts left out" in error
+    assert "evaluate learn: 1 prompts of 128 tokens or more count as wrong" in error
+    texts = pq.read_table(tmp_path / "out" / "self_knowledge.parquet")["prompt"].to_pylist()
+    assert texts == ["say a word"]
+
+
+def test_a_tenth_is_kept_apart_and_never_trained_on(tiny, data, tmp_path):
+    from letgo import config, pipeline
+
+    words = flags(tiny, data, tmp_path / "out", learn_test=None)
+    run = pipeline.open_run(config.parse("run", words, {}))
+    assert len(run.test) == 2
+    assert len(run.learn) == 22
+    assert not {r.prompt for r in run.test} & {r.prompt for r in run.learn}
+
+
+def test_off_gives_the_baseline(tiny, data, tmp_path):
+    """--unlearning_interval 0: the model is the probe, bit for bit."""
+    out = tmp_path / "out"
+    status, _, error = letgo("run", *flags(tiny, data, out, unlearning_interval=0))
+    assert status == 0, error
+    made = digest(out)
+    assert made["model/model.safetensors"] == made["probe/model.safetensors"]
+    assert json.loads((out / "metrics.json").read_text())["verdict"] == "no difference"
+
+
+@pytest.mark.parametrize("extra", [[], ["--use_dora"]])
+def test_a_lora_run(tiny, data, tmp_path, extra):
+    out = tmp_path / "out"
+    words = flags(tiny, data, out, lora_r=2, lora_target_modules=["q_proj", "v_proj"])
+    status, _, error = letgo("run", *words, "--use_peft", *extra)
+    assert status == 0, error
+    assert (out / "model" / "adapter_model.safetensors").exists()
+    assert not (out / "model" / "model.safetensors").exists()
+    assert "4 of 14 linear layers" in error  # only those the adapter can move are scored
+    assert (out / "report.html").exists()
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):
+    import errno
+
+    from letgo.confidence import scores
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(scores.pq, "write_table", full)
+        patch.setattr("letgo.elicit.pq.write_table", pq.write_table, raising=False)
+        status, _, error = letgo("run", *flags(tiny, data, out))
+    assert status == 1
+    assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+    assert "Traceback" not in error
+    status, _, error = letgo("run", *flags(tiny, data, out))
+    assert status == 0
+    assert digest(out) == digest(finished)
+
+
+def test_help_and_version_import_no_torch():
+    code = "import sys; sys.argv = ['letgo', sys.argv[1]]; import letgo.cli; letgo.cli.main(); " \
+           "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"  # fmt: skip
+    for flag in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "letgo" in done.stdout
+    assert letgo("fly")[0] == 2
+    assert "no command 'fly'" in letgo("fly")[2]
+
+
+def test_quiet_says_nothing_but_the_result(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", quiet="true")
+    status, out, error = letgo("run", *words)
+    assert status == 0
+    assert error == ""
+    assert "verdict:" in out

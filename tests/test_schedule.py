@@ -1,0 +1,75 @@
+"""The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
+
+import pytest
+from torch.utils.data import BatchSampler, SequentialSampler
+
+from letgo.unlearning.schedule import StepStream, periodic
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval", "expected"),
+    [
+        (7, 3, [0, 0, 0, 1, 0, 0, 0, 1, 0]),
+        (4, 1, [0, 1, 0, 1, 0, 1, 0, 1]),
+        (3, 5, [0, 0, 0]),
+        (3, 0, [0, 0, 0]),
+        (6, 3, [0, 0, 0, 1, 0, 0, 0, 1]),
+    ],
+)
+def test_one_unlearning_step_after_every_interval(steps, interval, expected):
+    assert periodic(steps, interval) == [bool(kind) for kind in expected]
+
+
+def streams(examples, forget, batch, accumulation, world, interval, epochs):
+    """The micro-batches of every process, and the kinds of the steps."""
+    per_step = batch * accumulation * world
+    steps = epochs * -(-examples // per_step)
+    kinds = periodic(steps, interval)
+    made = []
+    for rank in range(world):
+        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
+        indices = range(examples, examples + forget)
+        stream = StepStream(
+            kinds, learning, indices, examples + forget, batch, accumulation, world, rank, seed=1
+        )
+        made.append(list(stream))
+        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
+    return kinds, made
+
+
+@pytest.mark.parametrize("examples", [1, 7, 16, 29])
+@pytest.mark.parametrize("forget", [1, 5, 40])
+@pytest.mark.parametrize(("batch", "accumulation", "world"), [(4, 1, 1), (2, 2, 1), (3, 2, 2)])
+def test_every_example_is_seen_as_planned(examples, forget, batch, accumulation, world):
+    epochs = 3
+    kinds, made = streams(examples, forget, batch, accumulation, world, 2, epochs)
+    nothing = examples + forget
+    learned, unlearned = [], []
+    for step, unlearning in enumerate(kinds):
+        places = slice(step * accumulation, (step + 1) * accumulation)
+        seen = [i for stream in made for micro in stream[places] for i in micro if i != nothing]
+        assert all((i >= examples) is unlearning for i in seen)
+        assert len(seen) == len(set(seen))  # nothing twice in a step
+        (unlearned if unlearning else learned).append(seen)
+    everything = [i for step in learned for i in step]
+    assert sorted(everything) == sorted(list(range(examples)) * epochs)
+    for step in unlearned:
+        assert len(step) == min(forget, batch * accumulation * world)
+    counts = [sum(i in step for step in unlearned) for i in range(examples, nothing)]
+    assert max(counts) - min(counts) <= 1 + (forget < batch * accumulation * world)
+
+
+def test_steps_hold_the_same_examples_however_they_are_split():
+    whole = streams(29, 11, 4, 1, 1, 2, 2)
+    for batch, accumulation, world in [(1, 4, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2)]:
+        kinds, made = streams(29, 11, batch, accumulation, world, 2, 2)
+        assert kinds == whole[0]
+        for step in range(len(kinds)):
+            places = slice(step * accumulation, (step + 1) * accumulation)
+            seen = {i for stream in made for micro in stream[places] for i in micro} - {40}
+            assert seen == set(whole[1][0][step])
+
+
+def test_the_forget_stream_depends_on_the_seed_only():
+    first, again = streams(8, 20, 4, 1, 1, 1, 4)[1], streams(8, 20, 4, 1, 1, 1, 4)[1]
+    assert first == again

@@ -1,0 +1,293 @@
+"""LWFTrainer against TRL's SFTTrainer and against a step-by-step loop."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from letgo import LWFConfig, LWFTrainer
+from letgo.errors import InputError
+from letgo.models import example_losses, pad_rows
+from letgo.unlearning.guards import UnlearningDiverged, below_ceiling
+
+
+def example_rows(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(count):
+        ids = torch.randint(4, 300, (5 + i % 7,), generator=generator).tolist()
+        made.append({"input_ids": ids, "labels": [-100] * 2 + ids[2:]})
+    return made
+
+
+LEARN, FORGET = example_rows(22, 0), example_rows(9, 1)
+
+
+def config(folder, **changes):
+    settings = {
+        "output_dir": str(folder), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
+        "num_train_epochs": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+        "bf16": False, "activation_checkpointing": False, "unlearning_interval": 3, "seed": 5,
+        "unlearning_ceiling": 100.0, "disable_tqdm": True,
+    }  # fmt: skip
+    return LWFConfig(**{**settings, **changes})
+
+
+def train(cls, arguments, forget=None, callbacks=(), resume=None, peft=None, model=None):
+    kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+    trainer = cls(
+        model=model or make_model(), args=arguments, train_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(), callbacks=list(callbacks), peft_config=peft, **kwargs,
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+class Watch(TrainerCallback):
+    """The token ids and the learning rate of every optimizer step."""
+
+    def __init__(self):
+        self.steps, self.rates = [], []
+
+    def attach(self, trainer):
+        inner = trainer.training_step
+
+        def training_step(model, inputs, *rest):
+            step = trainer.state.global_step
+            self.steps += [[] for _ in range(step + 1 - len(self.steps))]
+            self.steps[step].append(inputs["input_ids"].tolist())
+            return inner(model, inputs, *rest)
+
+        trainer.training_step = training_step
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def watched(cls, arguments, forget=None):
+    watch = Watch()
+    kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+    trainer = cls(
+        model=make_model(), args=arguments, train_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(), callbacks=[watch], **kwargs,
+    )  # fmt: skip
+    watch.attach(trainer)
+    trainer.train()
+    return trainer, watch
+
+
+@pytest.mark.parametrize(
+    ("changes", "peft"),
+    [
+        ({}, None),
+        ({"gradient_accumulation_steps": 3}, None),
+        ({"activation_checkpointing": True}, None),
+        ({}, LoraConfig(r=2, target_modules=["q_proj", "up_proj"])),
+    ],
+)
+@pytest.mark.parametrize("forget", [None, FORGET])
+def test_off_means_off(tmp_path, changes, peft, forget):
+    """Without a forget set, or with interval 0, TRL's weights bit for bit."""
+    interval = 0 if forget else 3
+    arguments = config(tmp_path, unlearning_interval=interval, **changes)
+    ours = train(LWFTrainer, arguments, forget, peft=copy.deepcopy(peft))
+    theirs = train(SFTTrainer, config(tmp_path, **changes), peft=copy.deepcopy(peft))
+    assert same(weights(ours), weights(theirs))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_steps_fall_where_the_schedule_says(tmp_path, accumulation):
+    """Learning steps see the batches and learning rates of plain fine-tuning, in its order."""
+    changes = {"gradient_accumulation_steps": accumulation}
+    trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
+    _, plain = watched(SFTTrainer, config(tmp_path, **changes))
+    kinds = trainer.kinds
+    assert trainer.state.global_step == len(kinds)
+    assert [i for i, kind in enumerate(kinds) if kind] == list(range(3, len(kinds), 4))
+    forget = {tuple(row["input_ids"]) for row in FORGET}
+    nothing = [[trainer.processing_class.pad_token_id]]
+
+    def texts(step):
+        return [
+            tuple(i for i in row if i != 1) for micro in step if micro != nothing for row in micro
+        ]
+
+    for step, kind in zip(watch.steps, kinds, strict=True):
+        assert all((text in forget) is kind for text in texts(step))
+    learned = [step for step, kind in zip(watch.steps, kinds, strict=True) if not kind]
+    assert [texts(step) for step in learned] == [texts(step) for step in plain.steps]
+    rates = [rate for rate, kind in zip(watch.rates, kinds, strict=True) if not kind]
+    assert rates == pytest.approx(plain.rates)
+
+
+def test_the_unlearning_gradient_is_minus_the_learning_gradient(tmp_path):
+    """On the same batch, times unlearning_rate / learning_rate."""
+    gradients = []
+    for unlearning in (False, True):
+        trainer = LWFTrainer(
+            model=make_model(), args=config(tmp_path, unlearning_rate=2e-3),
+            train_dataset=Dataset.from_list(LEARN), forget_dataset=Dataset.from_list(FORGET),
+            processing_class=make_tokenizer(),
+        )  # fmt: skip
+        trainer.kinds = [unlearning]
+        trainer.model.train()
+        batch = trainer.data_collator([dict(row) for row in FORGET[:4]])
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(20))
+        loss.backward()
+        gradients.append({n: p.grad for n, p in trainer.model.named_parameters()})
+    for name, learning in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], -0.2 * learning)
+
+
+def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
+    """With SGD: theta -= lr g on learning batches, theta += unlearning_rate g on forget batches."""
+    arguments = config(
+        tmp_path, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
+        unlearning_max_grad_norm=1e9, unlearning_rate=3e-3,
+    )  # fmt: skip
+    trainer, watch = watched(LWFTrainer, arguments, FORGET)
+    model = make_model()
+    rows = {tuple(row["input_ids"]): row for row in LEARN + FORGET}
+    for step, unlearning in zip(watch.steps, trainer.kinds, strict=True):
+        texts = [rows[tuple(i for i in row if i != 1)] for micro in step for row in micro]
+        batch = pad_rows(texts, 1)
+        counts = (batch.labels != -100).sum(1)
+        loss = (example_losses(model, batch) * counts).sum() / counts.sum()  # mean over tokens
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += (3e-3 if unlearning else -1e-2) * parameter.grad
+    for (name, ours), theirs in zip(
+        trainer.model.named_parameters(), model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_resumed_equals_uninterrupted(tmp_path, at):
+    """Interrupted inside the cycle, between its kinds of step, and in the second epoch."""
+    whole = train(LWFTrainer, config(tmp_path / "whole"), FORGET)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_save = control.should_training_stop = state.global_step == at
+
+    train(LWFTrainer, config(tmp_path / "cut"), FORGET, callbacks=[Stop()])
+    checkpoint = str(tmp_path / "cut" / f"checkpoint-{at}")
+    resumed = train(LWFTrainer, config(tmp_path / "cut"), FORGET, resume=checkpoint)
+    assert same(weights(resumed), weights(whole))
+    assert [entry.get("loss") for entry in resumed.state.log_history[:-1]] == [
+        entry.get("loss") for entry in whole.state.log_history[:-1]
+    ]
+
+
+def test_the_log_keeps_the_two_kinds_apart(tmp_path):
+    trainer = train(LWFTrainer, config(tmp_path), FORGET)
+    entries = trainer.state.log_history[:-1]
+    for entry, unlearning in zip(entries, trainer.kinds, strict=True):
+        assert ("loss" in entry) is not unlearning
+        assert ("unlearn/loss" in entry) is unlearning
+        if unlearning:
+            assert entry["unlearn/loss"] < 0 < entry["unlearn/nll"]
+            assert entry["unlearn/grad_norm"] > 0
+            assert entry["unlearn/skipped"] == 0
+    assert entries[-1]["epoch"] == 2.0
+    coarse = train(LWFTrainer, config(tmp_path, logging_steps=4), FORGET).state.log_history[0]
+    assert coarse["loss"] == pytest.approx(
+        sum(entry["loss"] for entry in entries[:4] if "loss" in entry) / 3, rel=1e-5
+    )
+
+
+def test_forgotten_examples_contribute_nothing(tmp_path):
+    """With a ceiling below every loss, ascent changes no gradient: only skips are counted."""
+    trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=1e-6), FORGET)
+    steps = [entry for entry in trainer.state.log_history if "unlearn/skipped" in entry]
+    assert steps
+    assert all(entry["unlearn/skipped"] == 4 for entry in steps)
+    assert all(entry["unlearn/grad_norm"] == 0 for entry in steps)
+
+
+def test_the_ceiling_masks_whole_examples():
+    labels = torch.tensor([[-100, 3, 4], [-100, 5, -100], [-100, -100, -100]])
+    kept, skipped = below_ceiling(labels, torch.tensor([1.0, 9.0, 0.0]), 4.0)
+    assert kept.tolist() == [[-100, 3, 4], [-100, -100, -100], [-100, -100, -100]]
+    assert skipped == 1
+
+
+def test_the_clip_norm_bounds_an_unlearning_step(tmp_path):
+    """A step of SGD cannot move the weights further than unlearning_rate times the clip norm."""
+    moved = []
+
+    class Move(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            self.before = [p.detach().clone() for p in model.parameters()]
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            difference = [p - b for p, b in zip(model.parameters(), self.before, strict=True)]
+            moved.append(torch.stack([d.norm() for d in difference]).norm().item())
+
+    arguments = config(
+        tmp_path, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
+        unlearning_rate=5e-2, unlearning_max_grad_norm=0.01,
+    )  # fmt: skip
+    trainer = train(LWFTrainer, arguments, FORGET, callbacks=[Move()])
+    for distance, unlearning in zip(moved, trainer.kinds, strict=True):
+        assert (distance <= 5e-2 * 0.01 * 1.001) is unlearning
+
+
+def test_non_finite_loss_stops_with_a_named_cause(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(UnlearningDiverged, match=r"loss of the forget batch is nan at .* step 4"):
+        train(LWFTrainer, config(tmp_path), FORGET, model=model)
+
+
+def test_unattended_ascent_is_held_back(tmp_path):
+    """open-unlearning's recipe for ruin: ascent at the learning rate after every step, 10 epochs.
+
+    The ceiling keeps the forget loss near it; without the guard it runs away.
+    """
+    nll = {}
+    for ceiling in (6.5, 1e9):
+        arguments = config(
+            tmp_path, unlearning_interval=1, unlearning_rate=1e-2, num_train_epochs=10,
+            unlearning_ceiling=ceiling, unlearning_max_grad_norm=1e9, max_grad_norm=0.0,
+        )  # fmt: skip
+        history = train(LWFTrainer, arguments, FORGET).state.log_history
+        nll[ceiling] = [entry["unlearn/nll"] for entry in history if "unlearn/nll" in entry][-1]
+    assert nll[1e9] > 2 * nll[6.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("unlearning_interval", -1), ("forget_fraction", 0.0), ("forget_fraction", 1.5),
+     ("unlearning_rate", -1.0), ("unlearning_ceiling", 0.0)],
+)  # fmt: skip
+def test_settings_outside_their_range(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"--{name} must be"):
+        config(tmp_path, **{name: value})
+
+
+def test_the_model_card_names_method_and_paper(tmp_path):
+    trainer = train(LWFTrainer, config(tmp_path), FORGET)
+    trainer.create_model_card(model_name="m")
+    card = (tmp_path / "README.md").read_text()
+    assert "LWF" in card
+    assert "2505.19715" in card
+    json.dumps(trainer.state.log_history)
