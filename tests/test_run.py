@@ -37,7 +37,7 @@ def flags(tiny, data, out, **changes):
         "forget": [data / "letters" / "train.jsonl", data / "talk.jsonl"], "output_dir": out,
         "per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-3,
         "max_new_tokens": 6, "unlearning_interval": 4, "generation_batch_size": 4,
-        "tokens_per_batch": 60, "checkpoint_minutes": 0, "activation_checkpointing": False,
+        "tokens_per_batch": 60, "checkpoint_minutes": 0, "gradient_checkpointing": False,
         "unlearning_ceiling": 50, "bf16": "false", **changes,
     }  # fmt: skip
     words = []
@@ -175,6 +175,31 @@ def test_each_stage_is_a_command(finished, tiny, data, tmp_path):
         status, _, error = letgo(stage, *words)
         assert status == 0, error
     assert digest(out) == digest(finished)
+
+
+def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for words in (["--seed", "7"], ["--seed", "7", "--overwrite"]):
+        status, _, error = letgo("train", "--output_dir", out, *words)
+        assert status == 2
+        assert "its probe was made with" in error or "self_knowledge.parquet was made" in error
+    status, _, error = letgo("select", "--output_dir", out, "--forget_fraction", 0.2)
+    assert status == 2
+    status, _, error = letgo("select", "--output_dir", out, "--forget_fraction", 0.2, "--overwrite")
+    assert status == 0, error
+    selection = pq.read_table(out / "selection.parquet")["selected"].to_pylist()
+    assert sum(selection) == round(0.2 * len(selection))
+
+
+def test_settings_that_do_not_go_together_are_one_line(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", lora_target_modules=["nothing", "none"])
+    status, _, error = letgo("run", *words, "--use_peft")
+    assert status == 2
+    assert "Target modules" in error.splitlines()[-1]
+    status, _, error = letgo("run", *flags(tiny, data, tmp_path / "two"), "--packing")
+    assert status == 2
+    assert "--packing and --padding_free do not work with unlearning yet" in error
 
 
 def test_a_stage_without_the_one_before_names_it(tiny, data, tmp_path):
@@ -369,7 +394,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path,
         patch.setattr(scores.pq, "write_table", full)
         patch.setattr("letgo.elicit.pq.write_table", pq.write_table, raising=False)
         status, _, error = letgo("run", *flags(tiny, data, out))
-    assert status == 1
+    assert status == 2
     assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
     assert "Traceback" not in error
     status, _, error = letgo("run", *flags(tiny, data, out))
@@ -394,3 +419,25 @@ def test_quiet_says_nothing_but_the_result(tiny, data, tmp_path):
     assert status == 0
     assert error == ""
     assert "verdict:" in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk")
+@pytest.mark.parametrize("size", ["24k", "120k"])
+def test_a_disk_that_is_really_full(tiny, data, tmp_path, size):
+    """In the probe's checkpoint and in the final training; room is made, and the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        words = flags(tiny, data, disk / "out")
+        status, _, error = letgo("run", *words)
+        assert status == 2
+        assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        status, _, error = letgo("run", *words)
+        assert status == 0, error
+        assert {path.name for path in (disk / "out").iterdir()} == STAGE_FILES
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -35,7 +35,7 @@ def test_a_run_of_the_installed_command(tmp_path):
             "--learn_test", "test.jsonl", "--forget", "sums.jsonl", "--forget", "talk.jsonl",
             "--output_dir", "out", "--num_train_epochs", "1", "--unlearning_interval", "1",
             "--per_device_train_batch_size", "10", "--max_new_tokens", "8",
-            "--fisher_examples", "4", "--activation_checkpointing", "false",
+            "--fisher_examples", "4", "--gradient_checkpointing", "false",
             "--unlearning_ceiling", "50",
         ],
         cwd=tmp_path, capture_output=True, text=True,

@@ -33,7 +33,7 @@ def config(folder, **changes):
     settings = {
         "output_dir": str(folder), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
         "num_train_epochs": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-        "bf16": False, "activation_checkpointing": False, "unlearning_interval": 3, "seed": 5,
+        "bf16": False, "gradient_checkpointing": False, "unlearning_interval": 3, "seed": 5,
         "unlearning_ceiling": 100.0, "disable_tqdm": True,
     }  # fmt: skip
     return LWFConfig(**{**settings, **changes})
@@ -95,7 +95,7 @@ def watched(cls, arguments, forget=None):
     [
         ({}, None),
         ({"gradient_accumulation_steps": 3}, None),
-        ({"activation_checkpointing": True}, None),
+        ({"gradient_checkpointing": True}, None),
         ({}, LoraConfig(r=2, target_modules=["q_proj", "up_proj"])),
     ],
 )

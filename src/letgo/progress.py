@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -64,10 +65,7 @@ class Progress:
 
 def track(items: Iterable[T], name: str, total: int) -> Iterator[T]:
     """Yield `items`, showing progress under `name`."""
-    progress = Progress(name, total)
-    try:
+    with closing(Progress(name, total)) as progress:
         for item in items:
             yield item
             progress.step()
-    finally:
-        progress.close()

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,24 +72,24 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def check(folder: Path, stages: Sequence[Stage], overwrite: bool) -> None:
+def check(folder: Path, stages: Sequence[Stage]) -> None:
     """Refuse to mix two runs in one folder; writes nothing.
 
     Raises:
-        InputError: a finished or begun stage was made from other inputs and `overwrite` is off.
+        InputError: a finished or begun stage was made from other inputs.
     """
     finished = read_json(folder / "stages.json")
     for stage in stages:
         begun = read_json(stage.scratch(folder) / "inputs.json")
         inputs = begun or finished.get(stage.name, {}).get("inputs")
-        if inputs and inputs != stage.inputs and not overwrite:
+        if inputs and inputs != stage.inputs:
             name = next(
                 k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k)
             )
             raise InputError(
                 f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
                 f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
-                f"--output_dir, or --overwrite to make it and what follows from it again"
+                f"--output_dir, or make it again: `letgo {stage.name} --overwrite`"
             )
 
 
@@ -187,10 +187,9 @@ def in_chunks(
     files = [scratch / f"{name.replace(' ', '-')}-{i:06d}.json" for i in range(len(chunks))]
     sizes = [len(chunk) for chunk in chunks]
     done = sum(size for size, file in zip(sizes, files, strict=True) if file.exists())
-    progress = Progress(name, sum(sizes), done)
-    for chunk, file in zip(chunks, files, strict=True):
-        if not file.exists():
-            write_json(file, work(chunk))
-            progress.step(len(chunk))
-    progress.close()
+    with closing(Progress(name, sum(sizes), done)) as progress:
+        for chunk, file in zip(chunks, files, strict=True):
+            if not file.exists():
+                write_json(file, work(chunk))
+                progress.step(len(chunk))
     return [row for file in files for row in read_json(file)]

@@ -65,6 +65,9 @@ def fit(
         target: folder for the model or adapter, its tokenizer and model card.
         name: for the progress bar.
         forget: rows to unlearn; None for plain fine-tuning.
+
+    Raises:
+        InputError: too little data, or settings that the trainer refuses.
     """
     config = run.config
     arguments = copy.deepcopy(config.training)
@@ -77,15 +80,20 @@ def fit(
             f"--learn: {len(rows)} examples are fewer than one batch of {batch}; "
             f"give more, or lower --per_device_train_batch_size"
         )
-    trainer = LWFTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        forget_dataset=Dataset.from_list(forget) if forget else None,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(config.model),
-        callbacks=[_TimedCheckpoint(60 * config.run.checkpoint_minutes), _ShowProgress(name)],
-    )
+    try:
+        trainer = LWFTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            forget_dataset=Dataset.from_list(forget) if forget else None,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(config.model),
+            callbacks=[_TimedCheckpoint(60 * config.run.checkpoint_minutes), _ShowProgress(name)],
+        )
+    except InputError:
+        raise
+    except ValueError as error:  # TRL and PEFT refuse settings that do not go together
+        raise InputError(f"{name}: {error}") from error
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))

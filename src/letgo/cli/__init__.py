@@ -65,7 +65,7 @@ def main() -> None:
         sentence = explain(error, rest)
         if sentence is None:
             raise
-        sys.exit(_complain(sentence, status=1))
+        sys.exit(_complain(sentence))
 
 
 def _complain(sentence: str, status: int = 2) -> int:

@@ -52,11 +52,13 @@ def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
 def _hush_libraries() -> None:
     """Warnings that name no choice of letgo's user, and bars beside letgo's own."""
     import datasets
+    import huggingface_hub.utils.logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|transformers")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
 

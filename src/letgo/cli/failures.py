@@ -1,4 +1,4 @@
-"""Failures that are nobody's bug, in a sentence."""
+"""Failures that a user can put right, in a sentence."""
 
 import errno
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 from letgo.config import output_dirs
 from letgo.unlearning.guards import UnlearningDiverged
 
+UNUSABLE_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # Some libraries report a full disk without its error number.
 NEARLY_FULL = 8 << 20  # bytes
 
@@ -28,6 +29,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str | None:
             "out of memory; lower --per_device_train_batch_size, --tokens_per_batch or "
             "--generation_batch_size, or use --use_peft, then give the same command again"
         )
+    if isinstance(error, UNUSABLE_PATH):
+        return f"{error.filename}: {error.strerror}; give another --output_dir, or put it right"
     return None
 
 

@@ -58,7 +58,7 @@ def score(run: Run, scratch: Path) -> None:
         moved = {name: layer for name, layer in layers.items() if delta[name].any()}
         log.info("the adapter moves %d of %d linear layers", len(moved), len(layers))
         layers = moved
-    constant = sum(float((fisher[n] * delta[n] ** 2).sum(dtype=torch.float64)) for n in layers)
+    constant = sum(float((fisher[n] * delta[n] ** 2).sum()) for n in layers)
     weighted = {name: delta.pop(name).mul_(fisher[name]) for name in layers}
     tokenizer = load_base_tokenizer(run.config)
     rows = generated_rows(texts)
@@ -69,7 +69,7 @@ def score(run: Run, scratch: Path) -> None:
         losses, linear, quadratic = gradient_products(base, layers, padded, weighted, fisher, bf16)
         with torch.inference_mode(), autocast(bf16):
             after = example_losses(probe, padded)
-        columns = torch.stack([losses.double(), after.double(), linear, quadratic]).T.tolist()
+        columns = torch.stack([losses.double(), after.cpu().double(), linear, quadratic]).T.tolist()
         names = ("loss_base", "loss_probe", "linear", "quadratic")
         return [
             {"index": i, **dict(zip(names, values, strict=True))}
