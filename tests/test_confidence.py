@@ -10,7 +10,7 @@ from letgo.confidence.gradients import linear_layers
 from letgo.confidence.scores import fisher_distance, gradient_products, weight_differences
 from letgo.confidence.selection import top_fraction
 from letgo.data import batches_by_tokens
-from letgo.models import example_losses, pad_rows
+from letgo.inference import example_losses, pad_rows
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from letgo.answers import correct, exact, letter, number, reader
-from letgo.data import read_records, set_names
+from letgo.data import set_names
+from letgo.records import read_records
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
 

@@ -13,7 +13,7 @@ from trl import SFTTrainer
 
 from letgo import LWFConfig, LWFTrainer
 from letgo.errors import InputError
-from letgo.models import example_losses, pad_rows
+from letgo.inference import example_losses, pad_rows
 from letgo.unlearning.guards import UnlearningDiverged, below_ceiling
 
 

@@ -7,19 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from letgo.data import Record, chunks_by_length, prompt_ids, training_row
+from letgo.data import chunks_by_length, prompt_ids, training_row
 from letgo.errors import InputError
-from letgo.models import (
-    autocast,
-    context_length,
-    example_losses,
-    generate,
-    load_base,
-    load_base_tokenizer,
-    pad_rows,
-    stop_ids,
-)
+from letgo.inference import autocast, context_length, example_losses, generate, pad_rows, stop_ids
+from letgo.models import load_base, load_base_tokenizer
 from letgo.progress import log
+from letgo.records import Record
 from letgo.stages import Run, in_chunks
 
 SCHEMA = pa.schema(

@@ -9,15 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from letgo.answers import correct, reader
-from letgo.data import Record, chunks_by_length, example_ids, prompt_ids
-from letgo.models import (
-    context_length,
-    generate,
-    load_base,
-    load_base_tokenizer,
-    load_trained,
-)
+from letgo.data import chunks_by_length, example_ids, prompt_ids
+from letgo.inference import context_length, generate
+from letgo.models import load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
+from letgo.records import Record
 from letgo.stages import Run, in_chunks, need, write_json
 from letgo.statistics import accuracy, paired_difference, verdict
 

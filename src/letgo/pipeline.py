@@ -13,11 +13,12 @@ from letgo.confidence.optimum import probe
 from letgo.confidence.scores import score
 from letgo.confidence.selection import select
 from letgo.config import Config
-from letgo.data import Record, fingerprint, hold_out, read_records, sample, set_names
+from letgo.data import fingerprint, hold_out, sample, set_names
 from letgo.elicit import elicit
 from letgo.errors import InputError
 from letgo.evaluate import evaluate
 from letgo.progress import log
+from letgo.records import Record, read_records
 from letgo.report import render
 from letgo.stages import Run, Stage, check, perform
 from letgo.train import train

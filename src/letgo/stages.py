@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from letgo.config import Config
-from letgo.data import Record
 from letgo.errors import InputError
 from letgo.progress import Progress, log
+from letgo.records import Record
 
 T = TypeVar("T")
 

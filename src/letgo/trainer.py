@@ -18,9 +18,10 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from letgo.errors import InputError
-from letgo.models import Batch, bf16_is_fast, example_losses
+from letgo.inference import Batch, example_losses
+from letgo.models import bf16_is_fast
 from letgo.unlearning.guards import below_ceiling, require_finite
-from letgo.unlearning.schedule import MixedRows, StepStream, periodic
+from letgo.unlearning.schedule import LearningStepsOnly, MixedRows, StepStream, periodic
 
 CITATION = """\
 @inproceedings{jiang2025graceful,
@@ -188,9 +189,8 @@ class LWFTrainer(SFTTrainer):
         """The learning-rate schedule, in learning steps."""
         if self.forget_dataset is None:
             return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = _LearningStepsOnly(
-            super().create_scheduler(self.kinds.count(False), optimizer), self
-        )
+        scheduler = super().create_scheduler(self.kinds.count(False), optimizer)
+        self.lr_scheduler = LearningStepsOnly(scheduler, lambda: self.unlearning_now)
         return self.lr_scheduler
 
     def compute_loss(
@@ -269,20 +269,6 @@ class LWFTrainer(SFTTrainer):
         if figures:
             figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
         return figures
-
-
-class _LearningStepsOnly:
-    """A learning-rate scheduler that stands still during unlearning steps."""
-
-    def __init__(self, scheduler: Any, trainer: LWFTrainer):
-        self.scheduler, self.trainer = scheduler, trainer
-
-    def step(self, *args: Any, **kwargs: Any) -> None:
-        if not self.trainer.unlearning_now:
-            self.scheduler.step(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.scheduler, name)
 
 
 class _LearningEpochs(TrainerCallback):

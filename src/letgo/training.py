@@ -16,10 +16,12 @@ from transformers import (
 from trl import get_peft_config
 
 from letgo.config import Config
-from letgo.data import Record, example_ids, training_row
+from letgo.data import example_ids, training_row
 from letgo.errors import InputError
-from letgo.models import context_length, load_base, load_base_tokenizer
+from letgo.inference import context_length
+from letgo.models import load_base, load_base_tokenizer
 from letgo.progress import Progress, log
+from letgo.records import Record
 from letgo.stages import Run
 from letgo.trainer import LWFTrainer
 

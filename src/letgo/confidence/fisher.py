@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from letgo.confidence.gradients import linear_layers, per_example_gradients
 from letgo.data import batches_by_tokens, sample
-from letgo.models import autocast, example_losses, load_base_tokenizer, load_trained, pad_rows
+from letgo.inference import autocast, example_losses, pad_rows
+from letgo.models import load_base_tokenizer, load_trained
 from letgo.progress import track
 from letgo.stages import Run, need
 from letgo.training import learning_rows

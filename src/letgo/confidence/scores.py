@@ -11,16 +11,8 @@ from torch import Tensor, nn
 
 from letgo.confidence.gradients import linear_layers, per_example_gradients
 from letgo.data import batches_by_tokens, generated_rows
-from letgo.models import (
-    Batch,
-    autocast,
-    device,
-    example_losses,
-    load_base,
-    load_base_tokenizer,
-    load_trained,
-    pad_rows,
-)
+from letgo.inference import Batch, autocast, example_losses, pad_rows
+from letgo.models import device, load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
 from letgo.stages import Run, in_chunks, need
 

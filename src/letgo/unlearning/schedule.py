@@ -1,6 +1,6 @@
 """When to unlearn, and the stream of batches that says so before a step starts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -133,3 +133,23 @@ class MixedRows(Dataset[dict[str, Any]]):
             return dict(self.learning[index])
         index -= len(self.learning)
         return dict(self.forget[index]) if index < len(self.forget) else self.nothing
+
+
+class LearningStepsOnly:
+    """A learning-rate scheduler that stands still during unlearning steps.
+
+    Args:
+        scheduler: the schedule of the learning steps.
+        unlearning_now: whether the optimizer step under way is an unlearning step.
+    """
+
+    def __init__(self, scheduler: Any, unlearning_now: Callable[[], bool]):
+        self.scheduler, self.unlearning_now = scheduler, unlearning_now
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Advance, unless this is an unlearning step."""
+        if not self.unlearning_now():
+            self.scheduler.step(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheduler, name)
