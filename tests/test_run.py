@@ -177,6 +177,23 @@ def test_each_stage_is_a_command(finished, tiny, data, tmp_path):
     assert digest(out) == digest(finished)
 
 
+def test_yaml_and_every_form_of_a_flag(tiny, data, tmp_path):
+    from letgo import config
+
+    file = tmp_path / "c.yaml"
+    file.write_text("forget: a.jsonl\nseed: 3\nlearning_rate: 1e-4\nquiet: true\n")
+    made = config.parse("run", [f"--config={file}", "--seed=4", "--max_learn", "9"], {})
+    assert made.run.forget == ["a.jsonl"]
+    assert (made.training.seed, made.training.learning_rate, made.run.max_learn) == (4, 1e-4, 9)
+    assert made.run.quiet
+    words = ["--forget", "a", "b", "--forget=c", "--quiet", "--forget", "d", "--output_dir=x"]
+    made = config.parse("run", [*words, "--config", str(file)], {})
+    assert made.run.forget == ["a", "b", "c", "d"]
+    assert made.training.output_dir == "x"
+    assert config.output_dirs(words) == ["x"]
+    assert made.training.unlearning_rate == made.training.learning_rate / 10
+
+
 def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -265,7 +282,12 @@ BAD = [
     ({"output_dir": None}, "--output_dir is missing"),
     ({"output_dir": "empty.jsonl"}, "--output_dir: empty.jsonl is a file"),
     ({"max_learn": 3}, "--learn: 3 examples are fewer than one batch of 4"),
-    ({"max_learn": 0}, "--max_learn must be at least 1"),
+    ({"max_learn": 0}, "--max_learn must be a whole number of at least 1, not 0"),
+    ({"num_train_epochs": 0}, "--num_train_epochs must be above 0"),
+    ({"learning_rate": -1}, "--learning_rate must be above 0"),
+    ({"chat_template_path": "none.jinja"}, "--chat_template_path must be a Jinja file"),
+    ({"eos_token": "<none>"}, "--eos_token: '<none>' is not in the vocabulary"),
+    ({"config": "fraction.yaml"}, "--max_forget must be a whole number of at least 1, not 2.5"),
     ({"forget_fraction": 0}, "--forget_fraction must be above 0"),
     ({"forget_fraction": 1.2}, "--forget_fraction must be above 0 and at most 1, not 1.2"),
     ({"unlearning_interval": -1}, "--unlearning_interval must be 0 (off) or more, not -1"),
@@ -293,6 +315,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny, data, tmp_path, monkeypa
     write_lines(tmp_path / "unlabelled.jsonl", [{"prompt": "x"}])
     write_lines(tmp_path / "numbers.jsonl", [{"prompt": 3}])
     write_lines(tmp_path / "blank.jsonl", [{"prompt": ""}])
+    (tmp_path / "fraction.yaml").write_text("max_forget: 2.5\n")
     wordy = [{"prompt": f"{n}?", "completion": "long " * 20} for n in range(9)]
     write_lines(tmp_path / "wordy.jsonl", wordy)
     before = sorted(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from trl import ModelConfig, TrlParser
 
@@ -49,11 +50,13 @@ class RunConfig:
     quiet: bool = _setting(False, "No progress, only results and warnings.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.forget, str):  # YAML with one set and no list
+            self.forget = [self.forget]
         for name in ("max_learn", "max_test", "max_forget", "max_new_tokens", "fisher_examples",
                      "tokens_per_batch", "generation_batch_size"):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, not {value}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"--{name} must be a whole number of at least 1, not {value}")
 
 
 class Config(NamedTuple):
@@ -104,7 +107,7 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
         )
     except InputError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from error
     if left:
         raise InputError(f"unknown flag {left[0]}; letgo {command} --help lists them all")
@@ -165,11 +168,14 @@ def read(file: Path) -> dict[str, Any]:
 
 def settings(config: Config) -> dict[str, Any]:
     """Every setting by its flag's name, as plain YAML values."""
+    left_out = {"hub_token", "model_name_or_path", "local_rank"}
+    if not torch.accelerator.is_available():
+        left_out.add("use_cpu")  # nobody's choice: the run may be repeated on a GPU
     return {
         f.name: _plain(getattr(part, f.name))
         for part in config
         for f in dataclasses.fields(part)
-        if f.init and f.name not in ("hub_token", "model_name_or_path", "local_rank")
+        if f.init and f.name not in left_out
     }
 
 

@@ -65,7 +65,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
                 raise
 
 
-def fingerprint(name: str) -> str:
+def fingerprint(name: str, trust_remote_code: bool = False) -> str:
     """A digest that changes when the model does.
 
     A local folder is known by the names and sizes of its files and the first and last megabyte of
@@ -76,7 +76,7 @@ def fingerprint(name: str) -> str:
     """
     source = resolve(name)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unknown(name, error) from error
     if not Path(source).is_dir():
@@ -173,12 +173,28 @@ def load_base(config: Any) -> PreTrainedModel:
 
 
 def load_base_tokenizer(config: Any) -> Any:
-    """The base model's tokenizer, the same in every stage."""
-    return load_tokenizer(
+    """The base model's tokenizer, the same in every stage, with TRL's settings applied.
+
+    Raises:
+        InputError: no tokenizer, or a chat template or end-of-text token that cannot be used.
+    """
+    training = config.training
+    tokenizer = load_tokenizer(
         config.run.model,
         revision=config.model.model_revision,
-        trust_remote_code=config.training.trust_remote_code,
+        trust_remote_code=training.trust_remote_code,
     )
+    if training.chat_template_path:
+        try:
+            template = Path(training.chat_template_path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"--chat_template_path must be a Jinja file: {error}") from error
+        tokenizer.chat_template = template
+    if training.eos_token:
+        if training.eos_token not in tokenizer.get_vocab():
+            raise InputError(f"--eos_token: {training.eos_token!r} is not in the vocabulary")
+        tokenizer.eos_token = training.eos_token
+    return tokenizer
 
 
 def load_trained(config: Any, folder: Path) -> PreTrainedModel:

@@ -66,7 +66,7 @@ def open_run(config: Config) -> Run:
             f"give more, or lower --per_device_train_batch_size"
         )
     # An unknown model is found out before anything is written.
-    models.fingerprint(settings.model)
+    models.fingerprint(settings.model, config.training.trust_remote_code)
     models.load_base_tokenizer(config)
     return Run(folder, config, learn, test, forget)
 
@@ -94,7 +94,7 @@ def stages(run: Run) -> list[Stage]:
     """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
     config, settings, training = run.config, run.config.run, run.config.training
     base = {
-        "model": models.fingerprint(settings.model),
+        "model": models.fingerprint(settings.model, training.trust_remote_code),
         **cfg.changed_from_default(config.model, {"model_name_or_path"}),
     }
     forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
@@ -163,7 +163,7 @@ def write_config(run: Run) -> None:
     provenance: dict[str, Any] = {
         "versions": cfg.versions(),
         "git_revision": cfg.git_revision(),
-        "model": models.fingerprint(run.config.run.model),
+        "model": stages(run)[0].inputs["model"],
         "data": {name: fingerprint(records) for name, records in data.items()},
         "examples": {name: len(records) for name, records in data.items()},
     }

@@ -112,6 +112,8 @@ def perform(run: Run, stage: Stage) -> bool:
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     write_json(scratch / "inputs.json", stage.inputs)
+    if record.pop(stage.name, None):  # from now on what lies there is not known to be whole
+        write_json(run.folder / "stages.json", record)
     start = time.monotonic()
     _reset_peak_memory()
     try:

@@ -80,12 +80,13 @@ class LWFConfig(SFTConfig):
         if self.alpha is None:
             self.alpha = self.learning_rate
         for name, valid, meaning in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
             ("unlearning_interval", self.unlearning_interval >= 0, "0 (off) or more"),
             ("forget_fraction", 0 < self.forget_fraction <= 1, "above 0 and at most 1"),
+            ("num_train_epochs", self.num_train_epochs > 0 or self.max_steps > 0, "above 0"),
             ("unlearning_rate", self.unlearning_rate >= 0, "0 or more"),
             ("unlearning_ceiling", self.unlearning_ceiling > 0, "above 0"),
             ("unlearning_max_grad_norm", self.unlearning_max_grad_norm > 0, "above 0"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
             ("per_device_train_batch_size", self.per_device_train_batch_size > 0, "above 0"),
         ):
             if not valid:

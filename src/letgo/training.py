@@ -74,6 +74,8 @@ def fit(
     config = run.config
     arguments = copy.deepcopy(config.training)
     arguments.output_dir = str(scratch / "checkpoints")
+    if arguments.completion_only_loss is False:
+        raise InputError("--completion_only_loss false: letgo learns completions only")
     model, tokenizer = load_base(config), load_base_tokenizer(config)
     rows = learning_rows(config, tokenizer, run.learn, model.config)
     batch = arguments.per_device_train_batch_size
