@@ -213,6 +213,19 @@ def test_the_log_keeps_the_two_kinds_apart(tmp_path):
     )
 
 
+def test_the_logged_figures_do_not_depend_on_the_accumulation(tmp_path):
+    figures = []
+    for batch, accumulation in ((4, 1), (2, 2)):
+        arguments = config(
+            tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
+        )
+        history = train(LWFTrainer, arguments, FORGET).state.log_history
+        steps = [entry for entry in history if "unlearn/loss" in entry]
+        figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
+    assert torch.tensor(figures[0]).isfinite().all()
+    torch.testing.assert_close(*map(torch.tensor, figures), rtol=1e-3, atol=1e-5)
+
+
 def test_forgotten_examples_contribute_nothing(tmp_path):
     """With a ceiling below every loss, ascent changes no gradient: only skips are counted."""
     trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=1e-6), FORGET)

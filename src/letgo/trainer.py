@@ -257,18 +257,17 @@ class LWFTrainer(SFTTrainer):
                 del logs["loss"], logs["learning_rate"]
             if window[-1]:  # an unlearning step's norm has a name of its own
                 logs.pop("grad_norm", None)
-            logs.update(self._drain_unlearning())
+            logs.update(self._drain_unlearning(window.count(True)))
         super().log(logs, start_time)
 
-    def _drain_unlearning(self) -> dict[str, float]:
+    def _drain_unlearning(self, steps: int) -> dict[str, float]:
         """The figures of the unlearning steps since the last log; nothing if there was none."""
-        figures = {
-            name: sum(values) if name == "unlearn/skipped" else sum(values) / len(values)
-            for name, values in self._unlearn_log.items()
-        }
-        self._unlearn_log.clear()
-        if figures:
+        figures = {name: sum(values) / len(values) for name, values in self._unlearn_log.items()}
+        if figures:  # a step's loss and its skipped texts are sums over its micro-batches
+            figures["unlearn/loss"] = sum(self._unlearn_log["unlearn/loss"]) / steps
+            figures["unlearn/skipped"] = sum(self._unlearn_log["unlearn/skipped"])
             figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
+        self._unlearn_log.clear()
         return figures
 
 
