@@ -81,14 +81,14 @@ def between_renames():
 
 
 PLACES = {
-    "elicit": lambda: after_chunk("elicit-talk"),
+    "elicit": lambda: after_chunk("elicit+talk"),
     "probe": lambda: at_step("fine-tune (SFT)", 5),
     "probe checkpoint": lambda: in_checkpoint(8),
     "fisher": half_a_fisher,
     "score": lambda: after_chunk("score-000001"),
     "train": lambda: at_step("fine-tune (LWF)", 9),
     "train renames": between_renames,
-    "evaluate": lambda: after_chunk("evaluate-sft"),
+    "evaluate": lambda: after_chunk("evaluate+sft"),
     "nowhere": lambda: None,
 }
 

@@ -84,6 +84,7 @@ def test_names_of_forgetting_sets():
         "train.csv",
     ]
     assert set_names(sources) == ["dental", "qasc", "dental-2", "b-test", "train"]
+    assert set_names(["a-2.jsonl", "a.jsonl", "a.csv", "a.json"]) == ["a-2", "a", "a-3", "a-4"]
 
 
 def test_held_out_prompts_are_never_trained_on():

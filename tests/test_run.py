@@ -177,6 +177,77 @@ def test_each_stage_is_a_command(finished, tiny, data, tmp_path):
     assert digest(out) == digest(finished)
 
 
+def test_a_users_own_model_folder_is_never_replaced(tiny, data, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(tiny, project / "model")
+    before = sorted((f, f.stat().st_mtime_ns) for f in project.rglob("*"))
+    for model in (project / "model", tiny):
+        status, _, error = letgo("run", *flags(model, data, project))
+        assert status == 2
+        assert "replace its own --model" in error or "holds model" in error
+    assert before == sorted((f, f.stat().st_mtime_ns) for f in project.rglob("*"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("mine: true\n")
+    status, _, error = letgo("run", *flags(tiny, data, other))
+    assert status == 2
+    assert "is not letgo's" in error
+
+
+def test_sets_of_like_names_keep_their_own_answers(tiny, data, tmp_path):
+    files = [
+        write_lines(tmp_path / name, [{"prompt": f"say {name} {n}"} for n in range(2)])
+        for name in ("a b.jsonl", "a-b.jsonl", "a+b.jsonl")
+    ]
+    status, _, error = letgo("elicit", *flags(tiny, data, tmp_path / "out", forget=files))
+    assert status == 0, error
+    for text in pq.read_table(tmp_path / "out" / "self_knowledge.parquet").to_pylist():
+        assert text["prompt"].startswith(f"say {text['forget_set']}.jsonl")
+
+
+def test_test_prompts_are_not_elicited_either(tiny, data, tmp_path):
+    from letgo import config, pipeline
+
+    words = flags(tiny, data, tmp_path / "out", learn_test=None, forget=data / "learn.jsonl")
+    run = pipeline.open_run(config.parse("run", words, {}))
+    assert not {r.prompt for r in run.test} & {r.prompt for r in run.forget["learn"]}
+    assert len(run.forget["learn"]) == 22
+
+
+def test_an_overwrite_that_fails_leaves_nothing_stale(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    long = write_lines(tmp_path / "long.jsonl", [{"prompt": "long " * 200}])
+    words = ["--output_dir", out, "--forget", long, "--overwrite"]
+    assert letgo("elicit", *words)[0] == 2
+    status, _, error = letgo("score", *words)
+    assert status == 2
+    assert "has no self_knowledge.parquet" in error
+
+
+def test_a_diverged_probe_is_named(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", learning_rate="1e30", max_grad_norm=0)
+    status, _, error = letgo("run", *words)
+    assert status == 2
+    assert "learning loss is" in error.splitlines()[-1]
+    assert "lower --learning_rate" in error.splitlines()[-1]
+
+
+def test_a_run_without_forgetting_sets(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", forget=None, unlearning_interval=0)
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == 0
+
+
+def test_save_only_model_does_not_change_a_resumed_run(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out")
+    command = [sys.executable, KILLING, "probe", "run", *words, "--save_only_model"]
+    assert subprocess.run(command, env=environment(), capture_output=True).returncode == -9
+    states = list((tmp_path / "out" / "probe.part" / "checkpoints").glob("*/optimizer.pt"))
+    assert states
+
+
 def test_yaml_and_every_form_of_a_flag(tiny, data, tmp_path):
     from letgo import config
 
@@ -287,13 +358,16 @@ BAD = [
     ({"learning_rate": -1}, "--learning_rate must be above 0"),
     ({"chat_template_path": "none.jinja"}, "--chat_template_path must be a Jinja file"),
     ({"eos_token": "<none>"}, "--eos_token: '<none>' is not in the vocabulary"),
-    ({"config": "fraction.yaml"}, "--max_forget must be a whole number of at least 1, not 2.5"),
+    ({"config": "fraction.yaml"}, "argument --max_forget/--max-forget: invalid int value: '2.5'"),
     ({"forget_fraction": 0}, "--forget_fraction must be above 0"),
     ({"forget_fraction": 1.2}, "--forget_fraction must be above 0 and at most 1, not 1.2"),
     ({"unlearning_interval": -1}, "--unlearning_interval must be 0 (off) or more, not -1"),
     ({"unlearning_interval": "often"}, "argument --unlearning_interval"),
     ({"model": "no-such-folder/no-such-model/x"}, "--model: cannot load"),
     ({"nonsense": 3}, "unknown flag --nonsense"),
+    ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be above 0"),
+    ({"alpha": -1}, "--alpha must be 0 or more"),
+    ({"config": "listed.yaml", "learn": None}, "--learn must be one name"),
     ({"config": "none.yaml"}, "--config: cannot read none.yaml"),
     ({"config": "odd.yaml"}, "--config odd.yaml: unknown setting 'colour'"),
     ({"max_length": 8}, "--forget: none of the 8 prompts of letters fits into 8 tokens"),
@@ -316,6 +390,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny, data, tmp_path, monkeypa
     write_lines(tmp_path / "numbers.jsonl", [{"prompt": 3}])
     write_lines(tmp_path / "blank.jsonl", [{"prompt": ""}])
     (tmp_path / "fraction.yaml").write_text("max_forget: 2.5\n")
+    (tmp_path / "listed.yaml").write_text("learn: [a, b]\n")
     wordy = [{"prompt": f"{n}?", "completion": "long " * 20} for n in range(9)]
     write_lines(tmp_path / "wordy.jsonl", wordy)
     before = sorted(tmp_path.iterdir())

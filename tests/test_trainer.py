@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from letgo import LWFConfig, LWFTrainer
 from letgo.errors import InputError
 from letgo.inference import example_losses, pad_rows
-from letgo.unlearning.guards import UnlearningDiverged, below_ceiling
+from letgo.unlearning.guards import Diverged, below_ceiling
 
 
 def example_rows(count, seed):
@@ -263,11 +263,17 @@ def test_the_clip_norm_bounds_an_unlearning_step(tmp_path):
         assert (distance <= 5e-2 * 0.01 * 1.001) is unlearning
 
 
-def test_non_finite_loss_stops_with_a_named_cause(tmp_path):
+def test_non_finite_losses_stop_with_a_named_cause(tmp_path):
+    model = make_model(tied=False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[310] = float("nan")  # a token of the forget texts only
+    poisoned = [{**row, "input_ids": [310, *row["input_ids"][1:]]} for row in FORGET]
+    with pytest.raises(Diverged, match=r"loss of the forget batch is nan at .* step 4.*--unlearn"):
+        train(LWFTrainer, config(tmp_path), poisoned, model=model)
     model = make_model()
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(UnlearningDiverged, match=r"loss of the forget batch is nan at .* step 4"):
+    with pytest.raises(Diverged, match=r"learning loss is nan at .* step 1.*--learning_rate"):
         train(LWFTrainer, config(tmp_path), FORGET, model=model)
 
 

@@ -52,10 +52,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         if isinstance(self.forget, str):  # YAML with one set and no list
             self.forget = [self.forget]
+        for name in ("model", "learn", "learn_test"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InputError(f"--{name} must be one name, not {getattr(self, name)}")
+        if not all(isinstance(name, str) for name in self.forget):
+            raise InputError(f"--forget must be names, not {self.forget}")
         for name in ("max_learn", "max_test", "max_forget", "max_new_tokens", "fisher_examples",
                      "tokens_per_batch", "generation_batch_size"):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            optional = name.startswith("max_") and name != "max_new_tokens"
+            if (value is not None or not optional) and (not isinstance(value, int) or value < 1):
                 raise InputError(f"--{name} must be a whole number of at least 1, not {value}")
 
 
@@ -96,9 +102,11 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     parser = _Parser(CLASSES, prog=f"letgo {command}", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of settings; flags override it.")
     arguments = _join_repeated(arguments, "--forget")
-    file, rest = _take_config(arguments)
+    file, rest = take_config(arguments)
     settings = {**DEFAULTS, **defaults, **(read(Path(file)) if file else {})}
-    unknown = parser.set_defaults_with_config(**settings)
+    # As text, a value goes through the flag's own check of its type.
+    texts = {k: str(v) if isinstance(v, int | float) else v for k, v in settings.items()}
+    unknown = parser.set_defaults_with_config(**texts)
     if unknown:
         raise InputError(f"--config {file}: unknown setting {unknown[0].removeprefix('--')!r}")
     try:
@@ -118,11 +126,13 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
 
 def output_dirs(arguments: Sequence[str]) -> list[str]:
     """The values of `--output_dir` among arguments that are not parsed yet."""
-    joined = [a.removeprefix("--output_dir=") for a in arguments if a.startswith("--output_dir=")]
-    return joined + [value for flag, value in pairwise(arguments) if flag == "--output_dir"]
+    flags = ("--output_dir", "--output-dir")
+    joined = [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f + "=" for f in flags))]
+    return joined + [value for flag, value in pairwise(arguments) if flag in flags]
 
 
-def _take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
+def take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--config`, and the arguments without it."""
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
             return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
@@ -158,9 +168,9 @@ def read(file: Path) -> dict[str, Any]:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config: cannot read {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise InputError(f"--config: {file} must be a mapping of settings")
     settings.pop("provenance", None)
     return settings
@@ -194,8 +204,10 @@ def changed_from_default(part: Any, leave_out: set[str]) -> dict[str, Any]:
     changed = {}
     for f in dataclasses.fields(part):
         if f.init and f.name not in leave_out:
+            factory = f.default_factory
+            default = f.default if factory is dataclasses.MISSING else factory()
             value = _plain(getattr(part, f.name))
-            if value != _plain(f.default) and value not in (None, [], {}):
+            if value != _plain(default):
                 changed[f.name] = value
     return changed
 

@@ -5,10 +5,11 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from letgo.records import SUFFIXES, Record
 
+T = TypeVar("T")
 # Names that say which part of a data set a file is, not which data set.
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 
@@ -21,12 +22,15 @@ def set_names(sources: Sequence[str]) -> list[str]:
         name = path.stem if path.suffix in SUFFIXES else path.name.replace(":", "-")
         if name in PART_NAMES and path.parent.name not in ("", ".."):
             name = path.parent.name
-        same = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{same + 1}" if same else name)
+        count, distinct = 1, name
+        while distinct in names:
+            count += 1
+            distinct = f"{name}-{count}"
+        names.append(distinct)
     return names
 
 
-def sample(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
+def sample(records: Sequence[T], count: int | None, seed: int) -> list[T]:
     """At most `count` records drawn by `seed`, in their old order; all if `count` is None."""
     if count is None or count >= len(records):
         return list(records)
@@ -50,6 +54,11 @@ def hold_out(records: Sequence[Record], seed: int) -> tuple[list[Record], list[R
     )
 
 
+def text_fingerprint(text: str) -> str:
+    """A digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def fingerprint(records: Iterable[Record]) -> str:
     """A digest of the records' content, whatever file they came from."""
     digest = hashlib.sha256()
@@ -65,7 +74,9 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     ends its answer at once.
     """
     if tokenizer.chat_template is None:
-        return list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Some tokenizers end every text; a prompt goes on.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
     turn = [{"role": "user", "content": prompt}]
     ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
     return list(ids["input_ids"])
@@ -87,6 +98,8 @@ def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int]
     if tokenizer.chat_template is None:
         text = prompt + completion + (tokenizer.eos_token or "")
         whole = list(tokenizer(text)["input_ids"])
+        if whole[-2:] == [tokenizer.eos_token_id] * 2:  # ended by the text and by the tokenizer
+            whole.pop()
     else:
         turns = [
             {"role": "user", "content": prompt},

@@ -79,7 +79,9 @@ def _answers(
                         name, len(chunk) - len(fitting), limit)  # fmt: skip
         texts = dict.fromkeys(references, "")
         if fitting:
-            new = generate(model, tokenizer, list(fitting.values()), room, bool(training.bf16))
+            prompts = list(fitting.values())
+            most = min(room, limit - max(map(len, prompts)))  # the context ends somewhere
+            new = generate(model, tokenizer, prompts, most, bool(training.bf16))
             decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
             texts.update(zip(fitting, decoded, strict=True))
         return [

@@ -77,7 +77,9 @@ def fingerprint(name: str, trust_remote_code: bool = False) -> str:
     source = resolve(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
         raise _unknown(name, error) from error
     if not Path(source).is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"
@@ -101,10 +103,14 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
         raise _unknown(name, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"--model: the tokenizer of {name} has neither padding nor end-of-text")
     return tokenizer
 
 
@@ -112,7 +118,7 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
     """A causal language model in float32 unless told otherwise, on the accelerator if there is one.
 
     Args:
-        name: hub id, local folder (a model, or a LoRA adapter beside its base), or "smollm2-135m".
+        name: hub id, folder written by `save_pretrained`, or "smollm2-135m".
         kwargs: passed on to `from_pretrained`.
 
     Raises:
@@ -121,7 +127,9 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
     kwargs.setdefault("dtype", torch.float32)
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
         raise _unknown(name, error) from error
     return model.to(device()) if "quantization_config" not in kwargs else model
 

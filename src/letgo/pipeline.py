@@ -13,7 +13,7 @@ from letgo.confidence.optimum import probe
 from letgo.confidence.scores import score
 from letgo.confidence.selection import select
 from letgo.config import Config
-from letgo.data import fingerprint, hold_out, sample, set_names
+from letgo.data import fingerprint, hold_out, sample, set_names, text_fingerprint
 from letgo.elicit import elicit
 from letgo.errors import InputError
 from letgo.evaluate import evaluate
@@ -59,6 +59,14 @@ def open_run(config: Config) -> Run:
         name: sample(read_records(source, "--forget", False), settings.max_forget, seed)
         for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
     }
+    asked = {record.prompt for record in test}
+    for name, records in forget.items():
+        forget[name] = [record for record in records if record.prompt not in asked]
+        if not forget[name]:
+            raise InputError(f"--forget: all prompts of {name} are test prompts; give other ones")
+        if len(forget[name]) < len(records):
+            log.warning("%d prompts of the forgetting set %s are also test prompts and left out",
+                        len(records) - len(forget[name]), name)  # fmt: skip
     batch = config.training.per_device_train_batch_size
     if len(learn) < batch:
         raise InputError(
@@ -67,8 +75,11 @@ def open_run(config: Config) -> Run:
         )
     # An unknown model is found out before anything is written.
     models.fingerprint(settings.model, config.training.trust_remote_code)
-    models.load_base_tokenizer(config)
-    return Run(folder, config, learn, test, forget)
+    tokenizer = models.load_base_tokenizer(config)
+    source = Path(models.resolve(settings.model)).resolve()
+    if any(source.is_relative_to((folder / kept).resolve()) for kept in ("model", "probe")):
+        raise InputError(f"--output_dir: the run would replace its own --model {settings.model}")
+    return Run(folder, config, learn, test, forget, tokenizer.chat_template)
 
 
 def learning_data(config: Config) -> tuple[list[Record], list[Record]]:
@@ -86,6 +97,8 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record]]:
         if len(apart) < len(learn):
             log.warning("%d learning examples are also test prompts and are not trained on",
                         len(learn) - len(apart))  # fmt: skip
+        if not apart:
+            raise InputError("--learn_test: it holds every learning prompt; give other data")
         learn = apart
     return sample(learn, settings.max_learn, seed), sample(test, settings.max_test, seed)
 
@@ -96,6 +109,10 @@ def stages(run: Run) -> list[Stage]:
     base = {
         "model": models.fingerprint(settings.model, training.trust_remote_code),
         **cfg.changed_from_default(config.model, {"model_name_or_path"}),
+        "chat_template": text_fingerprint(run.chat_template or ""),
+        "eos_token": training.eos_token,
+        "model_init_kwargs": training.model_init_kwargs,
+        "trust_remote_code": training.trust_remote_code,
     }
     forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
     generation = {"bf16": training.bf16, "max_length": training.max_length,
@@ -149,6 +166,9 @@ def execute(config: Config, only: str | None = None) -> Run:
     last = len(line) if only is None else names.index(only) + 1
     wanted = line[:last] if only is None else line[last - 1 : last]
     check(run.folder, [s for s in line[:last] if not (config.run.overwrite and s in wanted)])
+    own = run.folder / "config.yaml"
+    if own.exists() and "provenance:" not in own.read_text(encoding="utf-8"):
+        raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
     run.folder.mkdir(parents=True, exist_ok=True)
     write_config(run)
     for stage in wanted:

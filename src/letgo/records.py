@@ -73,6 +73,8 @@ def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Re
 def _rows(source: str, flag: str) -> Iterator[tuple[str, Any]]:
     """Yield (where, row) of every record of `source`."""
     path = Path(source)
+    if not source or len(source) > 1000:
+        raise InputError(f"{flag}: {source[:40]!r} is not the name of a data set")
     if "://" in source:
         yield from _file_rows(source, flag)
     elif path.is_dir():
@@ -128,7 +130,7 @@ def _json_array(text: bytes, file: str, flag: str) -> Iterator[tuple[str, Any]]:
 def _parse(text: bytes, where: str, flag: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{flag}: {where} is not JSON: {_first_line(error)}") from error
 
 

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from letgo.config import Config
 from letgo.errors import InputError
@@ -30,6 +31,7 @@ class Run:
         learn: learning examples, after `--max_learn`.
         test: held-out learning examples.
         forget: prompts (perhaps with references) of each forgetting set.
+        chat_template: how the tokenizer shows a prompt to the model, if it has a template.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Run:
     learn: list[Record]
     test: list[Record]
     forget: dict[str, list[Record]]
+    chat_template: str | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,13 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
     """
     finished = read_json(folder / "stages.json")
     for stage in stages:
+        for output in stage.outputs:
+            known = stage.name in finished or stage.scratch(folder).exists()
+            if (folder / output).exists() and not known:
+                raise InputError(
+                    f"--output_dir: {folder} holds {output}, which no run of letgo has made there; "
+                    f"give another folder"
+                )
         begun = read_json(stage.scratch(folder) / "inputs.json")
         inputs = begun or finished.get(stage.name, {}).get("inputs")
         if inputs and inputs != stage.inputs:
@@ -89,7 +99,7 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
             raise InputError(
                 f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
                 f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
-                f"--output_dir, or make it again: `letgo {stage.name} --overwrite`"
+                f"--output_dir, or the same command with --overwrite to make it again"
             )
 
 
@@ -112,7 +122,10 @@ def perform(run: Run, stage: Stage) -> bool:
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     write_json(scratch / "inputs.json", stage.inputs)
-    if record.pop(stage.name, None):  # from now on what lies there is not known to be whole
+    if record.pop(stage.name, None):
+        # What follows must not take the old outputs for the new ones, should this be interrupted.
+        for output in stage.outputs:
+            _remove(run.folder / output)
         write_json(run.folder / "stages.json", record)
     start = time.monotonic()
     _reset_peak_memory()
@@ -123,8 +136,7 @@ def perform(run: Run, stage: Stage) -> bool:
         raise
     for output in stage.outputs:
         target = run.folder / output
-        if target.is_dir():
-            shutil.rmtree(target)
+        _remove(target)
         (scratch / output).replace(target)
     gc.collect()  # a trainer's circles of references hold on to model and optimizer
     seconds = time.monotonic() - start
@@ -137,6 +149,14 @@ def perform(run: Run, stage: Stage) -> bool:
     shutil.rmtree(scratch)
     log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
     return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _reset_peak_memory() -> None:
@@ -186,7 +206,8 @@ def in_chunks(
     Returns:
         the rows of all chunks, in their order.
     """
-    files = [scratch / f"{name.replace(' ', '-')}-{i:06d}.json" for i in range(len(chunks))]
+    stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
+    files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]
     sizes = [len(chunk) for chunk in chunks]
     done = sum(size for size, file in zip(sizes, files, strict=True) if file.exists())
     with closing(Progress(name, sum(sizes), done)) as progress:

@@ -33,7 +33,7 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str,
     won, lost = int((differences > 0).sum()), int((differences < 0).sum())
     if len(set(differences)) > 1:
         resampled = bootstrap(
-            (differences,), np.mean, n_resamples=9999, rng=np.random.default_rng(0)
+            (differences,), np.mean, n_resamples=9999, batch=256, rng=np.random.default_rng(0)
         )
         low, high = map(float, resampled.confidence_interval)
     else:  # resampling equal numbers shows no spread, yet n examples cannot prove there is none

@@ -20,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from letgo.errors import InputError
 from letgo.inference import Batch, example_losses
 from letgo.models import bf16_is_fast
+from letgo.progress import log as letgo_log
 from letgo.unlearning.guards import below_ceiling, require_finite
 from letgo.unlearning.schedule import LearningStepsOnly, MixedRows, StepStream, periodic
 
@@ -77,10 +78,14 @@ class LWFConfig(SFTConfig):
         super().__post_init__()
         if self.unlearning_rate is None:
             self.unlearning_rate = self.learning_rate / 10
-        if self.alpha is None:
-            self.alpha = self.learning_rate
+        self.alpha = self.learning_rate if self.alpha is None else self.alpha
+        if isinstance(self.alpha, int):
+            self.alpha = float(self.alpha)
         for name, valid, meaning in (
             ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps > 0, "above 0"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("alpha", isinstance(self.alpha, float) and 0 <= self.alpha < math.inf, "0 or more"),
             ("unlearning_interval", self.unlearning_interval >= 0, "0 (off) or more"),
             ("forget_fraction", 0 < self.forget_fraction <= 1, "above 0 and at most 1"),
             ("num_train_epochs", self.num_train_epochs > 0 or self.max_steps > 0, "above 0"),
@@ -155,6 +160,10 @@ class LWFTrainer(SFTTrainer):
         plan = super().set_initial_training_values(self.args, learning)
         self.steps_per_epoch, learning_steps = plan[1], plan[-1]
         self.kinds = periodic(learning_steps, self.args.unlearning_interval)
+        if not any(self.kinds):
+            letgo_log.warning("no unlearning step will happen: the run has %d learning steps and "
+                              "--unlearning_interval is %d", learning_steps,
+                              self.args.unlearning_interval)  # fmt: skip
         batches = learning.batch_sampler
         batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
         first = len(self.train_dataset)
@@ -225,6 +234,9 @@ class LWFTrainer(SFTTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch; returns its learning loss, 0 for unlearning."""
         loss = super().training_step(*args, **kwargs)
+        if not self.unlearning_now:
+            remedy = "lower --learning_rate"
+            require_finite(loss, "learning loss", self.state.global_step, remedy)
         # What is returned goes into the logged learning loss only.
         return torch.zeros_like(loss) if self.unlearning_now else loss
 
@@ -258,6 +270,8 @@ class LWFTrainer(SFTTrainer):
             if window[-1]:  # an unlearning step's norm has a name of its own
                 logs.pop("grad_norm", None)
             logs.update(self._drain_unlearning(window.count(True)))
+        if self.forget_dataset is not None and "train_loss" in logs and self.kinds:
+            logs["train_loss"] *= len(self.kinds) / self.kinds.count(False)
         super().log(logs, start_time)
 
     def _drain_unlearning(self, steps: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from transformers import (
 from trl import get_peft_config
 
 from letgo.config import Config
-from letgo.data import example_ids, training_row
+from letgo.data import example_ids, prompt_ids, training_row
 from letgo.errors import InputError
 from letgo.inference import context_length
 from letgo.models import load_base, load_base_tokenizer
@@ -39,6 +39,11 @@ def learning_rows(
     """
     limit = context_length(model_config, config.training.max_length)
     rows = [training_row(*example_ids(tokenizer, r.prompt, r.completion or "")) for r in records]
+    asked = [prompt_ids(tokenizer, r.prompt) for r in records]
+    shown = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
+    if sum(a != b for a, b in zip(asked, shown, strict=True)) > len(rows) / 2:
+        log.warning("the chat template shows a prompt otherwise when its answer follows: the model "
+                    "is trained on another text than it is asked with")  # fmt: skip
     long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > limit]
     if long:
         message = (
@@ -74,6 +79,7 @@ def fit(
     config = run.config
     arguments = copy.deepcopy(config.training)
     arguments.output_dir = str(scratch / "checkpoints")
+    arguments.save_only_model = False  # without the optimizer's state a run cannot go on
     if arguments.completion_only_loss is False:
         raise InputError("--completion_only_loss false: letgo learns completions only")
     model, tokenizer = load_base(config), load_base_tokenizer(config)

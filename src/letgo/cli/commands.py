@@ -44,7 +44,7 @@ def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
         text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
         return {**json.loads(text), "output_dir": folder}
     file = Path(given[-1]) / "config.yaml" if given else Path()
-    if command != "run" and "--config" not in arguments and file.is_file():
+    if command != "run" and cfg.take_config(arguments)[0] is None and file.is_file():
         return {**cfg.read(file), "overwrite": False, "quiet": False}
     return {}
 

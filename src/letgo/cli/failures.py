@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from letgo.config import output_dirs
-from letgo.unlearning.guards import UnlearningDiverged
+from letgo.unlearning.guards import Diverged
 
 UNUSABLE_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # Some libraries report a full disk without its error number.
@@ -15,7 +15,7 @@ NEARLY_FULL = 8 << 20  # bytes
 
 def explain(error: Exception, arguments: Sequence[str]) -> str | None:
     """What happened and what to do next, or None if it is a bug to be shown as it is."""
-    if isinstance(error, UnlearningDiverged):
+    if isinstance(error, Diverged):
         return str(error)
     if any(_is_disk_full(cause) for cause in _causes(error)) or _no_space_left(arguments):
         return (

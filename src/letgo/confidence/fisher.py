@@ -26,8 +26,8 @@ def fisher(run: Run, scratch: Path) -> None:
     settings = run.config.run
     model = load_trained(run.config, need(run, "probe", "probe"))
     tokenizer = load_base_tokenizer(run.config)
-    records = sample(run.learn, settings.fisher_examples, run.config.training.seed)
-    rows = learning_rows(run.config, tokenizer, records, model.config)
+    fitting = learning_rows(run.config, tokenizer, run.learn, model.config)
+    rows = sample(fitting, settings.fisher_examples, run.config.training.seed)
     layers = linear_layers(model)
     diagonal = diagonal_fisher(
         model, layers, rows, tokenizer.pad_token_id, settings.tokens_per_batch,

@@ -63,6 +63,11 @@ def per_example_gradients(
     def forward_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             a = inputs[0].detach()  # (batch, tokens, in)
+            if a.ndim != 3:
+                raise InputError(
+                    f"--model: the layer {name} does not see (batch, tokens, features); this "
+                    f"architecture cannot be scored"
+                )
 
             def backward_hook(g: Tensor) -> None:  # g: (batch, tokens, out)
                 for i in range(g.shape[0]):

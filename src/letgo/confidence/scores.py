@@ -1,5 +1,6 @@
 """Stage 2c: how confidently each self-generated text may be forgotten."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,22 @@ from torch import Tensor, nn
 
 from letgo.confidence.gradients import linear_layers, per_example_gradients
 from letgo.data import batches_by_tokens, generated_rows
+from letgo.errors import InputError
 from letgo.inference import Batch, autocast, example_losses, pad_rows
 from letgo.models import device, load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
 from letgo.stages import Run, in_chunks, need
 
-COLUMNS = ("id", "forget_set", "tokens", "loss_base", "loss_probe", "interference", "linear",
-           "quadratic", "confidence", "score")  # fmt: skip
+NUMBERS = ("loss_base", "loss_probe", "interference", "linear", "quadratic", "confidence")
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("forget_set", pa.string()),
+        ("tokens", pa.int64()),
+        *((name, pa.float64()) for name in NUMBERS),
+        ("score", pa.string()),
+    ]
+)
 
 
 def fisher_distance(linear: float, quadratic: float, constant: float, alpha: float) -> float:
@@ -39,7 +49,7 @@ def fisher_distance(linear: float, quadratic: float, constant: float, alpha: flo
 def score(run: Run, scratch: Path) -> None:
     """Write `scores.parquet`: two scalars per text; the confidence follows for any alpha."""
     settings, training = run.config.run, run.config.training
-    alpha = training.alpha or training.learning_rate
+    alpha = training.learning_rate if training.alpha is None else training.alpha
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
     fisher = load_file(need(run, "fisher.safetensors", "fisher"), device=str(device()))
     base = load_base(run.config)
@@ -84,7 +94,12 @@ def score(run: Run, scratch: Path) -> None:
                 "score": "fisher_distance",
             }
         )
-    columns = pa.Table.from_pylist(table).select(COLUMNS)
+    if not all(math.isfinite(row["confidence"]) for row in table):
+        raise InputError(
+            "--learning_rate: the confidence is not a finite number, because plain fine-tuning has "
+            "diverged; lower the learning rate and make probe/ again"
+        )
+    columns = pa.Table.from_pylist(table, SCHEMA)
     notes = {"alpha": repr(alpha), "constant": repr(constant)}
     pq.write_table(columns.replace_schema_metadata(notes), scratch / "scores.parquet")
 

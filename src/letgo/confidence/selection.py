@@ -18,9 +18,9 @@ def select(run: Run, scratch: Path) -> None:
     reasons = (f"top {fraction:.4g} by confidence", f"below the top {fraction:.4g}")
     table = pa.table(
         {
-            "id": ids,
-            "selected": [i in chosen for i in ids],
-            "reason": [reasons[0] if i in chosen else reasons[1] for i in ids],
+            "id": pa.array(ids, pa.string()),
+            "selected": pa.array([i in chosen for i in ids], pa.bool_()),
+            "reason": pa.array([reasons[i not in chosen] for i in ids], pa.string()),
         }
     )
     pq.write_table(table, scratch / "selection.parquet")

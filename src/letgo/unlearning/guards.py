@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class UnlearningDiverged(RuntimeError):
+class Diverged(RuntimeError):
     """A loss or a gradient stopped being a finite number; names the cause and what to change."""
 
 
@@ -24,15 +24,27 @@ def below_ceiling(labels: Tensor, losses: Tensor, ceiling: float) -> tuple[Tenso
     return labels.masked_fill(forgotten[:, None], -100), int(forgotten.sum())
 
 
-def require_finite(value: Tensor | float, what: str, step: int) -> None:
+UNLEARNING_REMEDY = (
+    "lower --unlearning_rate or --unlearning_ceiling, or raise --unlearning_interval"
+)
+
+
+def require_finite(
+    value: Tensor | float, what: str, step: int, remedy: str = UNLEARNING_REMEDY
+) -> None:
     """Stop before a non-finite number reaches the weights or a checkpoint.
 
+    Args:
+        value: a loss or a norm.
+        what: its name.
+        step: optimizer steps done.
+        remedy: what to change.
+
     Raises:
-        UnlearningDiverged: `value` is infinite or not a number.
+        Diverged: `value` is infinite or not a number.
     """
     if not torch.isfinite(torch.as_tensor(value)):
-        raise UnlearningDiverged(
+        raise Diverged(
             f"the {what} is {float(value)} at optimizer step {step + 1}; training stopped and the "
-            f"last checkpoint is kept; lower --unlearning_rate or --unlearning_ceiling, or raise "
-            f"--unlearning_interval"
+            f"last checkpoint is kept; {remedy}"
         )
