@@ -16,38 +16,34 @@ from trl import ModelConfig, TrlParser
 
 from letgo.errors import InputError
 from letgo.models import EMBEDDED
-from letgo.trainer import LWFConfig
-
-
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+from letgo.trainer import LWFConfig, setting
 
 
 @dataclass
 class RunConfig:
     """The data and the scale of a run; training is `LWFConfig`, the adapter `ModelConfig`."""
 
-    model: str = _setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (built in).")
-    learn: str | None = _setting(
+    model: str = setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (built in).")
+    learn: str | None = setting(
         None, "Learning data: file, folder, URL or hub id of records with prompt and completion."
     )
-    learn_test: str | None = _setting(
+    learn_test: str | None = setting(
         None, "Held-out learning data; without it a seeded tenth of --learn is kept apart."
     )
     forget: list[str] = field(
         default_factory=list,
         metadata={"help": "Forgetting prompts; may be given several times."},
     )
-    max_learn: int | None = _setting(None, "At most so many learning examples, drawn by --seed.")
-    max_test: int | None = _setting(None, "At most so many test examples, drawn by --seed.")
-    max_forget: int | None = _setting(None, "At most so many prompts per forgetting set.")
-    max_new_tokens: int = _setting(64, "Longest self-generated text, in tokens.")
-    fisher_examples: int = _setting(256, "Learning examples that the Fisher information averages.")
-    tokens_per_batch: int = _setting(1024, "Tokens per scoring batch; lower it to save memory.")
-    generation_batch_size: int = _setting(32, "Prompts answered together.")
-    checkpoint_minutes: float = _setting(5.0, "An interrupted training loses at most so much.")
-    overwrite: bool = _setting(False, "Make stages again whose inputs have changed.")
-    quiet: bool = _setting(False, "No progress, only results and warnings.")
+    max_learn: int | None = setting(None, "At most so many learning examples, drawn by --seed.")
+    max_test: int | None = setting(None, "At most so many test examples, drawn by --seed.")
+    max_forget: int | None = setting(None, "At most so many prompts per forgetting set.")
+    max_new_tokens: int = setting(64, "Longest self-generated text, in tokens.")
+    fisher_examples: int = setting(256, "Learning examples that the Fisher information averages.")
+    tokens_per_batch: int = setting(1024, "Tokens per scoring batch; lower it to save memory.")
+    generation_batch_size: int = setting(32, "Prompts answered together.")
+    checkpoint_minutes: float = setting(5.0, "An interrupted training loses at most so much.")
+    overwrite: bool = setting(False, "Make stages again whose inputs have changed.")
+    quiet: bool = setting(False, "No progress, only results and warnings.")
 
     def __post_init__(self) -> None:
         if isinstance(self.forget, str):  # YAML with one set and no list

@@ -170,20 +170,20 @@ def execute(config: Config, only: str | None = None) -> Run:
     if own.exists() and "provenance:" not in own.read_text(encoding="utf-8"):
         raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_config(run)
+    write_config(run, line[0].inputs["model"])
     for stage in wanted:
         perform(run, stage)
     return run
 
 
-def write_config(run: Run) -> None:
-    """Write `config.yaml`: all settings, and where they came from."""
+def write_config(run: Run, model: str) -> None:
+    """Write `config.yaml`: all settings, and where they came from; `model` is its fingerprint."""
     data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}
     data.update({f"forget {name}": records for name, records in run.forget.items()})
     provenance: dict[str, Any] = {
         "versions": cfg.versions(),
         "git_revision": cfg.git_revision(),
-        "model": stages(run)[0].inputs["model"],
+        "model": model,
         "data": {name: fingerprint(records) for name, records in data.items()},
         "examples": {name: len(records) for name, records in data.items()},
     }

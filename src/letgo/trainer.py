@@ -35,7 +35,8 @@ CITATION = """\
 }"""
 
 
-def _setting(default: Any, help: str) -> Any:
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field that is a flag with a help text."""
     return field(default=default, metadata={"help": help})
 
 
@@ -49,24 +50,24 @@ class LWFConfig(SFTConfig):
         InputError: a value outside its range.
     """
 
-    unlearning_interval: int = _setting(
+    unlearning_interval: int = setting(
         10, "N_u: one unlearning step follows every N_u learning steps; 0 turns unlearning off."
     )
-    unlearning_rate: float | None = _setting(
+    unlearning_rate: float | None = setting(
         None, "Learning rate of gradient ascent; a tenth of --learning_rate if not given."
     )
-    unlearning_ceiling: float = _setting(
+    unlearning_ceiling: float = setting(
         4.0, "Guard: texts whose NLL (nats per token) has reached it are not pushed further."
     )
-    unlearning_max_grad_norm: float = _setting(
+    unlearning_max_grad_norm: float = setting(
         1.0, "Guard: gradient norm to which an unlearning step is clipped."
     )
-    forget_fraction: float = _setting(0.5, "Share of the texts, most confident first, to unlearn.")
-    alpha: float | None = _setting(
+    forget_fraction: float = setting(0.5, "Share of the texts, most confident first, to unlearn.")
+    alpha: float | None = setting(
         None, "Step size in the forgetting confidence; --learning_rate if not given."
     )
 
-    bf16: bool | None = _setting(
+    bf16: bool | None = setting(
         None, "Mixed precision in bfloat16; on where the hardware computes in it."
     )
 
