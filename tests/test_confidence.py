@@ -8,8 +8,7 @@ from oracles import gradients as oracle
 from letgo.confidence.fisher import diagonal_fisher
 from letgo.confidence.gradients import linear_layers
 from letgo.confidence.scores import fisher_distance, gradient_products, weight_differences
-from letgo.confidence.selection import top_fraction
-from letgo.data import batches_by_tokens
+from letgo.data import batches_by_tokens, top_fraction
 from letgo.inference import example_losses, pad_rows
 
 

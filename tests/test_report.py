@@ -126,7 +126,8 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
         "LWF minus SFT is \u22122.3 percentage points",
         "interval \u22124.6 to +0.1, p = 0.012, n = 321",
         "61.3 % 58.7 to 63.9, n = 321", "25.0 %", "alpha = 1.5, constant = 0.25",
-        "There were 8 unlearning steps. 8 examples", "1 h 02 min", "2.0 GB", "sha256:abc",
+        "There were 8 unlearning steps. The guards: 8 examples", "1 h 02 min", "2.0 GB",
+        "sha256:abc",
         "letgo run --config '" + str(folder / "config.yaml") + "' --output_dir NEW",
     ):  # fmt: skip
         assert part in page.text.replace("\xa0", " "), part
@@ -238,12 +239,12 @@ def test_many_texts_stay_small(tmp_path):
 
 def test_follow_counts_learning_steps():
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "unlearn/nll": 1.0, "unlearn/steps": 1,
-           "unlearn/skipped": 3}, {"step": 3, "loss": None}, {"step": 4, "loss": 1.0},
-           {"train_loss": 1.5}]  # fmt: skip
+           "unlearn/skipped": 3, "unlearn/paused": 2}, {"step": 3, "loss": None},
+           {"step": 4, "loss": 1.0}, {"train_loss": 1.5}]  # fmt: skip
     training = follow(log)
     assert training.learning == ([1, 3], [2.0, 1.0])
     assert training.unlearning == ([1], [1.0])
-    assert (training.unlearning_steps, training.skipped) == (1, 3)
+    assert training[2:] == (1, 3, 0, 2)
 
 
 def test_picks():

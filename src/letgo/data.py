@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from letgo.records import SUFFIXES, Record
 
 T = TypeVar("T")
+K = TypeVar("K", int, str)
 # Names that say which part of a data set a file is, not which data set.
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 
@@ -122,6 +123,18 @@ def training_row(prompt: Sequence[int], completion: Sequence[int]) -> dict[str, 
 def generated_rows(texts: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]]:
     """Training rows of self-generated texts, from the very token ids that were generated."""
     return [training_row(text["prompt_ids"], text["completion_ids"]) for text in texts]
+
+
+def top_fraction(ids: Sequence[K], confidence: Sequence[float], fraction: float) -> set[K]:
+    """The ids of the most confident texts; at least one. Equal confidence goes by id.
+
+    Args:
+        ids: of all texts, of a kind that has an order.
+        confidence: in the same order; higher is forgotten first.
+        fraction: in (0, 1].
+    """
+    order = sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
+    return {ids[i] for i in order[: max(1, round(fraction * len(ids)))]}
 
 
 def chunks_by_length(

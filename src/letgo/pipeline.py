@@ -17,15 +17,15 @@ from letgo.data import fingerprint, hold_out, sample, set_names, text_fingerprin
 from letgo.elicit import elicit
 from letgo.errors import InputError
 from letgo.evaluate import evaluate
+from letgo.lwf_config import LWFConfig
 from letgo.progress import log
 from letgo.records import Record, read_records
 from letgo.report import render
 from letgo.stages import Run, Stage, check, perform
 from letgo.train import train
 
-# Settings of LWFConfig that plain fine-tuning does not depend on.
-UNLEARNING = {"unlearning_interval", "unlearning_rate", "unlearning_ceiling",
-              "unlearning_max_grad_norm", "forget_fraction", "alpha"}  # fmt: skip
+# The settings of LWFConfig itself, which plain fine-tuning does not depend on.
+UNLEARNING = set(vars(LWFConfig)["__annotations__"]) - {"bf16"}
 # Settings of transformers that say where and how to tell, not what to compute.
 TELLING = {
     "output_dir", "logging_strategy", "logging_steps", "logging_first_step", "log_level",

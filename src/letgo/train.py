@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from letgo.data import generated_rows
 from letgo.stages import Run, need
 from letgo.training import fit
 
@@ -12,7 +11,17 @@ from letgo.training import fit
 def train(run: Run, scratch: Path) -> None:
     """Write `model/` and `train_log.jsonl`: the base model after Learning With Forgetting."""
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
-    selection = pq.read_table(need(run, "selection.parquet", "select")).to_pylist()
-    selected = {row["id"] for row in selection if row["selected"]}
-    forget = generated_rows([text for text in texts if text["id"] in selected])
+    said = [
+        {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
+        for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
+    ]
+    forget = [
+        {
+            **{name: text[name] for name in
+               ("prompt_ids", "completion_ids", "completion", "mean_logprob")},
+            "confidence": said[0][text["id"]]["confidence"],
+            "selected": said[1][text["id"]]["selected"],
+        }
+        for text in texts
+    ]  # fmt: skip
     fit(run, scratch, scratch / "model", "fine-tune (LWF)", forget)

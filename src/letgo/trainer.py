@@ -1,117 +1,61 @@
-"""`LWFTrainer`: TRL's SFTTrainer with periodic unlearning steps (Learning With Forgetting).
+"""`LWFTrainer`: TRL's SFTTrainer that also forgets (Learning With Forgetting).
 
 Not to be confused with Learning without Forgetting (LwF, Li & Hoiem 2016).
 """
 
 import copy
 import math
-from collections import defaultdict
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from letgo.card import CITATION, section
 from letgo.errors import InputError
-from letgo.inference import Batch, example_losses
-from letgo.models import bf16_is_fast
+from letgo.lwf_config import LWFConfig as LWFConfig
 from letgo.progress import log as letgo_log
-from letgo.unlearning.guards import below_ceiling, require_finite
-from letgo.unlearning.schedule import LearningStepsOnly, MixedRows, StepStream, periodic
-
-CITATION = """\
-@inproceedings{jiang2025graceful,
-    title     = {{Graceful Forgetting in Generative Language Models}},
-    author    = {Jiang, Chunyang and others},
-    year      = 2025,
-    booktitle = {Proceedings of EMNLP 2025},
-    eprint    = {2505.19715},
-    archivePrefix = {arXiv}
-}"""
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field that is a flag with a help text."""
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class LWFConfig(SFTConfig):
-    """TRL's `SFTConfig` and the settings of Learning With Forgetting (arXiv 2505.19715).
-
-    Without an accelerator it sets `use_cpu`, and `bf16` only where the processor computes in it.
-
-    Raises:
-        InputError: a value outside its range.
-    """
-
-    unlearning_interval: int = setting(
-        10, "N_u: one unlearning step follows every N_u learning steps; 0 turns unlearning off."
-    )
-    unlearning_rate: float | None = setting(
-        None, "Learning rate of gradient ascent; a tenth of --learning_rate if not given."
-    )
-    unlearning_ceiling: float = setting(
-        4.0, "Guard: texts whose NLL (nats per token) has reached it are not pushed further."
-    )
-    unlearning_max_grad_norm: float = setting(
-        1.0, "Guard: gradient norm to which an unlearning step is clipped."
-    )
-    forget_fraction: float = setting(0.5, "Share of the texts, most confident first, to unlearn.")
-    alpha: float | None = setting(
-        None, "Step size in the forgetting confidence; --learning_rate if not given."
-    )
-
-    bf16: bool | None = setting(
-        None, "Mixed precision in bfloat16; on where the hardware computes in it."
-    )
-
-    def __post_init__(self) -> None:
-        if not torch.accelerator.is_available():
-            self.use_cpu = True
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = bf16_is_fast()
-        super().__post_init__()
-        if self.unlearning_rate is None:
-            self.unlearning_rate = self.learning_rate / 10
-        self.alpha = self.learning_rate if self.alpha is None else self.alpha
-        if isinstance(self.alpha, int):
-            self.alpha = float(self.alpha)
-        for name, valid, meaning in (
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps > 0, "above 0"),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("alpha", isinstance(self.alpha, float) and 0 <= self.alpha < math.inf, "0 or more"),
-            ("unlearning_interval", self.unlearning_interval >= 0, "0 (off) or more"),
-            ("forget_fraction", 0 < self.forget_fraction <= 1, "above 0 and at most 1"),
-            ("num_train_epochs", self.num_train_epochs > 0 or self.max_steps > 0, "above 0"),
-            ("unlearning_rate", self.unlearning_rate >= 0, "0 or more"),
-            ("unlearning_ceiling", self.unlearning_ceiling > 0, "above 0"),
-            ("unlearning_max_grad_norm", self.unlearning_max_grad_norm > 0, "above 0"),
-            ("per_device_train_batch_size", self.per_device_train_batch_size > 0, "above 0"),
-        ):
-            if not valid:
-                raise InputError(f"--{name} must be {meaning}, not {getattr(self, name)}")
+from letgo.regularizers import penalty
+from letgo.unlearning.dose import RECENT, Dose
+from letgo.unlearning.figures import Figures
+from letgo.unlearning.guards import below_ceiling, require_finite, risen, watch_learning
+from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
+from letgo.unlearning.memory import Memory
+from letgo.unlearning.schedule import LearningStepsOnly, factor, plan
+from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
+from letgo.unlearning.texts import (
+    check_overlap,
+    check_tokens,
+    choose,
+    labelled_rows,
+    reference_log_probs,
+)
 
 
 class LWFTrainer(SFTTrainer):
-    """Fine-tunes on the learning task; after every N_u steps, one step of gradient ascent.
+    """Fine-tunes on the learning task, and unlearns the model's own texts now and then.
 
     The kind of every optimizer step is fixed before training starts (`kinds`), and all its
-    micro-batches come from the forget set or none does. An unlearning step's loss is TRL's own
-    with the opposite sign, times `unlearning_rate / learning_rate`: what a forget batch adds to
-    AdamW's moments is then worth `unlearning_rate` wherever it is spent. The learning-rate schedule
-    counts learning steps only, and they see the same batches as without unlearning.
+    micro-batches are of that kind. Learning steps see the batches, the order and the learning rates
+    of `SFTTrainer`. An unlearning step descends on an unlearning loss (`unlearning/losses.py`); how
+    far, `unlearning/dose.py` decides in an optimizer hook.
 
     Args:
-        forget_dataset: the texts to unlearn: rows with `input_ids` and `labels`, or in a TRL format
-            (prompt-completion). None, or `unlearning_interval=0`: exactly TRL's trainer.
+        forget_dataset: the base model's own texts: as `letgo elicit` writes them, with `input_ids`
+            and `labels`, or in a TRL format (prompt-completion). A column `selected` says which to
+            unlearn, else the top `forget_fraction` by a column `confidence`, else all. None, or
+            `unlearning_interval=0`: exactly TRL's trainer.
         kwargs: as `trl.SFTTrainer`.
+
+    Raises:
+        InputError: texts without answers, of another tokenizer, or on the learning prompts.
     """
 
     _tag_names = ["trl", "lwf"]
@@ -125,60 +69,113 @@ class LWFTrainer(SFTTrainer):
     def __init__(self, *args: Any, forget_dataset: Dataset | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.kinds: list[bool] = []  # of every optimizer step, True for unlearning
-        self.forget_dataset = None
-        self._unlearn_log: dict[str, list[float]] = defaultdict(list)
-        self._logged_step = 0
-        if forget_dataset is None or not getattr(self.args, "unlearning_interval", 0):
-            return
-        if self.padding_free:
-            raise InputError("--packing and --padding_free do not work with unlearning yet")
+        self.forget_dataset: Dataset | None = None
+        self._figures, self._penalty = Figures(), None
+        self._logged_step, self._learning_loss = 0, 0.0
+        if forget_dataset is not None and self.args.unlearning_interval:
+            self._prepare_unlearning(forget_dataset)
+        if self.args.regularizer != "none":
+            texts: list[Any] = self.forget_dataset.to_list() if self.forget_dataset else []
+            self._penalty = penalty(
+                self.args.regularizer, self.args.regularizer_weight, self.model, texts,
+                self._tokenizer.pad_token_id, self._sharded,
+            )  # fmt: skip
+
+    def _prepare_unlearning(self, dataset: Dataset) -> None:
+        args = self.args
         if not hasattr(self.train_dataset, "__len__"):
             raise InputError(
                 "--learn: a streamed data set has no length to plan unlearning steps by"
             )
-        self.forget_dataset = self._prepare_dataset(
-            forget_dataset, self.processing_class, self.args, False, None, "forget"
+        if args.unlearning_loss == "graddiff" and self.padding_free:
+            raise InputError("--unlearning_loss graddiff does not work with packed learning data")
+        self._vocabulary = self.model.config.get_text_config().vocab_size
+        check_tokens(dataset, self._tokenizer, self._vocabulary)
+        self.chosen = choose(dataset, args.forget_fraction)
+        rows = labelled_rows(dataset.select(self.chosen.places), self._tokenize_texts)
+        check_overlap(self.train_dataset, rows, args.forget_max_overlap)
+        batch = args.per_device_train_batch_size
+        if len(rows) < batch:
+            letgo_log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning "
+                              "step takes them all", len(rows), batch)  # fmt: skip
+        reference = [row.get("reference", 0.0) for row in rows]
+        if args.unlearning_loss == "npo" and "reference" not in rows[0]:
+            pad = self._tokenizer.pad_token_id
+            reference = reference_log_probs(self.model, rows, pad, bool(args.bf16))
+        self.forget_dataset = Dataset.from_list(
+            [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
         )
         # The trainer clips only where there is a bound; the one for unlearning is always there.
-        self.args.max_grad_norm = self.args.max_grad_norm or math.inf
-        self.add_callback(_LearningEpochs(self))
+        args.max_grad_norm = args.max_grad_norm or math.inf
+        self.add_callback(Memory())
+        self.add_callback(_Steps(self))
+
+    def _tokenize_texts(self, dataset: Dataset) -> Dataset:
+        plain = copy.copy(self.args)
+        plain.packing, plain.assistant_only_loss = False, False  # these are about learning data
+        return self._prepare_dataset(dataset, self.processing_class, plain, False, None, "forget")
 
     @property
-    def unlearning_weight(self) -> float:
-        """What the loss of an unlearning step is multiplied by, beside its sign."""
-        return self.args.unlearning_rate / self.args.learning_rate
+    def memory(self) -> Memory:
+        """Norms and losses so far; a checkpoint replaces the object."""
+        callbacks = self.callback_handler.callbacks
+        return next(callback for callback in callbacks if isinstance(callback, Memory))
 
     @property
     def unlearning_now(self) -> bool:
         """Whether the optimizer step under way is an unlearning step."""
         return bool(self.kinds) and self.kinds[min(self.state.global_step, len(self.kinds) - 1)]
 
+    @property
+    def _sharded(self) -> bool:
+        split = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return self.accelerator.distributed_type in split
+
+    def _asked(self) -> float:
+        """How strong the unlearning step under way is to be, as a part of the full strength."""
+        if risen(self.memory, self.args.unlearning_max_rise):
+            return 0.0
+        done = self.kinds[: self.state.global_step].count(True)
+        return factor(self.args.unlearning_schedule, done, self.kinds.count(True))
+
+    @property
+    def _loss_weight(self) -> float:
+        """What the unlearning loss is multiplied by where its rate is a weight on it."""
+        if self.args.unlearning_rate is None or self.args.unlearning_state == "separate":
+            return 1.0
+        return self._asked() * self.args.unlearning_rate / self.args.learning_rate
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stream of the whole run, learning and unlearning steps in their order."""
         learning = super().get_train_dataloader()
         if self.forget_dataset is None:
             return learning
-        plan = super().set_initial_training_values(self.args, learning)
-        self.steps_per_epoch, learning_steps = plan[1], plan[-1]
-        self.kinds = periodic(learning_steps, self.args.unlearning_interval)
+        args = self.args
+        training = super().set_initial_training_values(args, learning)
+        self.steps_per_epoch, learning_steps = training[1], training[-1]
+        self.kinds = plan(
+            args.unlearning_schedule, learning_steps, args.unlearning_interval, args.seed
+        )
         if not any(self.kinds):
             letgo_log.warning("no unlearning step will happen: the run has %d learning steps and "
                               "--unlearning_interval is %d", learning_steps,
-                              self.args.unlearning_interval)  # fmt: skip
+                              args.unlearning_interval)  # fmt: skip
         batches = learning.batch_sampler
         batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
         first = len(self.train_dataset)
         forget = range(first, first + len(self.forget_dataset))
+        retain = range(first) if args.unlearning_loss == "graddiff" else ()
         stream = StepStream(
             self.kinds, batches, forget, forget.stop, self._train_batch_size,
-            self.args.gradient_accumulation_steps, self.args.world_size, self.args.process_index,
-            self.args.seed,
+            args.gradient_accumulation_steps, args.world_size, args.process_index, args.seed,
+            retain,
         )  # fmt: skip
-        rows = MixedRows(self.train_dataset, self.forget_dataset, self._tokenizer.pad_token_id)
+        self._forgotten_per_step = stream.forgotten_per_step
+        pad = self._tokenizer.pad_token_id
         loader = DataLoader(
-            rows, batch_sampler=stream, collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+            MixedRows(self.train_dataset, self.forget_dataset, pad), batch_sampler=stream,
+            collate_fn=MixedBatches(self.data_collator, DataCollatorForLanguageModeling(pad)),
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
         )  # fmt: skip
         # The stream is split over processes already.
         return prepare_data_loader(
@@ -196,6 +193,19 @@ class LWFTrainer(SFTTrainer):
         once.num_train_epochs, once.max_steps = 1, -1
         return super().set_initial_training_values(once, dataloader)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """TRL's optimizer; its unlearning steps are sized by `Dose`."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.forget_dataset is not None:
+            settings, weight = self.args, None
+            if settings.unlearning_rate is not None:
+                weight = settings.unlearning_rate / settings.learning_rate
+            reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
+            adaptive = settings.unlearning_schedule == "adaptive"
+            self.dose = Dose(settings.unlearning_state == "separate", weight, adaptive, reduce)
+            self.dose.attach(optimizer)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning-rate schedule, in learning steps."""
         if self.forget_dataset is None:
@@ -208,54 +218,69 @@ class LWFTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:  # fmt: skip
-        """TRL's loss; in an unlearning step, with the opposite sign and its guards."""
-        if not (self.unlearning_now and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        with torch.no_grad():
-            losses = example_losses(model, batch)
-        step = self.state.global_step
-        require_finite(losses.sum(), "loss of the forget batch", step)
-        labels, skipped = below_ceiling(batch.labels, losses, self.args.unlearning_ceiling)
-        # TRL averages what it measures here into the learning figures; unlearning has its own.
-        metrics = self._metrics
-        self._metrics: dict[str, Any] = {"train": defaultdict(list)}
-        loss = super().compute_loss(
-            model, {**inputs, "labels": labels}, num_items_in_batch=num_items_in_batch
-        )
-        self._metrics = metrics
-        loss = -self.unlearning_weight * loss
-        asked = (batch.labels != -100).any(1)
-        if asked.any():
-            self._unlearn_log["unlearn/loss"].append(loss.item())
-            self._unlearn_log["unlearn/nll"].append(losses[asked].mean().item())
-            self._unlearn_log["unlearn/skipped"].append(skipped)
+        """TRL's loss and a regularizer's; in an unlearning step the unlearning loss."""
+        reference, learning = inputs.pop("reference", None), inputs.pop("learning", None)
+        if self.unlearning_now and model.training:
+            return self._unlearning_loss(model, inputs, reference, learning, num_items_in_batch)
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self._penalty is not None and model.training:
+            loss = loss + self._penalty(inputs["labels"]) / self.current_gradient_accumulation_steps
+        return loss
+
+    def _unlearning_loss(
+        self, model: Any, inputs: dict[str, Any], reference: Tensor, learning: Tensor, tokens: Any
+    ) -> Tensor:
+        """One micro-batch's share of the unlearning loss of the step."""
+        args, processes = self.args, self.accelerator.num_processes
+        # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        # Gradients are averaged over the processes, the loss is a sum over all of them.
+        tokens = tokens / (processes if args.average_tokens_across_devices else 1)
+        texts = Texts(
+            outputs.log_probs, outputs.entropy, outputs.label_mask, learning, reference, tokens,
+            self._forgotten_per_step / processes, self._vocabulary,
+        )  # fmt: skip
+        texts = texts.rows(texts.labelled.any(1))
+        forget = texts.rows(~texts.learning)
+        nll = -forget.log_probs.detach().sum(1) / forget.lengths
+        require_finite(nll.sum(), "loss of the forget batch", self.state.global_step)
+        kept = texts
+        if args.unlearning_loss not in UNBOUNDED:
+            kept = texts.rows(below_ceiling(texts, args.unlearning_ceiling))
+        loss = self._loss_weight * LOSSES[args.unlearning_loss](kept, args.unlearning_beta)
+        skipped = len(texts.learning) - len(kept.learning)
+        self._figures.micro_batch(loss.item() / processes, nll, skipped)
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch; returns its learning loss, 0 for unlearning."""
         loss = super().training_step(*args, **kwargs)
-        if not self.unlearning_now:
-            remedy = "lower --learning_rate"
-            require_finite(loss, "learning loss", self.state.global_step, remedy)
-        # What is returned goes into the logged learning loss only.
-        return torch.zeros_like(loss) if self.unlearning_now else loss
+        if self.unlearning_now:
+            return torch.zeros_like(loss)  # what is returned goes into the learning loss
+        remedy = "lower --learning_rate"
+        require_finite(loss, "learning loss", self.state.global_step, remedy)
+        self._learning_loss += float(loss)
+        return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clip to `max_grad_norm`; an unlearning step has a bound of its own.
 
         Clipping a second time in a callback would unscale a float16 gradient twice.
         """
-        if not self.unlearning_now:
+        if self.forget_dataset is None:
             return super()._clip_grad_norm(model)
-        weight = self.unlearning_weight
-        norm = self.accelerator.clip_grad_norm_(
-            model.parameters(), weight * self.args.unlearning_max_grad_norm
-        )
-        if norm is not None and weight:  # DeepSpeed clips by itself
-            if self.accelerator.scaler is None:  # a float16 scaler skips such a step by itself
-                require_finite(norm, "gradient norm of the forget batch", self.state.global_step)
-            self._unlearn_log["unlearn/grad_norm"].append(float(norm) / weight)
+        self._weight = self._loss_weight if self.unlearning_now else 1.0
+        bound = self.args.max_grad_norm
+        if self.unlearning_now:
+            bound = self._weight * self.args.unlearning_max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), bound)
+        self._norm = 0.0 if norm is None else float(norm)  # DeepSpeed clips by itself
+        self._clipped = self._norm > bound
+        if not self.unlearning_now:
+            self.memory.learning_norm.add(min(self._norm, bound), RECENT)
+        elif self.accelerator.scaler is None:  # a float16 scaler skips such a step by itself
+            step = self.state.global_step
+            require_finite(self._norm, "gradient norm of the forget batch", step)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -270,24 +295,27 @@ class LWFTrainer(SFTTrainer):
                 del logs["loss"], logs["learning_rate"]
             if window[-1]:  # an unlearning step's norm has a name of its own
                 logs.pop("grad_norm", None)
-            logs.update(self._drain_unlearning(window.count(True)))
+            if figures := self._figures.drain():
+                figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
+                logs.update(figures)
         if self.forget_dataset is not None and "train_loss" in logs and self.kinds:
             logs["train_loss"] *= len(self.kinds) / self.kinds.count(False)
         super().log(logs, start_time)
 
-    def _drain_unlearning(self, steps: int) -> dict[str, float]:
-        """The figures of the unlearning steps since the last log; nothing if there was none."""
-        figures = {name: sum(values) / len(values) for name, values in self._unlearn_log.items()}
-        if figures:  # a step's loss and its skipped texts are sums over its micro-batches
-            figures["unlearn/loss"] = sum(self._unlearn_log["unlearn/loss"]) / steps
-            figures["unlearn/skipped"] = sum(self._unlearn_log["unlearn/skipped"])
-            figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
-        self._unlearn_log.clear()
-        return figures
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's model card, and what was forgotten."""
+        super().create_model_card(*args, **kwargs)
+        card = Path(self.args.output_dir) / "README.md"
+        if self.forget_dataset is None or not self.is_world_process_zero() or not card.exists():
+            return
+        steps = self.kinds[: self.state.global_step].count(True)
+        text = section(self.args, self.chosen.describe(), steps, self.memory.acted)
+        with card.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
-class _LearningEpochs(TrainerCallback):
-    """Epochs counted in learning steps."""
+class _Steps(TrainerCallback):
+    """Tells the dose what comes, takes in what came, and counts epochs in learning steps."""
 
     def __init__(self, trainer: LWFTrainer):
         self.trainer = trainer
@@ -295,12 +323,32 @@ class _LearningEpochs(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._logged_step = state.global_step  # not 0 when resumed
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
+        asked = trainer._asked() * (args.unlearning_strength or 1.0)
+        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, asked)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        unlearned = trainer.kinds[state.global_step - 1]
+        if unlearned:
+            paused, weight = not trainer.dose.asked, trainer._weight or 1.0
+            if paused and not trainer.memory.acted["paused"]:
+                letgo_log.warning("the learning loss has risen more than --unlearning_max_rise %g "
+                                  "above its low: unlearning pauses until it is back",
+                                  args.unlearning_max_rise)  # fmt: skip
+            trainer._figures.step(
+                trainer.memory, accelerator.reduce, accelerator.device, trainer._norm / weight,
+                trainer.dose.strength, trainer._clipped, paused,
+            )  # fmt: skip
+        else:
+            loss = torch.tensor(trainer._learning_loss, device=accelerator.device)
+            watch_learning(trainer.memory, float(accelerator.reduce(loss, "mean")))
+        trainer._learning_loss = 0.0
         learned = trainer.kinds[: state.global_step].count(False)
         state.epoch = learned / trainer.steps_per_epoch
         # The trainer takes the whole stream for one epoch and would not notice where ours end.
-        if learned % trainer.steps_per_epoch == 0 and not trainer.kinds[state.global_step - 1]:
+        if learned % trainer.steps_per_epoch == 0 and not unlearned:
             control.should_log |= args.logging_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch"

@@ -62,7 +62,7 @@ def fit(
     scratch: Path,
     target: Path,
     name: str,
-    forget: list[dict[str, list[int]]] | None = None,
+    forget: list[dict[str, Any]] | None = None,
 ) -> None:
     """Fine-tune the base model and save it; goes on from the last whole checkpoint in `scratch`.
 
@@ -71,7 +71,7 @@ def fit(
         scratch: the stage's scratch folder; checkpoints and `train_log.jsonl` are written there.
         target: folder for the model or adapter, its tokenizer and model card.
         name: for the progress bar.
-        forget: rows to unlearn; None for plain fine-tuning.
+        forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
 
     Raises:
         InputError: too little data, or settings that the trainer refuses.
@@ -79,6 +79,8 @@ def fit(
     config = run.config
     arguments = copy.deepcopy(config.training)
     arguments.output_dir = str(scratch / "checkpoints")
+    if forget is None:
+        arguments.regularizer = "none"
     arguments.save_only_model = False  # without the optimizer's state a run cannot go on
     if arguments.completion_only_loss is False:
         raise InputError("--completion_only_loss false: letgo learns completions only")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from letgo.data import top_fraction
 from letgo.progress import log
 from letgo.stages import Run, need
 
@@ -25,15 +26,3 @@ def select(run: Run, scratch: Path) -> None:
     )
     pq.write_table(table, scratch / "selection.parquet")
     log.info("select: %d of %d texts", len(chosen), len(ids))
-
-
-def top_fraction(ids: list[str], confidence: list[float], fraction: float) -> set[str]:
-    """The ids of the most confident texts; at least one. Equal confidence goes by id.
-
-    Args:
-        ids: of all texts.
-        confidence: in the same order; higher is forgotten first.
-        fraction: in (0, 1].
-    """
-    order = sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
-    return {ids[i] for i in order[: max(1, round(fraction * len(ids)))]}

@@ -18,7 +18,8 @@ MODELS = {
 }
 _SETTINGS = (
     "model", "learn", "learn_test", "forget", "forget_fraction", "alpha", "unlearning_interval",
-    "unlearning_rate", "unlearning_ceiling", "learning_rate", "num_train_epochs",
+    "unlearning_schedule", "unlearning_loss", "unlearning_strength", "unlearning_rate",
+    "unlearning_state", "unlearning_ceiling", "regularizer", "learning_rate", "num_train_epochs",
     "per_device_train_batch_size", "use_peft", "seed",
 )  # fmt: skip
 _SHOWN_TEXTS = 5

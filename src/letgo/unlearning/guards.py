@@ -1,31 +1,47 @@
-"""What keeps gradient ascent from blowing up."""
+"""What keeps unlearning from blowing up."""
 
 import torch
 from torch import Tensor
+
+from letgo.unlearning.losses import Texts
+from letgo.unlearning.memory import Memory
 
 
 class Diverged(RuntimeError):
     """A loss or a gradient stopped being a finite number; names the cause and what to change."""
 
 
-def below_ceiling(labels: Tensor, losses: Tensor, ceiling: float) -> tuple[Tensor, int]:
-    """Leave out of the loss what is already forgotten.
+def below_ceiling(texts: Texts, ceiling: float) -> Tensor:
+    """Which texts are not forgotten yet: (texts,) bool.
 
     Args:
-        labels: (batch, tokens), -100 where nothing is predicted.
-        losses: (batch,) mean NLL of each example, nats per token.
-        ceiling: examples at or above it contribute nothing.
-
-    Returns:
-        labels with the rows of those examples set to -100, and how many there were.
+        texts: a micro-batch; its learning examples have no ceiling.
+        ceiling: texts whose mean NLL (nats per token) has reached it contribute nothing.
     """
-    asked = (labels != -100).any(1)  # a row without labels cannot be skipped
-    forgotten = (losses >= ceiling) & asked
-    return labels.masked_fill(forgotten[:, None], -100), int(forgotten.sum())
+    nll = -texts.log_probs.detach().sum(1) / texts.lengths
+    return (nll < ceiling) | texts.learning
+
+
+# A few losses are too few to call the lowest of their means a low.
+_BEFORE_JUDGING = 5
+_SMOOTHING = 0.8
+
+
+def watch_learning(memory: Memory, loss: float) -> None:
+    """Take the loss of one learning step into the smoothed loss and its low."""
+    memory.loss.add(loss, _SMOOTHING)
+    if memory.loss.count >= _BEFORE_JUDGING:
+        memory.lowest_loss = min(memory.lowest_loss, memory.loss.value)
+
+
+def risen(memory: Memory, bound: float) -> bool:
+    """Whether the smoothed learning loss lies more than `bound` nats above its low."""
+    return memory.loss.count >= _BEFORE_JUDGING and memory.loss.value > memory.lowest_loss + bound
 
 
 UNLEARNING_REMEDY = (
-    "lower --unlearning_rate or --unlearning_ceiling, or raise --unlearning_interval"
+    "lower --unlearning_strength (or --unlearning_rate) or --unlearning_ceiling, or raise "
+    "--unlearning_interval"
 )
 
 

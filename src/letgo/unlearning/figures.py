@@ -1,0 +1,59 @@
+"""The figures of unlearning steps, for the log."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from letgo.unlearning.memory import Memory
+
+
+class Figures:
+    """Gathers what micro-batches and steps report, and what it comes to since the last log."""
+
+    def __init__(self) -> None:
+        self._step = [0.0] * 4  # loss, sum of NLL, texts, skipped texts: of this process
+        self._window: dict[str, float] = defaultdict(float)
+
+    def micro_batch(self, loss: float, nll: Tensor, skipped: int) -> None:
+        """Take in one micro-batch: its share of the loss, its texts' mean NLL, what was skipped."""
+        values = (loss, float(nll.sum()), len(nll), skipped)
+        self._step = [a + b for a, b in zip(self._step, values, strict=True)]
+
+    def step(
+        self, memory: Memory, reduce: Callable[[Tensor], Tensor], device: torch.device,
+        norm: float, strength: float, clipped: bool, paused: bool,
+    ) -> None:  # fmt: skip
+        """Close an unlearning step.
+
+        Args:
+            memory: counts the guards' acts.
+            reduce: sums a tensor over all processes.
+            device: where it reduces.
+            norm: of the unlearning gradient before clipping.
+            strength: what the step came to.
+            clipped, paused: whether these guards acted.
+        """
+        loss, nll, texts, skipped = reduce(torch.tensor(self._step, device=device)).tolist()
+        self._step = [0.0] * 4
+        acted = {"skipped": int(skipped), "clipped": int(clipped), "paused": int(paused)}
+        for name, count in acted.items():
+            memory.acted[name] += count
+        figures = {"loss": loss, "nll": nll, "texts": texts, "grad_norm": norm,
+                   "strength": strength, "steps": 1, **acted}  # fmt: skip
+        for name, value in figures.items():
+            self._window[name] += value
+
+    def drain(self) -> dict[str, float]:
+        """Means per step since the last log (NLL: per text), sums of the guards' acts."""
+        sums, self._window = self._window, defaultdict(float)
+        if not sums:
+            return {}
+        figures = {
+            f"unlearn/{n}": sums[n] / sums["steps"] for n in ("loss", "grad_norm", "strength")
+        }
+        figures["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
+        for name in ("skipped", "clipped", "paused"):
+            figures[f"unlearn/{name}"] = sums[name]
+        return figures

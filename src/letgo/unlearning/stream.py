@@ -1,0 +1,162 @@
+"""The stream of batches that fixes the kind of every optimizer step before it starts."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+
+class StepStream(Sampler[list[int]]):
+    """Indices of every micro-batch of a whole run, one optimizer step after the other.
+
+    A step is `micro_batches` on each of `world_size` processes and all of one kind. Learning
+    micro-batches are those that fine-tuning without unlearning would see, in the same order.
+    Unlearning steps draw from seeded permutations of the forget set, as many examples as a full
+    learning step has, but none twice in a step, and with `retain` as many learning examples beside
+    them. Where a step has fewer micro-batches than there are places (the end of an epoch, a small
+    forget set), the rest are `[nothing]`.
+
+    Args:
+        kinds: of every optimizer step.
+        learning: batch sampler of the learning data for all processes together; may have
+            `set_epoch`, and so may its `sampler`.
+        forget: indices of the forget set.
+        nothing: index of an example without labels.
+        batch_size: examples per micro-batch.
+        micro_batches: per step and process (gradient accumulation).
+        world_size, rank: the processes, and which this is.
+        seed: of the forget stream.
+        retain: indices of learning examples to mix into unlearning steps, if any.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[bool],
+        learning: Any,
+        forget: Sequence[int],
+        nothing: int,
+        batch_size: int,
+        micro_batches: int,
+        world_size: int,
+        rank: int,
+        seed: int,
+        retain: Sequence[int] = (),
+    ):
+        self.kinds, self.learning, self.forget, self.nothing = kinds, learning, forget, nothing
+        self.batch_size, self.micro_batches = batch_size, micro_batches
+        self.world_size, self.rank, self.seed, self.retain = world_size, rank, seed, retain
+
+    def __len__(self) -> int:
+        """Micro-batches that this process will see."""
+        return len(self.kinds) * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        places = self.micro_batches * self.world_size
+        learning = _steps_of_epochs(self.learning, places)
+        forget = self._forget_steps()
+        for unlearning in self.kinds:
+            step = next(forget if unlearning else learning)
+            step = [*step, *[[self.nothing]] * (places - len(step))]
+            yield from step[self.rank :: self.world_size]
+
+    @property
+    def forgotten_per_step(self) -> int:
+        """Texts in an unlearning step, of all processes together."""
+        return min(self.micro_batches * self.world_size * self.batch_size, len(self.forget))
+
+    def _forget_steps(self) -> Iterator[list[list[int]]]:
+        order = _permutations(self.forget, self.seed)
+        retain = _permutations(self.retain, self.seed + 1)
+        size = self.forgotten_per_step
+        waiting: list[int] = []
+        while True:
+            step: list[int] = []
+            while len(step) < size:
+                # Where one permutation ends and the next begins, an example may come a second time
+                # within a step; it waits for the next step.
+                index = next((i for i in waiting if i not in step), None)
+                if index is not None:
+                    waiting.remove(index)
+                else:
+                    index = next(order)
+                (waiting if index in step else step).append(index)
+            if self.retain:
+                beside = [next(retain) for _ in step]
+            batches = range(0, size, self.batch_size)
+            yield [
+                step[i : i + self.batch_size]
+                + (beside[i : i + self.batch_size] if self.retain else [])
+                for i in batches
+            ]
+
+
+def _permutations(indices: Sequence[int], seed: int) -> Iterator[int]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for place in torch.randperm(len(indices), generator=generator).tolist():
+            yield indices[place]
+
+
+def _steps_of_epochs(batches: Any, places: int) -> Iterator[list[list[int]]]:
+    """The micro-batches of one step after the other; an epoch's last step may have fewer."""
+    epoch = 0
+    while True:
+        for sampler in (batches, getattr(batches, "sampler", None)):
+            if sampler is not None and hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+        step: list[list[int]] = []
+        for batch in batches:
+            step.append(list(batch))
+            if len(step) == places:
+                yield step
+                step = []
+        if step:
+            yield step
+        epoch += 1
+
+
+class MixedRows(Dataset[dict[str, Any]]):
+    """Learning examples, then texts to forget, then one example without labels.
+
+    The latter two carry `reference`, by which `MixedBatches` knows them.
+
+    Args:
+        learning: dataset of rows that the trainer's collator takes.
+        forget: dataset of rows with `input_ids`, `labels` and `reference`.
+        pad_token_id: fills the last one.
+    """
+
+    def __init__(self, learning: Any, forget: Any, pad_token_id: int):
+        self.learning, self.forget = learning, forget
+        self.nothing = {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
+
+    def __len__(self) -> int:
+        return len(self.learning) + len(self.forget) + 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index < len(self.learning):
+            return dict(self.learning[index])
+        index -= len(self.learning)
+        return dict(self.forget[index]) if index < len(self.forget) else self.nothing
+
+
+class MixedBatches:
+    """Collates learning examples by the trainer's own collator, texts to forget by a padding one.
+
+    Args:
+        learning: the trainer's collator; may pack a batch into one row.
+        forget: a collator that pads.
+    """
+
+    def __init__(self, learning: Any, forget: Any):
+        self.learning, self.forget = learning, forget
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """One micro-batch; of an unlearning step also `reference` and `learning`, (batch,)."""
+        if not any("reference" in row for row in rows):
+            return self.learning(rows)
+        batch = self.forget([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
+        batch["reference"] = torch.tensor([float(row.get("reference", 0)) for row in rows])
+        batch["learning"] = torch.tensor(["reference" not in row for row in rows])
+        return batch
