@@ -19,7 +19,7 @@ lint: .venv/installed
 # The stamp is written last: an interrupted installation is done again.
 # torch comes first and alone: a range would let pip choose a build with gigabytes of CUDA.
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "letgo needs Python 3.10 to 3.13; give one by: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "letgo needs Python 3.11 to 3.13; give one by: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

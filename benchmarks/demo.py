@@ -5,30 +5,15 @@ usage: python benchmarks/demo.py [--output_dir runs/demo]   writes benchmarks/re
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import time
 from pathlib import Path
 
+from machine import machine
+
 from letgo.config import git_revision, versions
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = {line.split(": ", 1)[1] for line in lines if line.startswith("model name")}
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return {
-        "processor": ", ".join(sorted(names)) or platform.processor(),
-        "cores": os.cpu_count(),
-        "bfloat16": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16")],
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from letgo.unlearning.schedule import plan
+from letgo.unlearning.schedule import SCHEDULES, plan
 from letgo.unlearning.stream import StepStream
 
 
@@ -74,3 +76,41 @@ def test_steps_hold_the_same_examples_however_they_are_split():
 def test_the_forget_stream_depends_on_the_seed_only():
     first, again = streams(8, 20, 4, 1, 1, 1, 4)[1], streams(8, 20, 4, 1, 1, 1, 4)[1]
     assert first == again
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    examples=st.integers(1, 40), forget=st.integers(1, 15), batch=st.integers(1, 5),
+    accumulation=st.integers(1, 3), world=st.integers(1, 3), interval=st.integers(0, 7),
+    epochs=st.integers(1, 3), schedule=st.sampled_from(SCHEDULES), retain=st.booleans(),
+)  # fmt: skip
+def test_any_stream_is_whole(
+    examples, forget, batch, accumulation, world, interval, epochs, schedule, retain
+):
+    """Every learning example once per epoch, unlearning as often as planned, steps of one kind."""
+    steps = epochs * -(-examples // (batch * accumulation * world))
+    kinds = plan(schedule, steps, interval, 7)
+    assert kinds.count(False) == steps
+    assert kinds.count(True) == (steps // interval if interval else 0)
+    texts, nothing = range(examples, examples + forget), examples + forget
+    made = []
+    for rank in range(world):
+        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
+        stream = StepStream(
+            kinds, learning, texts, nothing, batch, accumulation, world, rank, 3,
+            range(examples) if retain else (),
+        )  # fmt: skip
+        made.append(list(stream))
+        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
+    learned = []
+    for step, unlearning in enumerate(kinds):
+        micro = [b for m in made for b in m[step * accumulation : (step + 1) * accumulation]]
+        seen = [i for b in micro for i in b if i != nothing]
+        if unlearning:
+            own = [i for i in seen if i >= examples]
+            assert len(own) == len(set(own)) == stream.forgotten_per_step
+            assert len(seen) == len(own) * (2 if retain else 1)
+        else:
+            assert max(seen) < examples
+            learned += seen
+    assert sorted(learned) == sorted(list(range(examples)) * epochs)

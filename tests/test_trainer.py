@@ -97,6 +97,7 @@ def watched(cls, arguments, forget=None):
         ({}, None),
         ({"gradient_accumulation_steps": 3}, None),
         ({"gradient_checkpointing": True}, None),
+        ({"packing": True, "max_length": 32}, None),
         ({}, LoraConfig(r=2, target_modules=["q_proj", "up_proj"])),
     ],
 )

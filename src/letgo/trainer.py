@@ -72,6 +72,7 @@ class LWFTrainer(SFTTrainer):
         self.forget_dataset: Dataset | None = None
         self._figures, self._penalty = Figures(), None
         self._logged_step, self._learning_loss = 0, 0.0
+        self._sized: torch.optim.Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
         if self.args.regularizer != "none":
@@ -196,14 +197,16 @@ class LWFTrainer(SFTTrainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """TRL's optimizer; its unlearning steps are sized by `Dose`."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        if self.forget_dataset is not None:
+        bare = getattr(optimizer, "optimizer", optimizer)  # a second train() finds it wrapped
+        if self.forget_dataset is not None and bare is not self._sized:
             settings, weight = self.args, None
             if settings.unlearning_rate is not None:
                 weight = settings.unlearning_rate / settings.learning_rate
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
             adaptive = settings.unlearning_schedule == "adaptive"
             self.dose = Dose(settings.unlearning_state == "separate", weight, adaptive, reduce)
-            self.dose.attach(optimizer)
+            self.dose.attach(bare)
+            self._sized = bare
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -325,21 +328,23 @@ class _Steps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        asked = trainer._asked() * (args.unlearning_strength or 1.0)
+        self.paused = risen(trainer.memory, args.unlearning_max_rise)
+        strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
+        asked = trainer._asked() * strength
         trainer.dose.prepare(trainer.memory, trainer.unlearning_now, asked)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, accelerator = self.trainer, self.trainer.accelerator
         unlearned = trainer.kinds[state.global_step - 1]
         if unlearned:
-            paused, weight = not trainer.dose.asked, trainer._weight or 1.0
-            if paused and not trainer.memory.acted["paused"]:
+            weight = trainer._weight or 1.0
+            if self.paused and not trainer.memory.acted["paused"]:
                 letgo_log.warning("the learning loss has risen more than --unlearning_max_rise %g "
                                   "above its low: unlearning pauses until it is back",
                                   args.unlearning_max_rise)  # fmt: skip
             trainer._figures.step(
                 trainer.memory, accelerator.reduce, accelerator.device, trainer._norm / weight,
-                trainer.dose.strength, trainer._clipped, paused,
+                trainer.dose.strength, trainer._clipped, self.paused,
             )  # fmt: skip
         else:
             loss = torch.tensor(trainer._learning_loss, device=accelerator.device)

@@ -1,0 +1,48 @@
+"""The unlearning losses text by text from the full logits, as their papers have them."""
+
+import math
+
+import torch
+
+
+def token_log_probs(logits, labels):
+    """Log-probabilities of the labelled tokens of one text: (labels,), and their positions."""
+    places = [t for t in range(1, len(labels)) if labels[t] != -100]
+    logs = torch.log_softmax(logits.float(), -1)
+    return torch.stack([logs[t - 1, labels[t]] for t in places]), logs[[t - 1 for t in places]]
+
+
+def loss(name, logits, labels, reference, learning, beta):
+    """The loss of a batch.
+
+    Args:
+        name: of the loss.
+        logits: (batch, tokens, vocabulary).
+        labels: (batch, tokens), -100 where nothing is predicted.
+        reference: per text, its log-probability under the base model.
+        learning: per text, whether it is a learning example.
+        beta: of the loss, if it has one.
+    """
+    texts = [token_log_probs(*pair) for pair in zip(logits, labels.tolist(), strict=True)]
+    tokens = sum(len(chosen) for chosen, _ in texts)
+    count = sum(not flag for flag in learning)
+    total = torch.zeros(())
+    for (chosen, whole), base, learn in zip(texts, reference, learning, strict=True):
+        p = chosen.exp()
+        if name in ("ga", "bounded_ga"):
+            total = total + chosen.sum() / tokens
+        elif name == "replay":
+            total = total - chosen.sum() / tokens
+        elif name == "npo":
+            odds = beta * (chosen.sum() - base)
+            total = total - 2 / beta * torch.log(torch.sigmoid(-odds)) / count
+        elif name == "simnpo":
+            total = total - 2 / beta * torch.log(torch.sigmoid(-beta * chosen.mean())) / count
+        elif name == "graddiff":
+            total = total + (-1 if learn else 1) * chosen.mean() / count
+        elif name == "kl_uniform":
+            uniform = math.log(1 / whole.shape[1])
+            total = total + (whole.exp() * (whole - uniform)).sum() / tokens
+        elif name == "wga":
+            total = total + (p.detach() ** beta * chosen).sum() / tokens
+    return total
