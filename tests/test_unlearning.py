@@ -130,7 +130,7 @@ def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
         )
         trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(30)).backward()
         found[name] = trainer.model.model.norm.weight.grad
-        assert trainer._figures._step[3] == (2 if name == "bounded_ga" else 0)
+        assert trainer.figures._step[3] == (2 if name == "bounded_ga" else 0)
     kept = [r for r, v in zip(FORGET, nll, strict=False) if v < ceiling]
     trainer.model.zero_grad()
     batch = MixedBatches(None, trainer.data_collator)([{**r, "reference": 0.0} for r in kept])

@@ -14,7 +14,6 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -23,12 +22,14 @@ from letgo.errors import InputError
 from letgo.lwf_config import LWFConfig as LWFConfig
 from letgo.progress import log as letgo_log
 from letgo.regularizers import penalty
+from letgo.unlearning.deepspeed import check_deepspeed
 from letgo.unlearning.dose import RECENT, Dose
 from letgo.unlearning.figures import Figures
-from letgo.unlearning.guards import below_ceiling, require_finite, risen, watch_learning
+from letgo.unlearning.guards import below_ceiling, require_finite, risen
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
 from letgo.unlearning.memory import Memory
 from letgo.unlearning.schedule import LearningStepsOnly, factor, plan
+from letgo.unlearning.steps import Steps
 from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
 from letgo.unlearning.texts import (
     check_overlap,
@@ -70,8 +71,8 @@ class LWFTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.kinds: list[bool] = []  # of every optimizer step, True for unlearning
         self.forget_dataset: Dataset | None = None
-        self._figures, self._penalty = Figures(), None
-        self._logged_step, self._learning_loss = 0, 0.0
+        self.figures, self._penalty = Figures(), None
+        self.logged_step, self.learning_loss = 0, 0.0
         self._sized: torch.optim.Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
@@ -90,6 +91,10 @@ class LWFTrainer(SFTTrainer):
             )
         if args.unlearning_loss == "graddiff" and self.padding_free:
             raise InputError("--unlearning_loss graddiff does not work with packed learning data")
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            check_deepspeed(
+                self.accelerator.state.deepspeed_plugin.deepspeed_config, args, self.model
+            )
         self._vocabulary = self.model.config.get_text_config().vocab_size
         check_tokens(dataset, self._tokenizer, self._vocabulary)
         self.chosen = choose(dataset, args.forget_fraction)
@@ -109,7 +114,7 @@ class LWFTrainer(SFTTrainer):
         # The trainer clips only where there is a bound; the one for unlearning is always there.
         args.max_grad_norm = args.max_grad_norm or math.inf
         self.add_callback(Memory())
-        self.add_callback(_Steps(self))
+        self.add_callback(Steps(self))
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
         plain = copy.copy(self.args)
@@ -132,19 +137,25 @@ class LWFTrainer(SFTTrainer):
         split = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         return self.accelerator.distributed_type in split
 
-    def _asked(self) -> float:
+    def asked(self) -> float:
         """How strong the unlearning step under way is to be, as a part of the full strength."""
         if risen(self.memory, self.args.unlearning_max_rise):
             return 0.0
         done = self.kinds[: self.state.global_step].count(True)
         return factor(self.args.unlearning_schedule, done, self.kinds.count(True))
 
+    def bound(self) -> float:
+        """The norm to which the gradient of the step under way is clipped."""
+        if self.unlearning_now:
+            return self._loss_weight * self.args.unlearning_max_grad_norm
+        return self.args.max_grad_norm
+
     @property
     def _loss_weight(self) -> float:
         """What the unlearning loss is multiplied by where its rate is a weight on it."""
         if self.args.unlearning_rate is None or self.args.unlearning_state == "separate":
             return 1.0
-        return self._asked() * self.args.unlearning_rate / self.args.learning_rate
+        return self.asked() * self.args.unlearning_rate / self.args.learning_rate
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stream of the whole run, learning and unlearning steps in their order."""
@@ -252,7 +263,7 @@ class LWFTrainer(SFTTrainer):
             kept = texts.rows(below_ceiling(texts, args.unlearning_ceiling))
         loss = self._loss_weight * LOSSES[args.unlearning_loss](kept, args.unlearning_beta)
         skipped = len(texts.learning) - len(kept.learning)
-        self._figures.micro_batch(loss.item() / processes, nll, skipped)
+        self.figures.micro_batch(loss.item() / processes, nll, skipped)
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -262,7 +273,7 @@ class LWFTrainer(SFTTrainer):
             return torch.zeros_like(loss)  # what is returned goes into the learning loss
         remedy = "lower --learning_rate"
         require_finite(loss, "learning loss", self.state.global_step, remedy)
-        self._learning_loss += float(loss)
+        self.learning_loss += float(loss)
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -272,25 +283,28 @@ class LWFTrainer(SFTTrainer):
         """
         if self.forget_dataset is None:
             return super()._clip_grad_norm(model)
-        self._weight = self._loss_weight if self.unlearning_now else 1.0
-        bound = self.args.max_grad_norm
-        if self.unlearning_now:
-            bound = self._weight * self.args.unlearning_max_grad_norm
+        self.weight = self._loss_weight if self.unlearning_now else 1.0
+        bound = self.bound()
+        # DeepSpeed has clipped and stepped by now, and only says what the norm was.
         norm = self.accelerator.clip_grad_norm_(model.parameters(), bound)
-        self._norm = 0.0 if norm is None else float(norm)  # DeepSpeed clips by itself
-        self._clipped = self._norm > bound
+        self.norm = 0.0 if norm is None else float(norm)
+        self.clipped = self.norm > bound
+        if self.unlearning_now and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # Its optimizer sees one group of weights at a time, and no norm of them all.
+            now = min(self.norm, bound)
+            self.dose.strength = now / (self.memory.learning_norm.value or now or 1.0)
         if not self.unlearning_now:
-            self.memory.learning_norm.add(min(self._norm, bound), RECENT)
+            self.memory.learning_norm.add(min(self.norm, bound), RECENT)
         elif self.accelerator.scaler is None:  # a float16 scaler skips such a step by itself
             step = self.state.global_step
-            require_finite(self._norm, "gradient norm of the forget batch", step)
+            require_finite(self.norm, "gradient norm of the forget batch", step)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log learning figures without unlearning steps, and those under their own names."""
         if self.forget_dataset is not None and "loss" in logs:
-            window = self.kinds[self._logged_step : self.state.global_step]
-            self._logged_step = self.state.global_step
+            window = self.kinds[self.logged_step : self.state.global_step]
+            self.logged_step = self.state.global_step
             learning = window.count(False)
             if learning:  # the trainer has divided by steps of both kinds
                 logs["loss"] *= len(window) / learning
@@ -298,7 +312,7 @@ class LWFTrainer(SFTTrainer):
                 del logs["loss"], logs["learning_rate"]
             if window[-1]:  # an unlearning step's norm has a name of its own
                 logs.pop("grad_norm", None)
-            if figures := self._figures.drain():
+            if figures := self.figures.drain():
                 figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
                 logs.update(figures)
         if self.forget_dataset is not None and "train_loss" in logs and self.kinds:
@@ -315,45 +329,3 @@ class LWFTrainer(SFTTrainer):
         text = section(self.args, self.chosen.describe(), steps, self.memory.acted)
         with card.open("a", encoding="utf-8") as file:
             file.write(text)
-
-
-class _Steps(TrainerCallback):
-    """Tells the dose what comes, takes in what came, and counts epochs in learning steps."""
-
-    def __init__(self, trainer: LWFTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._logged_step = state.global_step  # not 0 when resumed
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        self.paused = risen(trainer.memory, args.unlearning_max_rise)
-        strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        asked = trainer._asked() * strength
-        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, asked)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, accelerator = self.trainer, self.trainer.accelerator
-        unlearned = trainer.kinds[state.global_step - 1]
-        if unlearned:
-            weight = trainer._weight or 1.0
-            if self.paused and not trainer.memory.acted["paused"]:
-                letgo_log.warning("the learning loss has risen more than --unlearning_max_rise %g "
-                                  "above its low: unlearning pauses until it is back",
-                                  args.unlearning_max_rise)  # fmt: skip
-            trainer._figures.step(
-                trainer.memory, accelerator.reduce, accelerator.device, trainer._norm / weight,
-                trainer.dose.strength, trainer._clipped, self.paused,
-            )  # fmt: skip
-        else:
-            loss = torch.tensor(trainer._learning_loss, device=accelerator.device)
-            watch_learning(trainer.memory, float(accelerator.reduce(loss, "mean")))
-        trainer._learning_loss = 0.0
-        learned = trainer.kinds[: state.global_step].count(False)
-        state.epoch = learned / trainer.steps_per_epoch
-        # The trainer takes the whole stream for one epoch and would not notice where ours end.
-        if learned % trainer.steps_per_epoch == 0 and not unlearned:
-            control.should_log |= args.logging_strategy == "epoch"
-            control.should_save |= args.save_strategy == "epoch"
-            control.should_evaluate |= args.eval_strategy == "epoch"

@@ -67,7 +67,8 @@ class Dose:
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not self.unlearning:
-            self._before_update = [weights.clone() for weights, _ in _sampled(optimizer)]
+            if self.separate:  # with shared state nothing is measured by a learning update
+                self._before_update = [weights.clone() for weights, _ in _sampled(optimizer)]
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
         norm = math.sqrt(self._sum(_product(g, g) for g in gradients))

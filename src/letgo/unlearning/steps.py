@@ -1,0 +1,61 @@
+"""What happens around every optimizer step of a run that unlearns."""
+
+import math
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from letgo.progress import log
+from letgo.unlearning.guards import risen, watch_learning
+
+
+class Steps(TrainerCallback):
+    """Tells the dose what comes, takes in what came, and counts epochs in learning steps."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log from here on."""
+        self.trainer.logged_step = state.global_step  # not 0 when resumed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what the step is, before its first micro-batch.
+
+        Not right before the optimizer's step: DeepSpeed steps within the last backward pass.
+        """
+        trainer = self.trainer
+        self.paused = risen(trainer.memory, args.unlearning_max_rise)
+        strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
+        asked = trainer.asked() * strength
+        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, asked)
+        if engine := getattr(trainer.accelerator, "deepspeed_engine_wrapped", None):
+            bound = trainer.bound()
+            engine.engine.optimizer.clip_grad = bound if math.isfinite(bound) else 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take in what the step came to."""
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        unlearned = trainer.kinds[state.global_step - 1]
+        if unlearned:
+            weight = trainer.weight or 1.0
+            if self.paused and not trainer.memory.acted["paused"]:
+                log.warning("the learning loss has risen more than --unlearning_max_rise %g above "
+                            "its low: unlearning pauses until it is back",
+                            args.unlearning_max_rise)  # fmt: skip
+            trainer.figures.step(
+                trainer.memory, accelerator.reduce, accelerator.device, trainer.norm / weight,
+                trainer.dose.strength, trainer.clipped, self.paused,
+            )  # fmt: skip
+        else:
+            loss = torch.tensor(trainer.learning_loss, device=accelerator.device)
+            watch_learning(trainer.memory, float(accelerator.reduce(loss, "mean")))
+        trainer.learning_loss = 0.0
+        learned = trainer.kinds[: state.global_step].count(False)
+        state.epoch = learned / trainer.steps_per_epoch
+        # The trainer takes the whole stream for one epoch and would not notice where ours end.
+        if learned % trainer.steps_per_epoch == 0 and not unlearned:
+            control.should_log |= args.logging_strategy == "epoch"
+            control.should_save |= args.save_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch"

@@ -1,0 +1,117 @@
+"""Two processes on the CPU against one, started with the accelerate configurations we ship."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import FORGET, config, train
+
+from letgo import LWFTrainer
+
+HERE = Path(__file__).parent
+CONFIGS = files("letgo") / "accelerate_configs"
+# The same optimizer steps of 8 examples: 2 processes x 2 x 2 are 4 x 2 or 1 x 8 on one. The last
+# step of an epoch has 6.
+ON_TWO = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+ON_ONE = (
+    {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+)
+RATE = {"unlearning_rate": 2e-3}  # and with it, shared state
+NPO, GRADDIFF = {"unlearning_loss": "npo"}, {"unlearning_loss": "graddiff"}
+RATES = {"rate": RATE, "npo, rate": {**NPO, **RATE}, "graddiff, rate": {**GRADDIFF, **RATE}}
+STRENGTHS = {"strength": {}, "npo, strength": NPO, "graddiff, strength": GRADDIFF}
+# Norms are summed over the shards: of the gradient, of a learning update, of what is known before
+# the first one, and of the running mean.
+SHARDS = {
+    "rate": RATE,
+    "npo, strength": NPO,
+    "strength, shared": {"unlearning_state": "shared"},
+    "early": {"unlearning_schedule": "early"},
+    "adaptive": {"unlearning_schedule": "adaptive"},
+}
+# DeepSpeed cannot size a step. With every text above the ceiling an unlearning step is none at all.
+UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
+
+
+def launch(folder, name, cases):
+    """What `distributed_worker.py` finds in two processes under one of our configurations."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "cases.json").write_text(
+        json.dumps({case: {**ON_TWO, **changes} for case, changes in cases.items()})
+    )
+    environment = {
+        **os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch",
+         "--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2",
+         "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
+         str(HERE / "distributed_worker.py"), str(folder / "cases.json"), str(folder / "found.pt")],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
+def alone(folder, changes):
+    """Weights and log of the same run in this process."""
+    trainer = train(LWFTrainer, config(folder, **changes), FORGET)
+    return trainer.model.state_dict(), trainer.state.log_history
+
+
+def assert_same(case, found, weights, log):
+    """The same weights, and the same figures at every step."""
+    assert found["weights"].keys() == weights.keys()
+    for name, expected in weights.items():
+        torch.testing.assert_close(
+            found["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=lambda m: f"{case}: {m}"
+        )
+    assert len(found["log"]) == len(log)
+    unlearned = 0
+    for ours, theirs in zip(found["log"][:-1], log[:-1], strict=True):
+        names = [n for n in theirs if n.startswith("unlearn/") or n in ("loss", "learning_rate")]
+        unlearned += "unlearn/loss" in names
+        assert [ours[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-3), case
+    assert unlearned == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "cases"),
+    [
+        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS}),
+        ("fsdp2", "FSDP", SHARDS),
+        ("zero2", "DEEPSPEED", UNSIZED),
+        ("zero3", "DEEPSPEED", UNSIZED),
+    ],
+)
+def test_two_processes_equal_one(tmp_path, name, kind, cases):
+    """Whatever the process count and the accumulation, as long as the steps' batches agree."""
+    deepspeed = name.startswith("zero")
+    if deepspeed and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    refused = ["strength"] if deepspeed else []
+    # A checkpoint is written and read by all processes together.
+    interrupted = {"interrupted": {**cases["rate"], "interrupted_at": 4}}
+    found = launch(tmp_path, name, {**cases, **interrupted, **{case: {} for case in refused}})
+    for case in refused:
+        assert "give --unlearning_rate with" in found[case]["refused"]
+    for case, changes in cases.items():
+        assert (found[case]["kind"], found[case]["processes"]) == (kind, 2)
+        assert sorted(set(found[case]["kinds"])) == [False, True]
+        for one in ON_ONE if case in ("strength", "graddiff, rate") else ON_ONE[:1]:
+            assert_same(case, found[case], *alone(tmp_path, {**one, **changes}))
+    for tensor, expected in zip(
+        found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
+    ):
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
