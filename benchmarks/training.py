@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCH, TOKENS, INTERVAL = 4, 64, 10
+BATCH, TOKENS, INTERVAL = 4, 32, 10
 LOSSES = ("ga", "bounded_ga", "npo", "simnpo", "wga", "kl_uniform", "graddiff")
 QUICK_LOSSES = ("ga", "bounded_ga", "npo")
 
@@ -110,11 +110,11 @@ def peak(kind: str, loss: str) -> float:
 
 
 def run_for_peak(kind: str, loss: str) -> None:
-    """Three learning steps, an unlearning step after each of them; print the peak."""
+    """Two learning steps, an unlearning step after each of them; print the peak."""
     import resource
 
     with tempfile.TemporaryDirectory() as folder:
-        make(kind, folder, 3, loss, 1).train()
+        make(kind, folder, 2, loss, 1).train()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
@@ -133,7 +133,7 @@ def main() -> None:
 
     from letgo.config import git_revision, versions
 
-    result = compare(4 if arguments.quick else 12)
+    result = compare(2 if arguments.quick else 12)
     plain = peak("sft", "ga")
     result["memory_ratio"] = {}
     for loss in QUICK_LOSSES if arguments.quick else LOSSES:

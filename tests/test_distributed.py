@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,8 +42,12 @@ SHARDS = {
 UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
 
 
-def launch(folder, name, cases):
-    """What `distributed_worker.py` finds in two processes under one of our configurations."""
+@contextmanager
+def launched(folder, name, cases):
+    """Two processes of `distributed_worker.py` under one of our configurations, at work.
+
+    Gives a function that waits for what they find.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,15 +58,26 @@ def launch(folder, name, cases):
         **os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     }  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch",
-         "--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2",
-         "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
-         str(HERE / "distributed_worker.py"), str(folder / "cases.json"), str(folder / "found.pt")],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return torch.load(folder / "found.pt", weights_only=True)
+    log = folder / "log.txt"
+
+    def found():
+        assert running.wait(timeout=300) == 0, log.read_text()[-3000:]
+        return torch.load(folder / "found.pt", weights_only=True)
+
+    with log.open("w") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch",
+             "--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2",
+             "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
+             str(HERE / "distributed_worker.py"), str(folder / "cases.json"),
+             str(folder / "found.pt")],
+            env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
+        try:
+            yield found
+        finally:
+            running.terminate()  # the launcher ends its processes
+            running.wait()
 
 
 def alone(folder, changes):
@@ -103,15 +119,22 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
     refused = ["strength"] if deepspeed else []
     # A checkpoint is written and read by all processes together.
     interrupted = {"interrupted": {**cases["rate"], "interrupted_at": 4}}
-    found = launch(tmp_path, name, {**cases, **interrupted, **{case: {} for case in refused}})
+    with launched(
+        tmp_path, name, {**cases, **interrupted, **{case: {} for case in refused}}
+    ) as wait:
+        expected = [
+            (case, *alone(tmp_path, {**one, **changes}))
+            for case, changes in cases.items()
+            for one in (ON_ONE if case == "strength" else ON_ONE[:1])
+        ]
+        found = wait()
     for case in refused:
         assert "give --unlearning_rate with" in found[case]["refused"]
-    for case, changes in cases.items():
+    for case, weights, log in expected:
         assert (found[case]["kind"], found[case]["processes"]) == (kind, 2)
         assert sorted(set(found[case]["kinds"])) == [False, True]
-        for one in ON_ONE if case in ("strength", "graddiff, rate") else ON_ONE[:1]:
-            assert_same(case, found[case], *alone(tmp_path, {**one, **changes}))
-    for tensor, expected in zip(
+        assert_same(case, found[case], weights, log)
+    for resumed, whole in zip(
         found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
     ):
-        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
