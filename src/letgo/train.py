@@ -11,16 +11,16 @@ from letgo.training import fit
 def train(run: Run, scratch: Path) -> None:
     """Write `model/` and `train_log.jsonl`: the base model after Learning With Forgetting."""
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
-    said = [
+    scores, selection = (
         {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
-    ]
+    )
     forget = [
         {
             **{name: text[name] for name in
                ("prompt_ids", "completion_ids", "completion", "mean_logprob")},
-            "confidence": said[0][text["id"]]["confidence"],
-            "selected": said[1][text["id"]]["selected"],
+            "confidence": scores[text["id"]]["confidence"],
+            "selected": selection[text["id"]]["selected"],
         }
         for text in texts
     ]  # fmt: skip

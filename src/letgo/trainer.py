@@ -25,10 +25,10 @@ from letgo.regularizers import penalty
 from letgo.unlearning.deepspeed import check_deepspeed
 from letgo.unlearning.dose import RECENT, Dose
 from letgo.unlearning.figures import Figures
-from letgo.unlearning.guards import below_ceiling, require_finite, risen
+from letgo.unlearning.guards import below_ceiling, require_finite
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
 from letgo.unlearning.memory import Memory
-from letgo.unlearning.schedule import LearningStepsOnly, factor, plan
+from letgo.unlearning.schedule import LearningStepsOnly, plan
 from letgo.unlearning.steps import Steps
 from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
 from letgo.unlearning.texts import (
@@ -73,6 +73,7 @@ class LWFTrainer(SFTTrainer):
         self.forget_dataset: Dataset | None = None
         self.figures, self._penalty = Figures(), None
         self.logged_step, self.learning_loss = 0, 0.0
+        self.part = 1.0  # of its full strength that the step under way is to have
         self._sized: torch.optim.Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
@@ -137,25 +138,18 @@ class LWFTrainer(SFTTrainer):
         split = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         return self.accelerator.distributed_type in split
 
-    def asked(self) -> float:
-        """How strong the unlearning step under way is to be, as a part of the full strength."""
-        if risen(self.memory, self.args.unlearning_max_rise):
-            return 0.0
-        done = self.kinds[: self.state.global_step].count(True)
-        return factor(self.args.unlearning_schedule, done, self.kinds.count(True))
-
     def bound(self) -> float:
         """The norm to which the gradient of the step under way is clipped."""
         if self.unlearning_now:
-            return self._loss_weight * self.args.unlearning_max_grad_norm
+            return self.loss_weight * self.args.unlearning_max_grad_norm
         return self.args.max_grad_norm
 
     @property
-    def _loss_weight(self) -> float:
+    def loss_weight(self) -> float:
         """What the unlearning loss is multiplied by where its rate is a weight on it."""
         if self.args.unlearning_rate is None or self.args.unlearning_state == "separate":
             return 1.0
-        return self.asked() * self.args.unlearning_rate / self.args.learning_rate
+        return self.part * self.args.unlearning_rate / self.args.learning_rate
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stream of the whole run, learning and unlearning steps in their order."""
@@ -255,13 +249,12 @@ class LWFTrainer(SFTTrainer):
             self._forgotten_per_step / processes, self._vocabulary,
         )  # fmt: skip
         texts = texts.rows(texts.labelled.any(1))
-        forget = texts.rows(~texts.learning)
-        nll = -forget.log_probs.detach().sum(1) / forget.lengths
+        nll = texts.nll[~texts.learning]
         require_finite(nll.sum(), "loss of the forget batch", self.state.global_step)
         kept = texts
         if args.unlearning_loss not in UNBOUNDED:
             kept = texts.rows(below_ceiling(texts, args.unlearning_ceiling))
-        loss = self._loss_weight * LOSSES[args.unlearning_loss](kept, args.unlearning_beta)
+        loss = self.loss_weight * LOSSES[args.unlearning_loss](kept, args.unlearning_beta)
         skipped = len(texts.learning) - len(kept.learning)
         self.figures.micro_batch(loss.item() / processes, nll, skipped)
         return loss
@@ -283,7 +276,6 @@ class LWFTrainer(SFTTrainer):
         """
         if self.forget_dataset is None:
             return super()._clip_grad_norm(model)
-        self.weight = self._loss_weight if self.unlearning_now else 1.0
         bound = self.bound()
         # DeepSpeed has clipped and stepped by now, and only says what the norm was.
         norm = self.accelerator.clip_grad_norm_(model.parameters(), bound)

@@ -42,6 +42,11 @@ class Texts(NamedTuple):
         """(texts,) labels of each text, at least 1."""
         return self.labelled.sum(1).clamp(min=1)
 
+    @property
+    def nll(self) -> Tensor:
+        """(texts,) mean NLL of each text, nats per token, without a gradient."""
+        return -self.log_probs.detach().sum(1) / self.lengths
+
     def rows(self, kept: Tensor) -> "Texts":
         """The texts of a boolean mask (texts,); a loss over none of them is 0."""
         return self._replace(

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from letgo.progress import log
 from letgo.unlearning.guards import risen, watch_learning
+from letgo.unlearning.schedule import factor
 
 
 class Steps(TrainerCallback):
@@ -27,9 +28,11 @@ class Steps(TrainerCallback):
         """
         trainer = self.trainer
         self.paused = risen(trainer.memory, args.unlearning_max_rise)
+        done, count = trainer.kinds[: state.global_step].count(True), trainer.kinds.count(True)
+        schedule = args.unlearning_schedule
+        trainer.part = 0.0 if self.paused or not count else factor(schedule, done, count)
         strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        asked = trainer.asked() * strength
-        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, asked)
+        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, trainer.part * strength)
         if engine := getattr(trainer.accelerator, "deepspeed_engine_wrapped", None):
             bound = trainer.bound()
             engine.engine.optimizer.clip_grad = bound if math.isfinite(bound) else 0.0
@@ -39,7 +42,7 @@ class Steps(TrainerCallback):
         trainer, accelerator = self.trainer, self.trainer.accelerator
         unlearned = trainer.kinds[state.global_step - 1]
         if unlearned:
-            weight = trainer.weight or 1.0
+            weight = trainer.loss_weight or 1.0
             if self.paused and not trainer.memory.acted["paused"]:
                 log.warning("the learning loss has risen more than --unlearning_max_rise %g above "
                             "its low: unlearning pauses until it is back",
