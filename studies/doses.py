@@ -1,14 +1,17 @@
 """What the dose, the optimizer's state and the guards are worth: base-9 addition, SmolLM2-135M.
 
-usage: python studies/doses.py [--seeds 0 1 2] [--arms NAME ...]   writes studies/doses.json
+usage: python studies/doses.py [--seeds 0 1 2] [--arms NAME ...] [--choose]
 
-Every arm learns 160 of the demo's base-9 sums for one epoch; D_U are 16 of the base model's own
-answers to base-10 sums and everyday questions. `ruin` is what unguarded recipes do: ascent at the
-learning rate after every learning step, ten epochs over D_U. Arms in the file already are kept.
+Every arm learns 240 base-9 sums for one epoch; D_U are 16 of the base model's own answers to
+base-10 sums and everyday questions. `ruin` is what unguarded recipes do: ascent at the learning
+rate after every learning step, fifteen epochs over D_U. Every seed draws its own sums; `--choose`
+tries candidates on seeds and sums of their own. Writes studies/doses.json (or doses_choice.json);
+arms that are in the file already are kept.
 """
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 from pathlib import Path
@@ -22,28 +25,34 @@ from letgo import LWFConfig, LWFTrainer
 from letgo.answers import correct, exact
 from letgo.config import git_revision, versions
 from letgo.data import example_ids, prompt_ids, training_row
-from letgo.demo import generate_data
-from letgo.inference import generate
+from letgo.demo import FORGET, LEARN, TOPICS, base9, sums
+from letgo.inference import autocast, example_losses, generate, pad_rows
 from letgo.models import load_model, load_tokenizer, resolve
-from letgo.records import read_records
 from letgo.statistics import paired_difference
 
-RESULTS = Path(__file__).with_name("doses.json")
-LEARNING_RATE, EXAMPLES, BATCH, TEXTS = 1e-4, 160, 4, 16
+LEARNING_RATE, EXAMPLES, TESTS, BATCH, TEXTS = 1e-4, 240, 300, 4, 16
 RUIN = {"unlearning_interval": 1, "unlearning_rate": LEARNING_RATE}
 OFF = {"unlearning_max_grad_norm": 1e9, "unlearning_max_rise": 1e9}
 ARMS: dict[str, dict[str, Any]] = {
     "sft": {"unlearning_interval": 0},
     "ruin, no guards": {**RUIN, **OFF, "unlearning_loss": "ga"},
     "ruin, guards": RUIN,
-    "ruin, separate, no guards": {
-        "unlearning_interval": 1, "unlearning_strength": 1.0, **OFF, "unlearning_loss": "ga"},
-    "ruin, separate, guards": {"unlearning_interval": 1, "unlearning_strength": 1.0},
     "separate 0.1 (default)": {},
     "separate 1.0": {"unlearning_strength": 1.0},
     "shared 0.1": {"unlearning_state": "shared", "unlearning_strength": 0.1},
     "shared 1.0": {"unlearning_state": "shared", "unlearning_strength": 1.0},
     "adaptive": {"unlearning_schedule": "adaptive"},
+    "ruin, separate, no guards": {
+        "unlearning_interval": 1, "unlearning_strength": 1.0, **OFF, "unlearning_loss": "ga"},
+    "ruin, separate, guards": {"unlearning_interval": 1, "unlearning_strength": 1.0},
+}  # fmt: skip
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "sft": {"unlearning_interval": 0},
+    "ruin, ceiling 4": {**RUIN, "unlearning_ceiling": 4.0},
+    "ruin, ceiling 2": {**RUIN, "unlearning_ceiling": 2.0},
+    "separate 0.1, ceiling 4": {"unlearning_ceiling": 4.0},
+    "separate 0.1, ceiling 2": {"unlearning_ceiling": 2.0},
+    "separate 0.03, ceiling 2": {"unlearning_strength": 0.03, "unlearning_ceiling": 2.0},
 }  # fmt: skip
 
 
@@ -72,14 +81,21 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
     )  # fmt: skip
     trainer.train()
     model.eval()
-    texts = answers(model, tokenizer, [r.prompt for r in data["test"]], 24)
+    with autocast(bool(arguments.bf16)):
+        texts = answers(model, tokenizer, [r["prompt"] for r in data["test"]], 12)
+        rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"]))
+                for r in data["test"]]  # fmt: skip
+        with torch.inference_mode():
+            nll = [example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
+                   for i in range(0, TESTS, 32)]  # fmt: skip
     said = tokenizer.batch_decode(texts, skip_special_tokens=True)
     history = trainer.state.log_history
     unlearned = [entry for entry in history if "unlearn/nll" in entry]
     strengths = [entry["unlearn/strength"] for entry in unlearned]
     return {
-        "right": [correct(exact, s, r.completion or "") for s, r in
+        "right": [correct(exact, s, r["completion"]) for s, r in
                   zip(said, data["test"], strict=True)],
+        "test_nll": float(torch.cat(nll).mean()),
         "learning_loss": statistics.mean([e["loss"] for e in history if "loss" in e][-5:]),
         "unlearning_steps": len(unlearned),
         "unlearning_nll": [round(entry["unlearn/nll"], 3) for entry in unlearned],
@@ -88,37 +104,48 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
     }  # fmt: skip
 
 
+def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
+    """Base-9 sums to learn and to be tested on, and base-10 sums to ask the base model."""
+    pairs = random.Random(seed).sample(
+        [(a, b) for a in range(9, 81) for b in range(9, 81)], EXAMPLES + TESTS + TEXTS // 2
+    )
+    learn = sums(LEARN, pairs[:EXAMPLES], base9)
+    return {
+        "learn": [training_row(*example_ids(tokenizer, r["prompt"], r["completion"]))
+                  for r in learn],
+        "test": sums(LEARN, pairs[EXAMPLES : EXAMPLES + TESTS], base9),
+        "ask": [FORGET.format(a, b) for a, b in pairs[EXAMPLES + TESTS :]],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--choose", action="store_true")
     wanted = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        generate_data(Path(folder))
-        path = resolve("smollm2-135m")
-        tokenizer = load_tokenizer(path)
-        learn = read_records(f"{folder}/base9.jsonl", "--learn", True)
-        sets = [read_records(f"{folder}/{name}.jsonl", "--forget", False)[: TEXTS // 2]
-                for name in ("base10", "everyday")]  # fmt: skip
-        prompts = [record.prompt for records in sets for record in records]
+    arms = CANDIDATES if wanted.choose else ARMS
+    results = Path(__file__).with_name("doses_choice.json" if wanted.choose else "doses.json")
+    found = json.loads(results.read_text()) if results.exists() else {"runs": {}}
+    path = resolve("smollm2-135m")
+    tokenizer = load_tokenizer(path)
+    everyday = [form.format(x) for form, things in TOPICS.items() for x in things]
+    for seed in wanted.seeds:
+        data = sums_of(1000 + seed if wanted.choose else seed, tokenizer)
+        prompts = data["ask"] + random.Random(seed).sample(everyday, TEXTS // 2)
         own = answers(load_model(path), tokenizer, prompts, 32)
-        data = {
-            "learn": [training_row(*example_ids(tokenizer, r.prompt, r.completion or ""))
-                      for r in learn[:EXAMPLES]],
-            "test": read_records(f"{folder}/base9_test.jsonl", "--learn_test", True),
-            "forget": [training_row(prompt_ids(tokenizer, p), a)
-                       for p, a in zip(prompts, own, strict=True)],
-        }  # fmt: skip
-        for seed in wanted.seeds:
-            for arm in wanted.arms:
-                runs = found["runs"].setdefault(arm, {})
-                if str(seed) not in runs:
-                    runs[str(seed)] = {"settings": ARMS[arm], **run(ARMS[arm], seed, data, folder)}
-                    share = statistics.mean(runs[str(seed)]["right"])
-                    print(f"RESULT {arm}, seed {seed}: {share:.3f}", flush=True)
-                    RESULTS.write_text(json.dumps(summary(found)) + "\n")
+        data["forget"] = [training_row(prompt_ids(tokenizer, p), a)
+                          for p, a in zip(prompts, own, strict=True)]  # fmt: skip
+        for arm in wanted.arms or arms:
+            runs = found["runs"].setdefault(arm, {})
+            if str(seed) in runs:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                runs[str(seed)] = {"settings": arms[arm], **run(arms[arm], seed, data, folder)}
+            share = statistics.mean(runs[str(seed)]["right"])
+            print(f"RESULT {arm}, seed {seed}: {share:.3f}", flush=True)
+            results.write_text(json.dumps(summary(found)) + "\n")
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +159,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         table[arm] = {
             "accuracy": statistics.mean(right),
             "by_seed": [statistics.mean(runs[seed]["right"]) for seed in seeds],
+            "test_nll": [runs[seed].get("test_nll") for seed in seeds],
             "minus_sft": paired_difference(right, reference),
             "guards": [runs[seed]["guards"] for seed in seeds],
             "last_unlearning_nll": [(runs[seed]["unlearning_nll"] or [None])[-1] for seed in seeds],

@@ -91,6 +91,11 @@ class LWFConfig(SFTConfig):
         self._fill_in()
         self._check()
 
+    @property
+    def unlearning_weight(self) -> float | None:
+        """`unlearning_rate` as a multiple of the learning rate; None if a strength is given."""
+        return None if self.unlearning_rate is None else self.unlearning_rate / self.learning_rate
+
     def _fill_in(self) -> None:
         """Give what depends on other settings its value."""
         self.alpha = self.learning_rate if self.alpha is None else self.alpha

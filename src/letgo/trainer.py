@@ -31,13 +31,7 @@ from letgo.unlearning.memory import Memory
 from letgo.unlearning.schedule import LearningStepsOnly, plan
 from letgo.unlearning.steps import Steps
 from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
-from letgo.unlearning.texts import (
-    check_overlap,
-    check_tokens,
-    choose,
-    labelled_rows,
-    reference_log_probs,
-)
+from letgo.unlearning.texts import prepare
 
 
 class LWFTrainer(SFTTrainer):
@@ -96,21 +90,8 @@ class LWFTrainer(SFTTrainer):
             check_deepspeed(
                 self.accelerator.state.deepspeed_plugin.deepspeed_config, args, self.model
             )
-        self._vocabulary = self.model.config.get_text_config().vocab_size
-        check_tokens(dataset, self._tokenizer, self._vocabulary)
-        self.chosen = choose(dataset, args.forget_fraction)
-        rows = labelled_rows(dataset.select(self.chosen.places), self._tokenize_texts)
-        check_overlap(self.train_dataset, rows, args.forget_max_overlap)
-        batch = args.per_device_train_batch_size
-        if len(rows) < batch:
-            letgo_log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning "
-                              "step takes them all", len(rows), batch)  # fmt: skip
-        reference = [row.get("reference", 0.0) for row in rows]
-        if args.unlearning_loss == "npo" and "reference" not in rows[0]:
-            pad = self._tokenizer.pad_token_id
-            reference = reference_log_probs(self.model, rows, pad, bool(args.bf16))
-        self.forget_dataset = Dataset.from_list(
-            [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
+        self.forget_dataset, self.chosen = prepare(
+            dataset, self.train_dataset, self.model, self._tokenizer, args, self._tokenize_texts
         )
         # The trainer clips only where there is a bound; the one for unlearning is always there.
         args.max_grad_norm = args.max_grad_norm or math.inf
@@ -147,9 +128,10 @@ class LWFTrainer(SFTTrainer):
     @property
     def loss_weight(self) -> float:
         """What the unlearning loss is multiplied by where its rate is a weight on it."""
-        if self.args.unlearning_rate is None or self.args.unlearning_state == "separate":
+        weight = self.args.unlearning_weight
+        if weight is None or self.args.unlearning_state == "separate":
             return 1.0
-        return self.part * self.args.unlearning_rate / self.args.learning_rate
+        return self.part * weight
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stream of the whole run, learning and unlearning steps in their order."""
@@ -204,12 +186,11 @@ class LWFTrainer(SFTTrainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         bare = getattr(optimizer, "optimizer", optimizer)  # a second train() finds it wrapped
         if self.forget_dataset is not None and bare is not self._sized:
-            settings, weight = self.args, None
-            if settings.unlearning_rate is not None:
-                weight = settings.unlearning_rate / settings.learning_rate
+            settings = self.args
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
             adaptive = settings.unlearning_schedule == "adaptive"
-            self.dose = Dose(settings.unlearning_state == "separate", weight, adaptive, reduce)
+            self.dose = Dose(settings.unlearning_state == "separate", settings.unlearning_weight,
+                             adaptive, reduce)  # fmt: skip
             self.dose.attach(bare)
             self._sized = bare
         return optimizer
@@ -246,7 +227,7 @@ class LWFTrainer(SFTTrainer):
         tokens = tokens / (processes if args.average_tokens_across_devices else 1)
         texts = Texts(
             outputs.log_probs, outputs.entropy, outputs.label_mask, learning, reference, tokens,
-            self._forgotten_per_step / processes, self._vocabulary,
+            self._forgotten_per_step / processes, self.model.config.get_text_config().vocab_size,
         )  # fmt: skip
         texts = texts.rows(texts.labelled.any(1))
         nll = texts.nll[~texts.learning]

@@ -38,6 +38,40 @@ class Chosen(NamedTuple):
         return lines
 
 
+def prepare(
+    dataset: Dataset, learning: Iterable[dict[str, Any]], model: Any, tokenizer: Any, args: Any,
+    tokenize: Callable[[Dataset], Dataset],
+) -> tuple[Dataset, Chosen]:  # fmt: skip
+    """Check the texts, choose among them and bring them to rows of tokens.
+
+    Args:
+        dataset: as for `labelled_rows`, with a column as for `choose` where there is one.
+        learning: the learning data's rows, as for `prompts`.
+        model: the base model before its first step.
+        tokenizer: its tokenizer.
+        args: an `LWFConfig`.
+        tokenize: as for `labelled_rows`.
+
+    Returns:
+        Rows with `input_ids`, `labels` and `reference` of the texts to unlearn; what was chosen.
+
+    Raises:
+        InputError: as the functions below say.
+    """
+    check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
+    chosen = choose(dataset, args.forget_fraction)
+    rows = labelled_rows(dataset.select(chosen.places), tokenize)
+    check_overlap(learning, rows, args.forget_max_overlap)
+    if len(rows) < args.per_device_train_batch_size:
+        log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning step "
+                    "takes them all", len(rows), args.per_device_train_batch_size)  # fmt: skip
+    reference = [row.get("reference", 0.0) for row in rows]
+    if args.unlearning_loss == "npo" and "reference" not in rows[0]:
+        reference = reference_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16))
+    rows = [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
+    return Dataset.from_list(rows), chosen
+
+
 def choose(dataset: Dataset, fraction: float) -> Chosen:
     """Which texts to unlearn.
 
