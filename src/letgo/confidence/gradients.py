@@ -1,97 +1,205 @@
-"""Per-example gradients of the linear layers by hooks, with all weights frozen.
+"""What every weight's per-example gradient is made of, by hooks, in one backward pass.
 
-For a linear layer `y = a W^T` the gradient of example i's loss is `G_i = g_i^T a_i`, with `a_i`
-(tokens, in) what went into the layer and `g_i` (tokens, out) the gradient of what came out. One
-backward pass to the activations gives `a` and `g` of the whole batch; examples do not mix, so
-`G_i` is the same whatever else is in the batch.
+All weights are frozen meanwhile: the backward pass goes to the activations only, and autograd forms
+no weight gradients. What happens with `a` and `g` is in `products.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from letgo.data import batches_by_tokens
 from letgo.errors import InputError
+from letgo.inference import Batch, autocast, example_losses
 from letgo.progress import log
 
+# Called with a name, a: (batch, tokens, in) and g: (batch, tokens, out) of the same dtype.
+Use = Callable[[str, Tensor, Tensor], None]
 
-def linear_layers(model: Any) -> dict[str, nn.Linear]:
-    """The linear layers whose weights are scored, by name.
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that are scored.
+
+    Attributes:
+        layers: linear layers, by name; their gradients come from hooks.
+        others: matrices that no layer multiplies by itself (fused experts, routers, convolutions,
+            state-space parameters), by name; their gradients come from autograd, so that there can
+            be only one text in a batch.
+        shapes: (out, in) of every matrix, by name; an expert is "NAME[i]".
+    """
+
+    layers: dict[str, nn.Module]
+    others: dict[str, nn.Parameter]
+    shapes: dict[str, tuple[int, int]]
+
+    def batches(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        """Batches of at most `budget` tokens (`data.batches_by_tokens`)."""
+        return batches_by_tokens(lengths, 1 if self.others else budget)
+
+    def restricted(self, names: set[str]) -> "Weights":
+        """Only the matrices of these names, and the parameters they are part of."""
+        return Weights(
+            {name: layer for name, layer in self.layers.items() if name in names},
+            {name: p for name, p in self.others.items()
+             if any(n == name or n.startswith(f"{name}[") for n in names)},
+            {name: shape for name, shape in self.shapes.items() if name in names},
+        )  # fmt: skip
+
+
+def scored_weights(model: Any) -> Weights:
+    """All weight matrices of a model but the embeddings, and what is left out said in the log.
 
     An output layer tied to the input embeddings is left out: its weight also acts at the input,
     where no hook on a linear layer sees it, so half a gradient would be counted as a whole one.
+    Embeddings and vectors (norms, biases) are left out too.
 
     Raises:
-        InputError: the model has no such layer.
+        InputError: the model has no linear layer.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not (tied and module is head)
-    }
+    left_out = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    layers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name:
+            if id(module.weight) not in left_out:
+                layers[name.removesuffix(".base_layer")] = module
+            left_out.add(id(module.weight))
+    others = {
+        name: p for name, p in model.named_parameters()
+        if p.ndim >= 2 and id(p) not in left_out and ".lora_" not in name
+    }  # fmt: skip
     if not layers:
-        raise InputError(
-            "--model: no linear layers to score (torch.nn.Linear) in this architecture"
-        )
-    log.info("%d linear layers, %.1f million weights%s", len(layers),
-             sum(layer.weight.numel() for layer in layers.values()) / 1e6,
+        raise InputError("--model: no linear layers (torch.nn.Linear) to score in this architecture")
+    shapes = {name: shape_of(layer) for name, layer in layers.items()}
+    for name, parameter in others.items():
+        shapes |= {n: (m.shape[0], m.shape[1]) for n, m in matrices(name, parameter)}
+    log.info("%d weight matrices, %.1f million weights%s", len(shapes),
+             sum(out * into for out, into in shapes.values()) / 1e6,
              "; the output layer shares its weight with the embeddings and is left out"
              if tied else "")  # fmt: skip
-    return layers
+    if others:
+        log.warning("%s and %d more are not linear layers: they are scored one text at a time",
+                    next(iter(others)), len(others) - 1)  # fmt: skip
+    return Weights(layers, others, shapes)
 
 
-@contextmanager
-def per_example_gradients(
-    model: Any, layers: dict[str, nn.Linear], use: Callable[[str, int, Tensor], None]
-) -> Iterator[None]:
-    """While open, hand every example's gradient of every layer to `use` during backward.
+def shape_of(layer: Any) -> tuple[int, int]:
+    """(out, in) of a linear layer, quantized or not."""
+    if isinstance(layer, Conv1D):  # GPT-2's, which keeps its weight as (in, out)
+        return layer.weight.shape[1], layer.weight.shape[0]
+    return layer.out_features, layer.in_features
 
-    Weights are frozen meanwhile, so that autograd forms no weight gradients of its own; only one
-    example's gradient of one layer exists at a time.
+
+def matrices(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A parameter of `Weights.others`, or its gradient, as matrices (out, in)."""
+    if tensor.ndim == 3 and min(tensor.shape) > 1:  # fused experts
+        for index, matrix in enumerate(tensor):
+            yield f"{name}[{index}]", matrix
+    else:
+        yield name, tensor.flatten(1)  # a convolution: (channels, kernel)
+
+
+def values(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Every matrix (out, in) by name, as it is in the model."""
+    for name, layer in weights.layers.items():
+        weight = layer.weight.detach()  # type: ignore[union-attr]
+        yield name, weight.T if isinstance(layer, Conv1D) else weight
+    for name, parameter in weights.others.items():
+        yield from matrices(name, parameter.detach())
+
+
+def per_example(
+    model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool = False
+) -> Tensor:
+    """One forward and backward pass; `use` sees every weight matrix once.
 
     Args:
         model: a causal language model; examples are the first dimension of its batches.
-        layers: the layers to look at, by name.
-        use: called with the layer's name, the example's index in the batch and its gradient
-            (out, in) float32, which it may overwrite. Must be called on a sum of per-example
-            losses, never on a mean.
+        weights: what to look at.
+        batch: (batch, tokens), padded, prompts masked; one example where `weights.others`.
+        use: see `Use`; what it does with one example must not depend on the others.
+        bf16: compute forward and backward in bfloat16.
+
+    Returns:
+        each example's mean NLL, (batch,) float32.
+
+    Raises:
+        InputError: a layer does not keep the examples of a batch apart.
     """
+    with _frozen(model, weights), _hooks(weights, len(batch.labels), use):
+        with autocast(bf16):
+            losses = example_losses(model, batch)
+        # A sum, not a mean: an example's gradient must not depend on how many others there are.
+        torch.autograd.backward(losses.sum())
+        for name, parameter in weights.others.items():
+            if parameter.grad is None:
+                continue
+            for part, gradient in matrices(name, parameter.grad):
+                if part in weights.shapes and gradient.any():
+                    # As if a layer had seen one unit vector per column.
+                    unit = torch.eye(gradient.shape[1], device=gradient.device)
+                    use(part, unit[None], gradient.float().T[None])
+            parameter.grad = None
+    return losses.detach()
+
+
+@contextmanager
+def _hooks(weights: Weights, size: int, use: Use) -> Iterator[None]:
+    seen: set[str] = set()
 
     def forward_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            a = inputs[0].detach()  # (batch, tokens, in)
-            if a.ndim != 3:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            a = inputs[0].detach()
+            if a.numel() % (size * a.shape[-1]) or a.shape[0] % size:
                 raise InputError(
-                    f"--model: the layer {name} does not see (batch, tokens, features); this "
+                    f"--model: the layer {name} does not keep the texts of a batch apart; this "
                     f"architecture cannot be scored"
                 )
 
-            def backward_hook(g: Tensor) -> None:  # g: (batch, tokens, out)
-                for i in range(g.shape[0]):
-                    use(name, i, g[i].float().T @ a[i].float())
+            def backward_hook(g: Tensor) -> None:
+                if name in seen:  # its gradient is a sum, and norms of sums do not add up
+                    raise InputError(f"--model: the layer {name} is used twice in one pass; this "
+                                     f"architecture cannot be scored")  # fmt: skip
+                seen.add(name)
+                # Some layers see the texts of a batch one after the other, as (batch * tokens, in).
+                use(name, a.reshape(size, -1, a.shape[-1]).to(g.dtype),
+                    g.reshape(size, -1, g.shape[-1]))  # fmt: skip
 
             if output.requires_grad:
                 output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
         return hook
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    handles = [layer.register_forward_hook(forward_hook(name)) for name, layer in layers.items()]
-    # With frozen weights the graph must start somewhere: at the embeddings' output.
-    handles.append(
-        model.get_input_embeddings().register_forward_hook(
-            lambda _module, _inputs, output: output.requires_grad_(True)
-        )
-    )
+    handles = [layer.register_forward_hook(forward_hook(n)) for n, layer in weights.layers.items()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _frozen(model: Any, weights: Weights) -> Iterator[None]:
+    """Nothing but `weights.others` requires a gradient; the graph starts at the embeddings."""
+    wanted = {id(p) for p in weights.others.values()}
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    for parameter, _, _ in before:
+        parameter.requires_grad_(id(parameter) in wanted)
+        parameter.grad = None
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda _module, _inputs, output: output.requires_grad_(True)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
