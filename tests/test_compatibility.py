@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
+from oracles import gradients as oracle
 from peft import LoraConfig
 from test_trainer import FORGET, LEARN, config, train, weights
 
@@ -138,14 +139,13 @@ def test_regularizers_hold_the_model_back(tmp_path, name, interval):
 
 
 def test_the_penalties_are_those_of_their_formulas(tmp_path):
-    from letgo.confidence.fisher import diagonal_fisher
-    from letgo.confidence.gradients import linear_layers
+    from letgo.confidence.gradients import scored_weights
     from letgo.regularizers import penalty
 
     model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
     squared = penalty("l2_sp", 0.1, model, [], 1, False)
     weighted = penalty("ewc", 400.0, model, FORGET, 1, False)
-    fisher = diagonal_fisher(model, linear_layers(model), FORGET, 1, 64)
+    fisher = oracle.diagonal_fisher(model, scored_weights(model).layers, FORGET)
     assert squared(labels).item() == weighted(labels).item() == 0
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
         0.05 * sum(float(m.sum()) for m in moved.values())
     )
     expected = 200 * sum(float((moved[f"{n}.weight"] * f).sum()) for n, f in fisher.items())
-    assert weighted(labels).item() == pytest.approx(expected, rel=1e-4)
+    assert weighted(labels).item() == pytest.approx(expected, rel=1e-3)
     shrink = penalty("bss", 1e-3, model, [], 1, False)
     ids = torch.tensor([[4, 5, 6], [8, 9, 7]])
     hidden = model.base_model(ids).last_hidden_state

@@ -1,6 +1,7 @@
 """Every setting of a run, from flags and YAML to the `config.yaml` that repeats it."""
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import torch
 import yaml
 from trl import ModelConfig, TrlParser
 
+from letgo.confidence.information import KINDS
+from letgo.confidence.scores import DEFAULT_SCORE, SCORES
 from letgo.errors import InputError
 from letgo.lwf_config import LWFConfig, setting
 from letgo.models import EMBEDDED
@@ -38,6 +41,22 @@ class RunConfig:
     max_test: int | None = setting(None, "At most so many test examples, drawn by --seed.")
     max_forget: int | None = setting(None, "At most so many prompts per forgetting set.")
     max_new_tokens: int = setting(64, "Longest self-generated text, in tokens.")
+    optimum: str = setting(
+        "full",
+        "Optimum of the learning task that texts are measured against: full (plain fine-tuning, "
+        "also the baseline), steps:N (its first N steps), lora (an adapter), or gradient (no "
+        "training; the mean learning gradient).",
+    )
+    score: str = setting(DEFAULT_SCORE, f"Forgetting score: one of {', '.join(SCORES)}.")
+    fisher_kind: str = setting(
+        "factored", f"Form of the Fisher information: one of {', '.join(KINDS)}."
+    )
+    fisher_labels: str = setting(
+        "empirical", "empirical: the learning data's labels; sampled: drawn from the model."
+    )
+    skip_non_finite: bool = setting(
+        False, "Leave out texts and examples whose loss is not a finite number; else stop."
+    )
     fisher_examples: int = setting(256, "Learning examples that the Fisher information averages.")
     tokens_per_batch: int = setting(1024, "Tokens per scoring batch; lower it to save memory.")
     generation_batch_size: int = setting(32, "Prompts answered together.")
@@ -53,6 +72,16 @@ class RunConfig:
                 raise InputError(f"--{name} must be one name, not {getattr(self, name)}")
         if not all(isinstance(name, str) for name in self.forget):
             raise InputError(f"--forget must be names, not {self.forget}")
+        for name, choices in (("score", tuple(SCORES)), ("fisher_kind", tuple(KINDS)),
+                              ("fisher_labels", ("empirical", "sampled"))):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"--{name} must be one of {', '.join(choices)}, not {getattr(self, name)}"
+                )
+        if not re.fullmatch(r"full|lora|gradient|steps:[1-9][0-9]*", self.optimum):
+            raise InputError(
+                f"--optimum must be full, steps:N, lora or gradient, not {self.optimum}"
+            )
         for name in ("max_learn", "max_test", "max_forget", "max_new_tokens", "fisher_examples",
                      "tokens_per_batch", "generation_batch_size"):  # fmt: skip
             value = getattr(self, name)

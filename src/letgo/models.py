@@ -206,11 +206,16 @@ def load_base_tokenizer(config: Any) -> Any:
 
 
 def load_trained(config: Any, folder: Path) -> PreTrainedModel:
-    """A model that a stage has saved; an adapter is merged into its base. In evaluation mode."""
+    """A model that a stage has saved, in evaluation mode.
+
+    An adapter is merged into its base, unless that is quantized: merging would round it.
+    """
     if (folder / "adapter_config.json").exists():
         from peft import PeftModel
 
         adapted: Any = PeftModel.from_pretrained(load_base(config), str(folder))
+        if getattr(adapted.get_base_model(), "is_quantized", False):
+            return adapted.get_base_model().eval()
         return adapted.merge_and_unload().eval()
     options = base_options(config)
     options.pop("revision", None)  # names a version of the base model

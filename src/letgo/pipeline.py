@@ -10,7 +10,7 @@ from letgo import config as cfg
 from letgo import models
 from letgo.confidence.fisher import fisher
 from letgo.confidence.optimum import probe
-from letgo.confidence.scores import score
+from letgo.confidence.scoring import score
 from letgo.confidence.selection import select
 from letgo.config import Config
 from letgo.data import fingerprint, hold_out, sample, set_names, text_fingerprint
@@ -123,18 +123,22 @@ def stages(run: Run) -> list[Stage]:
         "learn": fingerprint(run.learn),
         **cfg.changed_from_default(training, UNLEARNING | TELLING),
     }
+    optimal = {**tuned, "optimum": settings.optimum}
     informed = {
-        **tuned,
+        **optimal,
+        "fisher_kind": settings.fisher_kind,
+        "fisher_labels": settings.fisher_labels,
+        "skip_non_finite": settings.skip_non_finite,
         "fisher_examples": settings.fisher_examples,
         "tokens_per_batch": settings.tokens_per_batch,
     }
-    scored = {**elicited, **informed, "alpha": training.alpha}
+    scored = {**elicited, **informed, "score": settings.score, "alpha": training.alpha}
     selected = {**scored, "forget_fraction": training.forget_fraction}
     trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
     tested = {**trained, **generation, "learn_test": fingerprint(run.test)}
     return [
         Stage("elicit", ("self_knowledge.parquet",), elicit, elicited),
-        Stage("probe", ("probe",), probe, tuned),
+        Stage("probe", ("probe",), probe, optimal),
         Stage("fisher", ("fisher.safetensors",), fisher, informed),
         Stage("score", ("scores.parquet",), score, scored),
         Stage("select", ("selection.parquet",), select, selected),

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
+from letgo.confidence.estimate import estimate
+from letgo.confidence.gradients import scored_weights
 from letgo.errors import InputError
 
 Penalty = Callable[[Tensor], Tensor]  # from a micro-batch's labels (batch, tokens) to a number
@@ -52,13 +55,14 @@ def penalty(
         return distance_to_start(model, weight, {})
     if not texts:
         raise InputError("--regularizer ewc measures the base model's own texts: give --forget")
-    # Imported here: the stage in that file trains, so it stands on the trainer.
-    from letgo.confidence.fisher import diagonal_fisher
-    from letgo.confidence.gradients import linear_layers
-
     model.eval()
-    diagonal = diagonal_fisher(model, linear_layers(model), texts, pad_token_id, 1024)
-    importance = {f"{name}.weight": fisher for name, fisher in diagonal.items()}
+    weights = scored_weights(model).layers_only()
+    batches = weights.batches([len(row["input_ids"]) for row in texts], 1024)
+    found, _ = estimate("diagonal", model, weights, texts, batches, pad_token_id)
+    importance = {}
+    for name, layer in weights.layers.items():
+        diagonal = found[name].tensors["diagonal"]  # (out, in)
+        importance[f"{name}.weight"] = diagonal.T if isinstance(layer, Conv1D) else diagonal
     return distance_to_start(model, weight, importance)
 
 

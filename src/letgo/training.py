@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftConfig
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -63,6 +64,7 @@ def fit(
     target: Path,
     name: str,
     forget: list[dict[str, Any]] | None = None,
+    adapter: PeftConfig | None = None,
 ) -> None:
     """Fine-tune the base model and save it; goes on from the last whole checkpoint in `scratch`.
 
@@ -72,6 +74,7 @@ def fit(
         target: folder for the model or adapter, its tokenizer and model card.
         name: for the progress bar.
         forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
+        adapter: instead of the one the settings ask for.
 
     Raises:
         InputError: too little data, or settings that the trainer refuses.
@@ -99,7 +102,7 @@ def fit(
             train_dataset=Dataset.from_list(rows),
             forget_dataset=Dataset.from_list(forget) if forget else None,
             processing_class=tokenizer,
-            peft_config=get_peft_config(config.model),
+            peft_config=adapter or get_peft_config(config.model),
             callbacks=[_TimedCheckpoint(60 * config.run.checkpoint_minutes), _ShowProgress(name)],
         )
     except InputError:

@@ -36,3 +36,29 @@ def confidence(model, layers, row, fisher, optimum, alpha):
         moved = layer.weight.detach() - alpha * gradients[name] - optimum[name]
         total += 0.5 * (fisher[name].double() * moved.double() ** 2).sum().item()
     return total
+
+
+def signals(model, layers, rows):
+    """Input (tokens, in) and output gradient (tokens, out) of every layer, example by example."""
+    found = {name: [] for name in layers}
+    for row in rows:
+        kept = _kept(model, layers, row)
+        for (name, (a, _)), g in zip(kept[1].items(), kept[0], strict=True):
+            found[name].append((a.detach(), g[0]))
+    return found
+
+
+def _kept(model, layers, row):
+    kept = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda _, inputs, output, name=name: kept.update({name: (inputs[0][0], output)})
+        )
+        for name, layer in layers.items()
+    ]
+    logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+    loss = cross_entropy(logits[:-1], torch.tensor(row["labels"])[1:], ignore_index=-100)
+    gradients = torch.autograd.grad(loss, [output for _, output in kept.values()])
+    for handle in handles:
+        handle.remove()
+    return gradients, kept

@@ -1,79 +1,108 @@
 """Stage 2b: the learning task's Fisher information at its optimum."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from letgo.confidence.gradients import linear_layers, per_example_gradients
-from letgo.data import batches_by_tokens, sample
-from letgo.inference import autocast, example_losses, pad_rows
-from letgo.models import load_base_tokenizer, load_trained
-from letgo.progress import track
+from letgo import models
+from letgo.confidence.estimate import estimate, sampled_labels
+from letgo.confidence.gradients import Weights, scored_weights
+from letgo.confidence.information import KINDS, Information
+from letgo.data import sample
+from letgo.errors import InputError
+from letgo.progress import log, track
 from letgo.stages import Run, need
 from letgo.training import learning_rows
 
 
 def fisher(run: Run, scratch: Path) -> None:
-    """Write `fisher.safetensors`: the diagonal empirical Fisher of every linear layer.
+    """Write `fisher.safetensors`: the Fisher information of every scored weight matrix.
 
-    It is taken at the probe: the Laplace approximation behind the confidence expands the learning
-    task's loss around its optimum.
+    It is taken at the optimum: the Laplace approximation behind the confidence expands the learning
+    task's loss around it. Where the optimum is only a gradient, it is taken at the base model.
+
+    Raises:
+        InputError: an example's loss, or the information itself, is not a finite number.
     """
-    settings = run.config.run
-    model = load_trained(run.config, need(run, "probe", "probe"))
-    tokenizer = load_base_tokenizer(run.config)
-    fitting = learning_rows(run.config, tokenizer, run.learn, model.config)
-    rows = sample(fitting, settings.fisher_examples, run.config.training.seed)
-    layers = linear_layers(model)
-    diagonal = diagonal_fisher(
-        model, layers, rows, tokenizer.pad_token_id, settings.tokens_per_batch,
-        bool(run.config.training.bf16),
+    settings, training = run.config.run, run.config.training
+    probe = need(run, "probe", "probe")
+    at_base = (probe / "gradient.safetensors").exists()
+    model = models.load_base(run.config) if at_base else models.load_trained(run.config, probe)
+    tokenizer = models.load_base_tokenizer(run.config)
+    rows = learning_rows(run.config, tokenizer, run.learn, model.config)
+    rows = sample(rows, settings.fisher_examples, training.seed)
+    weights = scored_weights(model)
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = weights.batches(lengths, settings.tokens_per_batch)
+    found, left_out = estimate(
+        settings.fisher_kind, model, weights, rows,
+        track(batches, "Fisher information", len(batches)),
+        tokenizer.pad_token_id, bool(training.bf16),
+        sampled_labels(model, training.seed, bool(training.bf16))
+        if settings.fisher_labels == "sampled" else None,
     )  # fmt: skip
-    save_file(
-        {name: tensor.cpu() for name, tensor in diagonal.items()},
-        scratch / "fisher.safetensors",
-        metadata={"kind": "diagonal", "examples": str(len(rows)), "at": "probe"},
-    )
+    if left_out:
+        text = tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
+        message = (
+            f"the loss of {len(left_out)} learning examples is not a finite number "
+            f"(first: {text!r})"
+        )
+        if not settings.skip_non_finite or len(left_out) == len(rows):
+            raise InputError(
+                f"{message}; lower --learning_rate and make probe/ again, or leave such examples "
+                f"out by --skip_non_finite"
+            )
+        log.warning("%s, left out", message)
+    save(scratch / "fisher.safetensors", found, {
+        "kind": settings.fisher_kind, "labels": settings.fisher_labels,
+        "examples": str(len(rows) - len(left_out)), "at": "base" if at_base else "probe",
+        "model": models.fingerprint(settings.model, training.trust_remote_code),
+    })  # fmt: skip
 
 
-def diagonal_fisher(
-    model: Any,
-    layers: dict[str, nn.Linear],
-    rows: Sequence[dict[str, list[int]]],
-    pad_token_id: int,
-    tokens_per_batch: int,
-    bf16: bool = False,
-) -> dict[str, Tensor]:
-    """Mean over examples of the squared per-example gradient (empirical labels).
+def save(file: Path, found: dict[str, Information], metadata: dict[str, str]) -> None:
+    """Write the Fisher information of all matrices as "NAME.PART"."""
+    tensors = {
+        f"{name}.{part}": tensor.contiguous().cpu()
+        for name, matrix in found.items()
+        for part, tensor in matrix.tensors.items()
+    }
+    save_file(tensors, file, metadata=metadata)
 
-    Squared before the mean: the square of a batch's mean gradient is too small by about the square
-    of the batch size.
+
+def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict[str, Information]:
+    """Read the Fisher information of all matrices.
 
     Args:
-        model: in evaluation mode.
-        layers: which weights.
-        rows: `data.training_row`s.
-        pad_token_id: for padding batches.
-        tokens_per_batch: bound on a batch's size; does not change the result.
-        bf16: compute forward and backward in bfloat16.
+        file: as `save` writes it.
+        weights: the matrices it must be of.
+        model: fingerprint of the model it must be of.
+        device: where to.
 
-    Returns:
-        (out, in) float32 per layer.
+    Raises:
+        InputError: it is of another model.
     """
-    total = {name: torch.zeros_like(layer.weight, dtype=torch.float32)
-             for name, layer in layers.items()}  # fmt: skip
-
-    def add_square(name: str, _: int, gradient: Tensor) -> None:
-        total[name].addcmul_(gradient, gradient)
-
-    batches = batches_by_tokens([len(row["input_ids"]) for row in rows], tokens_per_batch)
-    with per_example_gradients(model, layers, add_square):
-        for batch in track(batches, "Fisher information", len(batches)):
-            with autocast(bf16):
-                losses = example_losses(model, pad_rows([rows[i] for i in batch], pad_token_id))
-            torch.autograd.backward(losses.sum())
-    return {name: tensor.div_(len(rows)) for name, tensor in total.items()}
+    with safe_open(file, "pt", device=str(device)) as stored:
+        metadata = stored.metadata() or {}
+        kind = KINDS.get(metadata.get("kind", ""))
+        names = set(stored.keys())
+        if kind is None or metadata.get("model") != model:
+            raise InputError(
+                f"{file} is of another model ({metadata.get('model')}, not {model}); remove it and "
+                f"run `letgo fisher` again"
+            )
+        found: dict[str, Information] = {}
+        for name, (out, into) in weights.shapes.items():
+            expected = kind.zeros(out, into, torch.device("meta")).tensors
+            tensors = {part: stored.get_tensor(f"{name}.{part}")
+                       for part in expected if f"{name}.{part}" in names}  # fmt: skip
+            if any(part not in tensors or tensors[part].shape != like.shape
+                   for part, like in expected.items()):  # fmt: skip
+                raise InputError(
+                    f"{file} has no Fisher information of {name} with {out} x {into} weights: it "
+                    f"is of another model; remove it and run `letgo fisher` again"
+                )
+            found[name] = kind(tensors)
+    return found

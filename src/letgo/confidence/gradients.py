@@ -22,6 +22,14 @@ from letgo.progress import log
 Use = Callable[[str, Tensor, Tensor], None]
 
 
+class NonFinite(Exception):
+    """Examples with an infinite or undefined loss."""
+
+    def __init__(self, places: list[int]):
+        super().__init__(places)
+        self.places = places
+
+
 @dataclass(frozen=True)
 class Weights:
     """The weights that are scored.
@@ -41,6 +49,10 @@ class Weights:
     def batches(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
         """Batches of at most `budget` tokens (`data.batches_by_tokens`)."""
         return batches_by_tokens(lengths, 1 if self.others else budget)
+
+    def layers_only(self) -> "Weights":
+        """Without the matrices that cost a batch of their own for every text."""
+        return self.restricted(set(self.layers))
 
     def restricted(self, names: set[str]) -> "Weights":
         """Only the matrices of these names, and the parameters they are part of."""
@@ -76,7 +88,9 @@ def scored_weights(model: Any) -> Weights:
         if p.ndim >= 2 and id(p) not in left_out and ".lora_" not in name
     }  # fmt: skip
     if not layers:
-        raise InputError("--model: no linear layers (torch.nn.Linear) to score in this architecture")
+        raise InputError(
+            "--model: no linear layers (torch.nn.Linear) to score in this architecture"
+        )
     shapes = {name: shape_of(layer) for name, layer in layers.items()}
     for name, parameter in others.items():
         shapes |= {n: (m.shape[0], m.shape[1]) for n, m in matrices(name, parameter)}
@@ -108,16 +122,15 @@ def matrices(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def values(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     """Every matrix (out, in) by name, as it is in the model."""
+    layer: Any
     for name, layer in weights.layers.items():
-        weight = layer.weight.detach()  # type: ignore[union-attr]
+        weight = layer.weight.detach()
         yield name, weight.T if isinstance(layer, Conv1D) else weight
     for name, parameter in weights.others.items():
         yield from matrices(name, parameter.detach())
 
 
-def per_example(
-    model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool = False
-) -> Tensor:
+def per_example(model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool = False) -> Tensor:
     """One forward and backward pass; `use` sees every weight matrix once.
 
     Args:
@@ -131,11 +144,14 @@ def per_example(
         each example's mean NLL, (batch,) float32.
 
     Raises:
+        NonFinite: an example's loss is infinite or undefined; `use` has seen nothing then.
         InputError: a layer does not keep the examples of a batch apart.
     """
     with _frozen(model, weights), _hooks(weights, len(batch.labels), use):
         with autocast(bf16):
             losses = example_losses(model, batch)
+        if not losses.isfinite().all():
+            raise NonFinite((~losses.isfinite()).nonzero().flatten().tolist())
         # A sum, not a mean: an example's gradient must not depend on how many others there are.
         torch.autograd.backward(losses.sum())
         for name, parameter in weights.others.items():

@@ -1,17 +1,19 @@
 """Fisher information of one weight matrix, in three forms with one interface.
 
-Each is a mean over examples, made of per-example gradients `G` (out, in) before they are averaged: the
-square of a batch's mean gradient would be too small by about the square of the batch size. What a
-kind needs is what its `add` and `norms` use of `products`: only `Diagonal` forms gradients.
+Each is a mean over examples, made of per-example gradients `G` (out, in) before they are averaged:
+the square of a batch's mean gradient would be too small by about the square of the batch size. What
+a kind needs is what its `add` and `norms` use of `products`: only `Diagonal` forms gradients.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from letgo.confidence import products
+
+EPS = 1e-8  # AdamW's
 
 
 class Information(Protocol):
@@ -28,14 +30,15 @@ class Information(Protocol):
     def times(self, v: Tensor) -> Tensor:
         """`F v` for v: (out, in)."""
 
+    def precondition(self, v: Tensor) -> Tensor:
+        """`(sqrt(F) + eps)^-1 v` for v: (out, in), the direction of an AdamW step."""
+
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         """`<G_i, F G_i>` of every example, (batch,) float32."""
 
 
 class Diagonal:
     """The mean of `G^2`, exactly: (out, in) numbers."""
-
-    parts: ClassVar[tuple[str, ...]] = ("diagonal",)
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
@@ -54,6 +57,9 @@ class Diagonal:
     def times(self, v: Tensor) -> Tensor:
         return v * self.tensors["diagonal"]
 
+    def precondition(self, v: Tensor) -> Tensor:
+        return v / (self.tensors["diagonal"].sqrt() + EPS)
+
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         flat = self.tensors["diagonal"].flatten()
         return torch.stack([torch.dot(flat, gradient.square_().flatten())
@@ -65,10 +71,8 @@ class Factored:
 
         F ~ rows columns^T / sum(F)     rows, columns: sums of the diagonal
 
-    as in Adafactor (arXiv 1804.04235). The sums come by the ghost identity, so no gradient is formed.
+    as in Adafactor (arXiv 1804.04235). The sums come by the ghost identity; no gradient is formed.
     """
-
-    parts: ClassVar[tuple[str, ...]] = ("rows", "columns")
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
@@ -96,6 +100,10 @@ class Factored:
         rows, columns = self._factors()
         return v * rows[:, None] * columns
 
+    def precondition(self, v: Tensor) -> Tensor:
+        rows, columns = self._factors()
+        return v / (rows.sqrt()[:, None] * columns.sqrt() + EPS)
+
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         return products.norms(a, g, *self._factors())
 
@@ -103,12 +111,12 @@ class Factored:
 class Kronecker:
     """K-FAC (arXiv 1503.05671): the mean outer products of `g` and of `a`, out^2 + in^2 numbers.
 
-        F ~ left (x) right     left = mean_examples sum_tokens g g^T     right = mean_tokens a a^T
+        F ~ left (x) right     left = mean_examples sum_tokens g g^T
+                               right = sum_tokens |g|^2 a a^T / sum_tokens |g|^2
 
-    Unlike the other two it is not diagonal; tokens of an example count as independent.
+    Unlike the other two it is not diagonal; tokens of an example count as independent. The weights
+    |g|^2 keep out positions without a gradient (padding) and make the trace that of all tokens.
     """
-
-    parts: ClassVar[tuple[str, ...]] = ("left", "right", "tokens")
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
@@ -117,25 +125,33 @@ class Kronecker:
     def zeros(cls, out: int, into: int, device: torch.device) -> "Kronecker":
         return cls({"left": torch.zeros(out, out, device=device),
                     "right": torch.zeros(into, into, device=device),
-                    "tokens": torch.zeros(1, device=device)})  # fmt: skip
+                    "weight": torch.zeros(1, device=device)})  # fmt: skip
 
     def add(self, a: Tensor, g: Tensor) -> None:
-        # Positions without a gradient (padding, the last ones of a prompt's batch) say nothing.
-        used = g.any(2).flatten()
-        g, a = g.flatten(0, 1)[used], a.flatten(0, 1)[used]
+        g, a = g.flatten(0, 1), a.flatten(0, 1)
+        weight = g.float().square().sum(1)  # (batch * tokens,)
         self.tensors["left"] += g.T @ g
-        self.tensors["right"] += a.T @ a
-        self.tensors["tokens"] += len(g)
+        self.tensors["right"] += (a * weight[:, None].to(a.dtype)).T @ a
+        self.tensors["weight"] += weight.sum()
 
     def divide(self, examples: int) -> None:
         self.tensors["left"] /= examples
-        self.tensors["right"] /= self.tensors["tokens"].clamp(min=1)
+        self.tensors["right"] /= self.tensors["weight"].clamp(min=torch.finfo(torch.float32).tiny)
 
     def times(self, v: Tensor) -> Tensor:
         return self.tensors["left"] @ v @ self.tensors["right"]
 
+    def precondition(self, v: Tensor) -> Tensor:
+        return _inverse_root(self.tensors["left"]) @ v @ _inverse_root(self.tensors["right"])
+
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         return products.norms(a, g, self.tensors["left"], self.tensors["right"])
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """`matrix^-1/2` of a positive semi-definite matrix, damped."""
+    eigenvalues, vectors = torch.linalg.eigh(matrix.float())
+    return (vectors / (eigenvalues.clamp(min=0).sqrt() + EPS**0.5)) @ vectors.T
 
 
 KINDS: Mapping[str, type[Diagonal] | type[Factored] | type[Kronecker]] = {

@@ -1,12 +1,122 @@
-"""Stage 2a: the learning task's optimum, by plain fine-tuning; also the baseline."""
+"""Stage 2a: the learning task's optimum, and the way to it from the base model."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from letgo import models
+from letgo.confidence import products
+from letgo.confidence.gradients import Weights, per_example, scored_weights, values
+from letgo.confidence.information import Information
+from letgo.data import sample
+from letgo.errors import InputError
+from letgo.inference import pad_rows
+from letgo.progress import log, track
 from letgo.stages import Run
-from letgo.training import fit
+from letgo.training import fit, learning_rows
 
 
 def probe(run: Run, scratch: Path) -> None:
-    """Write `probe/`: the base model (or an adapter) after vanilla fine-tuning."""
-    fit(run, scratch, scratch / "probe", "fine-tune (SFT)")
+    """Write `probe/`: the optimum of the learning task, as `--optimum` says.
+
+    `full` is plain fine-tuning with the settings of the run, which is also its baseline; `steps:N`
+    the first N steps of it; `lora` an adapter on all linear layers at ten times the learning rate;
+    `gradient` the mean learning gradient at the base model alone.
+    """
+    settings = run.config.run
+    if settings.optimum == "gradient":
+        (scratch / "probe").mkdir(exist_ok=True)
+        save_file(mean_gradient(run), scratch / "probe" / "gradient.safetensors")
+        return
+    training, adapter = copy.deepcopy(run.config.training), None
+    if settings.optimum.startswith("steps:"):
+        training.max_steps = int(settings.optimum.removeprefix("steps:"))
+    if settings.optimum == "lora":
+        adapter = LoraConfig(target_modules="all-linear", r=16, lora_alpha=32,
+                             task_type="CAUSAL_LM")  # fmt: skip
+        training.learning_rate *= 10
+    shorter = Run(**{**vars(run), "config": run.config._replace(training=training)})
+    fit(shorter, scratch, scratch / "probe", "fine-tune (SFT)", adapter=adapter)
     (scratch / "train_log.jsonl").rename(scratch / "probe" / "train_log.jsonl")
+
+
+def mean_gradient(run: Run) -> dict[str, Tensor]:
+    """Mean over learning examples of the gradient at the base model, (out, in) per matrix."""
+    settings, training = run.config.run, run.config.training
+    model, tokenizer = models.load_base(run.config), models.load_base_tokenizer(run.config)
+    weights = scored_weights(model)
+    rows = learning_rows(run.config, tokenizer, run.learn, model.config)
+    rows = sample(rows, settings.fisher_examples, training.seed)
+    batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
+    total = {name: torch.zeros(shape, device=models.device())
+             for name, shape in weights.shapes.items()}  # fmt: skip
+
+    def add(name: str, a: Tensor, g: Tensor) -> None:
+        total[name] += products.summed(a, g)
+
+    for batch in track(batches, "learning gradient", len(batches)):
+        padded = pad_rows([rows[i] for i in batch], tokenizer.pad_token_id)
+        per_example(model, weights, padded, add, bool(training.bf16))
+    return {name: tensor.div_(len(rows)).cpu() for name, tensor in total.items()}
+
+
+def way(
+    config: Any, folder: Path, base: Any, weights: Weights, fisher: dict[str, Information]
+) -> dict[str, Tensor]:
+    """`delta = theta_base - theta_L*`, (out, in) float32 per matrix.
+
+    Where the optimum is only a gradient, one preconditioned step along it: `g / (sqrt(F) + eps)`
+    as AdamW's, of no particular length.
+
+    Args:
+        config: of the run.
+        folder: `probe/`.
+        base: the base model.
+        weights: its scored matrices.
+        fisher: the Fisher information, for the preconditioner.
+
+    Raises:
+        InputError: the optimum is the base model, or a DoRA adapter on a quantized model.
+    """
+    if (folder / "gradient.safetensors").exists():
+        stored = load_file(folder / "gradient.safetensors", device=str(models.device()))
+        return {name: fisher[name].precondition(stored[name]) for name in weights.shapes}
+    trained = models.load_trained(config, folder)
+    if getattr(base, "is_quantized", False):
+        delta = _adapter_way(trained, weights)
+    else:
+        with torch.no_grad():
+            optimum = dict(values(scored_weights(trained)))
+            delta = {n: weight.float() - optimum[n].float() for n, weight in values(weights)}
+    if not any(d.any() for d in delta.values()):
+        raise InputError(
+            "--optimum: fine-tuning has not moved a single scored weight, so there is no way to "
+            "measure texts along; raise --learning_rate or the number of steps, make probe/ again"
+        )
+    moved = sum(bool(d.any()) for d in delta.values())
+    if moved < len(delta):
+        log.info("fine-tuning moves %d of %d weight matrices", moved, len(delta))
+    return delta
+
+
+def _adapter_way(trained: Any, weights: Weights) -> dict[str, Tensor]:
+    """Quantized weights stay as they are; the way is minus what the adapter adds to them."""
+    adapted: dict[str, nn.Module] = {
+        name: module for name, module in trained.named_modules() if hasattr(module, "lora_A")
+    }
+    delta = {}
+    for name, (out, into) in weights.shapes.items():
+        if name not in adapted:
+            delta[name] = torch.zeros(out, into, device=models.device())
+            continue
+        layer: Any = adapted[name]
+        if any(layer.use_dora.values()):
+            raise InputError(f"--use_dora: {name} is quantized, and the size of its weights, which "
+                             f"DoRA rescales, is not known exactly; use plain LoRA")  # fmt: skip
+        delta[name] = -sum(layer.get_delta_weight(a).float() for a in layer.active_adapters)
+    return delta

@@ -22,6 +22,11 @@ def gradients(a: Tensor, g: Tensor) -> Iterator[Tensor]:
         yield (g_i.T @ a_i).float()
 
 
+def summed(a: Tensor, g: Tensor) -> Tensor:
+    """The sum of all `G_i`, (out, in) float32."""
+    return (g.flatten(0, 1).T @ a.flatten(0, 1)).float()
+
+
 def inner(a: Tensor, g: Tensor, v: Tensor) -> Tensor:
     """`<v, G_i> = sum_t g_t . (v a_t)`: one more product like the layer's own; (batch,) float32.
 

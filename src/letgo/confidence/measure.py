@@ -1,0 +1,85 @@
+"""The numbers of every text that scores are made of, in one backward pass per batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from letgo.confidence import products
+from letgo.confidence.gradients import NonFinite, Weights, per_example
+from letgo.confidence.information import Information
+from letgo.inference import Batch, pad_rows
+
+# What a batch is multiplied with, in one matrix: a: (batch, tokens, in), g: (batch, tokens, out).
+Product = Callable[[str, Tensor, Tensor], Tensor]
+
+
+def along(direction: Mapping[str, Tensor]) -> Product:
+    """`<v, G_i>`; v: (out, in) per matrix, in the dtype of the backward pass."""
+    return lambda name, a, g: products.inner(a, g, direction[name].to(g.dtype))
+
+
+def fisher_norms(fisher: Mapping[str, Information]) -> Product:
+    """`<G_i, F G_i>`."""
+    return lambda name, a, g: fisher[name].norms(a, g)
+
+
+def plain_norms(name: str, a: Tensor, g: Tensor) -> Tensor:
+    """`<G_i, G_i>`."""
+    return products.norms(a, g, None, None)
+
+
+def gradient_products(
+    model: Any, weights: Weights, batch: Batch, wanted: Mapping[str, Product], bf16: bool = False
+) -> dict[str, Tensor]:
+    """Loss and products of each example's gradient, summed over all matrices.
+
+    Args:
+        model: at the point where gradients are taken, in evaluation mode.
+        weights: which matrices.
+        batch: (batch, tokens), padded, prompts masked.
+        wanted: products by name.
+        bf16: compute forward and backward in bfloat16.
+
+    Returns:
+        "loss" and one entry per product, each (batch,) float64 on the CPU.
+    """
+    device = batch.labels.device
+    sums = {name: torch.zeros(len(batch.labels), device=device) for name in wanted}
+
+    def use(name: str, a: Tensor, g: Tensor) -> None:
+        for key, product in wanted.items():
+            sums[key] += product(name, a, g)
+
+    losses = per_example(model, weights, batch, use, bf16)
+    return {key: value.double().cpu() for key, value in {"loss": losses, **sums}.items()}
+
+
+def finite_batch(
+    rows: Sequence[dict[str, list[int]]],
+    places: list[int],
+    pad_token_id: int,
+    work: Callable[[Batch], Any],
+) -> tuple[list[int], Any, list[int]]:
+    """`work` on a batch without the examples whose loss is not a finite number.
+
+    Args:
+        rows: `data.training_row`s.
+        places: the batch, as indices into them.
+        pad_token_id: for padding.
+        work: calls `per_example`.
+
+    Returns:
+        (indices that were worked on, what came out, indices that were left out); what came out is
+        None where nothing was left.
+    """
+    left_out: list[int] = []
+    while places:
+        try:
+            return places, work(pad_rows([rows[i] for i in places], pad_token_id)), left_out
+        except NonFinite as error:
+            bad = {places[place] for place in error.places}
+            left_out += sorted(bad)
+            places = [i for i in places if i not in bad]
+    return [], None, left_out
