@@ -25,7 +25,7 @@ COLUMNS = {
     "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",
                                "completion_ids", "finish_reason", "mean_logprob"],
     "scores.parquet": ["id", "forget_set", "tokens", "loss_base", "loss_probe", "interference",
-                       "linear", "quadratic", "confidence", "score"],
+                       "linear", "quadratic", "inner", "norm", "confidence", "score"],
     "selection.parquet": ["id", "selected", "reason"],
 }  # fmt: skip
 
@@ -100,11 +100,9 @@ def test_the_run_folder_is_as_designed(finished):
         assert row["interference"] == pytest.approx(row["loss_probe"] - row["loss_base"])
         known = next(t for t in texts if t["id"] == row["id"])
         assert row["loss_base"] == pytest.approx(-known["mean_logprob"], rel=1e-3)
-        alpha = float(scores.schema.metadata[b"alpha"])
-        constant = float(scores.schema.metadata[b"constant"])
-        assert row["confidence"] == pytest.approx(
-            0.5 * (constant - 2 * alpha * row["linear"] + alpha**2 * row["quadratic"])
-        )
+        length = float(scores.schema.metadata[b"length"])
+        assert row["score"] == "cosine"
+        assert row["confidence"] == pytest.approx(-row["inner"] / (length * row["norm"]) ** 0.5)
     selection = pq.read_table(finished / "selection.parquet").to_pylist()
     assert sum(row["selected"] for row in selection) == round(0.5 * len(selection))
     by_confidence = sorted(scores.to_pylist(), key=lambda row: -row["confidence"])
@@ -323,7 +321,8 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     for changes, name in [
-        ({"seed": 1}, "seed"), ({"alpha": 0.5}, "alpha"), ({"forget_fraction": 0.1}, "forget_fr"),
+        ({"seed": 1}, "seed"), ({"score": "linear"}, "score"),
+        ({"forget_fraction": 0.1}, "forget_fr"),
         ({"learn": data / "heldout.jsonl", "learn_test": data / "learn.jsonl"}, "learn"),
         ({"unlearning_strength": 0.7}, "unlearning_strength"),
         ({"max_new_tokens": 3}, "max_new_tokens"),
@@ -335,7 +334,7 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
         assert f"{name}" in error
         assert error.count("\n") == 1
     assert digest(out) == digest(finished)
-    words = flags(tiny, data, out, alpha=0.5, overwrite="true")
+    words = flags(tiny, data, out, score="fisher_distance", alpha=0.5, overwrite="true")
     status, _, error = letgo("run", *words)
     assert status == 0, error
     assert error.count("done before, kept") == 3  # elicit, probe, fisher
@@ -368,7 +367,7 @@ BAD = [
     ({"model": "no-such-folder/no-such-model/x"}, "--model: cannot load"),
     ({"nonsense": 3}, "unknown flag --nonsense"),
     ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be above 0"),
-    ({"alpha": -1}, "--alpha must be 0 or more"),
+    ({"alpha": -1}, "--alpha must be auto, or a number of 0 or more"),
     ({"config": "listed.yaml", "learn": None}, "--learn must be one name"),
     ({"config": "none.yaml"}, "--config: cannot read none.yaml"),
     ({"config": "odd.yaml"}, "--config odd.yaml: unknown setting 'colour'"),
@@ -477,21 +476,21 @@ def test_a_lora_run(tiny, data, tmp_path, extra):
     assert status == 0, error
     assert (out / "model" / "adapter_model.safetensors").exists()
     assert not (out / "model" / "model.safetensors").exists()
-    assert "4 of 14 linear layers" in error  # only those the adapter can move are scored
+    assert "4 of 14 weight matrices" in error  # only those the adapter can move are scored
     assert (out / "report.html").exists()
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):
     import errno
 
-    from letgo.confidence import scores
+    from letgo.confidence import scoring
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(scores.pq, "write_table", full)
+        patch.setattr(scoring.pq, "write_table", full)
         patch.setattr("letgo.elicit.pq.write_table", pq.write_table, raising=False)
         status, _, error = letgo("run", *flags(tiny, data, out))
     assert status == 2

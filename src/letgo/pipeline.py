@@ -132,7 +132,9 @@ def stages(run: Run) -> list[Stage]:
         "fisher_examples": settings.fisher_examples,
         "tokens_per_batch": settings.tokens_per_batch,
     }
-    scored = {**elicited, **informed, "score": settings.score, "alpha": training.alpha}
+    scored = {**elicited, **informed, "score": settings.score}
+    if settings.score == "fisher_distance":
+        scored["alpha"] = training.alpha
     selected = {**scored, "forget_fraction": training.forget_fraction}
     trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
     tested = {**trained, **generation, "learn_test": fingerprint(run.test)}

@@ -81,8 +81,10 @@ def score(run: Run, scratch: Path) -> None:
         for i, text in enumerate(texts)
     ]
     _check(table, settings.skip_non_finite)
-    notes = {"alpha": "auto" if task.alpha is None else repr(task.alpha),
-             "constant": repr(task.constant), "length": repr(task.length)}  # fmt: skip
+    # With these the confidence can be had for another alpha, or another score, without a gradient.
+    notes = {"constant": repr(task.constant), "length": repr(task.length)}
+    if settings.score == "fisher_distance":
+        notes["alpha"] = "auto" if task.alpha is None else repr(task.alpha)
     columns = pa.Table.from_pylist(table, SCHEMA)
     pq.write_table(columns.replace_schema_metadata(notes), scratch / "scores.parquet")
 

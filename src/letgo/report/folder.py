@@ -68,7 +68,8 @@ def read_texts(folder: Path) -> list[Row]:
 
 
 def read_score_constants(folder: Path) -> dict[str, float]:
-    """Return the numbers that went into all scores alike: "alpha" and "constant"."""
+    """Return the numbers that went into all scores alike: "alpha" and "constant", if any did."""
     metadata = pq.read_schema(folder / "scores.parquet").metadata or {}
-    names = ("alpha", "constant")
-    return {name: float(metadata[name.encode()]) for name in names if name.encode() in metadata}
+    if metadata.get(b"alpha", b"auto") == b"auto":
+        return {}
+    return {name: float(metadata[name.encode()]) for name in ("alpha", "constant")}

@@ -16,8 +16,21 @@ MODELS = {
     "sft": "plain fine-tuning on the learning task",
     "lwf": "the same fine-tuning with forgetting",
 }
+MEANINGS = {
+    "fisher_distance": "how far a step on a text leads away from the model fine-tuned on the "
+    "learning task, weighted by the Fisher information of that task (fisher_distance)",
+    "linear": "how far a step of ascent on a text leads along the way of fine-tuning, weighted by "
+    "the Fisher information of the learning task (linear)",
+    "cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: the "
+    "cosine of the two, from -1 to 1 (cosine)",
+    "fisher_cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: "
+    "their cosine, weighted by the Fisher information of the learning task (fisher_cosine)",
+    "interference": "how much a text's loss rose in plain fine-tuning, in nats per token "
+    "(interference)",
+}
 _SETTINGS = (
-    "model", "learn", "learn_test", "forget", "forget_fraction", "alpha", "unlearning_interval",
+    "model", "learn", "learn_test", "forget", "forget_fraction", "optimum", "score", "alpha",
+    "fisher_kind", "unlearning_interval",
     "unlearning_schedule", "unlearning_loss", "unlearning_strength", "unlearning_rate",
     "unlearning_state", "unlearning_ceiling", "regularizer", "learning_rate", "num_train_epochs",
     "per_device_train_batch_size", "use_peft", "seed",
@@ -67,6 +80,7 @@ def render(folder: Path) -> str:
         sets=evaluated_sets(results),
         texts=texts,
         selected=sum(row["selected"] for row in texts),
+        meaning=MEANINGS[str(texts[0]["score"])] if texts else "missing",
         constants=files.read_score_constants(folder),
         lwf=lwf,
         sft=sft,
