@@ -1,4 +1,4 @@
-"""Which score ranks first what truly helps? Ascent steps on single texts, and the learning loss after.
+"""Which score ranks first what truly helps? Ascent steps, and the learning loss after each.
 
 usage: python benchmarks/benefit.py --data FOLDER [--tasks sst5 ...] [--quick] [--json FILE]
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -31,7 +32,6 @@ from letgo.inference import autocast, example_losses, generate, pad_rows
 from letgo.models import bf16_is_fast, load_model, load_tokenizer, resolve
 from letgo.progress import track
 from letgo.records import read_records
-from machine import machine
 
 TASKS = ("sst5", "qasc", "psychol", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
@@ -273,7 +273,11 @@ def summary(folder: Path) -> dict[str, Any]:
         loaded = {p: json.loads(f.read_text()) for p, f in points.items() if f.exists()}
         for name, point in loaded.items():
             for what in ("texts", "groups"):
-                of = [i for i, r in enumerate(point["rows"]) if (r["kind"] == "group") == (what == "groups")]
+                of = [
+                    i
+                    for i, r in enumerate(point["rows"])
+                    if (r["kind"] == "group") == (what == "groups")
+                ]
                 taken = {"re-scored": scores_of(point)}
                 if name == "early" and "base" in loaded:
                     taken["static"] = scores_of(loaded["base"])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_run import flags, letgo
 from test_trainer import FORGET, config, train
 
 from letgo import LWFTrainer
@@ -42,6 +44,14 @@ SHARDS = {
 UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
 
 
+def environment():
+    """Of a launcher's processes: on the CPU, on this machine."""
+    return {
+        **os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }  # fmt: skip
+
+
 @contextmanager
 def launched(folder, name, cases):
     """Two processes of `distributed_worker.py` under one of our configurations, at work.
@@ -54,10 +64,6 @@ def launched(folder, name, cases):
     (folder / "cases.json").write_text(
         json.dumps({case: {**ON_TWO, **changes} for case, changes in cases.items()})
     )
-    environment = {
-        **os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-    }  # fmt: skip
     log = folder / "log.txt"
 
     def found():
@@ -71,7 +77,7 @@ def launched(folder, name, cases):
              "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
              str(HERE / "distributed_worker.py"), str(folder / "cases.json"),
              str(folder / "found.pt")],
-            env=environment, stdout=output, stderr=output,
+            env=environment(), stdout=output, stderr=output,
         )  # fmt: skip
         try:
             yield found
@@ -138,3 +144,27 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
         found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
     ):
         torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_score_what_one_does(tiny, data, tmp_path):
+    """The same file, byte for byte; a shard that is there already is not done again."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for command in ("elicit", "probe", "fisher"):
+        status, _, error = letgo(command, *flags(tiny, data, one))
+        assert status == 0, error
+    shutil.copytree(one, two)
+    assert letgo("score", *flags(tiny, data, one))[0] == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+         str(CONFIGS / "ddp.yaml"), "--num_processes", "2", "--main_process_ip", "127.0.0.1",
+         "--main_process_port", str(port), "-m", "letgo", "score",
+         *flags(tiny, data, two), "--explain"],
+        env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("score cosine, ") == 1  # one process tells
+    assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()
+    assert not (two / "score.part").exists()

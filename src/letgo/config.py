@@ -126,6 +126,9 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     """
     parser = _Parser(CLASSES, prog=f"letgo {command}", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of settings; flags override it.")
+    if command == "score":  # taken out of the arguments before they come here
+        told = "Print what the ranking is made of: layers, length, loss."
+        parser.add_argument("--explain", action="store_true", help=told)
     arguments = _join_repeated(arguments, "--forget")
     file, rest = take_config(arguments)
     settings = {**DEFAULTS, **defaults, **(read(Path(file)) if file else {})}

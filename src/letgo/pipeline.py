@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from letgo import config as cfg
-from letgo import models
+from letgo import models, processes
 from letgo.confidence.fisher import fisher
 from letgo.confidence.optimum import probe
 from letgo.confidence.scoring import score
@@ -165,6 +165,11 @@ def execute(config: Config, only: str | None = None) -> Run:
     Raises:
         InputError: unusable input, or a folder that belongs to another run.
     """
+    if processes.several() and only != "score":
+        raise InputError(
+            "only `letgo score` shares its work among processes; start the others without "
+            "accelerate launch"
+        )
     run = open_run(config)
     line = stages(run)
     names = [stage.name for stage in line]
@@ -176,7 +181,8 @@ def execute(config: Config, only: str | None = None) -> Run:
     if own.exists() and "provenance:" not in own.read_text(encoding="utf-8"):
         raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_config(run, line[0].inputs["model"])
+    if processes.is_first():
+        write_config(run, line[0].inputs["model"])
     for stage in wanted:
         perform(run, stage)
     return run

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from letgo import processes
 from letgo.config import Config
 from letgo.errors import InputError
 from letgo.progress import Progress, log
@@ -117,23 +118,22 @@ def perform(run: Run, stage: Stage) -> bool:
     if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
         log.info("%s: done before, kept", stage.name)
         return False
+    processes.wait()  # all have seen what is there
     scratch = stage.scratch(run.folder)
-    if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
-        shutil.rmtree(scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    write_json(scratch / "inputs.json", stage.inputs)
-    if record.pop(stage.name, None):
-        # What follows must not take the old outputs for the new ones, should this be interrupted.
-        for output in stage.outputs:
-            _remove(run.folder / output)
-        write_json(run.folder / "stages.json", record)
+    if processes.is_first():
+        _prepare(run, stage, scratch, record)
+    processes.wait()
     start = time.monotonic()
     _reset_peak_memory()
     try:
         stage.work(run, scratch)
     except InputError:
-        shutil.rmtree(scratch)
+        if processes.is_first():
+            shutil.rmtree(scratch)
         raise
+    processes.wait()
+    if not processes.is_first():
+        return True
     for output in stage.outputs:
         target = run.folder / output
         _remove(target)
@@ -149,6 +149,18 @@ def perform(run: Run, stage: Stage) -> bool:
     shutil.rmtree(scratch)
     log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
     return True
+
+
+def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:
+    if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
+        shutil.rmtree(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    write_json(scratch / "inputs.json", stage.inputs)
+    if record.pop(stage.name, None):
+        # What follows must not take the old outputs for the new ones, should this be interrupted.
+        for output in stage.outputs:
+            _remove(run.folder / output)
+        write_json(run.folder / "stages.json", record)
 
 
 def _remove(path: Path) -> None:
@@ -197,6 +209,8 @@ def in_chunks(
 ) -> list[dict[str, Any]]:
     """Work through chunks and keep each result on disk: a killed run goes on where it stood.
 
+    Several processes share the chunks; each of them returns all rows.
+
     Args:
         name: for the progress bar; distinct within the stage.
         scratch: the stage's scratch folder.
@@ -208,11 +222,13 @@ def in_chunks(
     """
     stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
     files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]
-    sizes = [len(chunk) for chunk in chunks]
-    done = sum(size for size, file in zip(sizes, files, strict=True) if file.exists())
-    with closing(Progress(name, sum(sizes), done)) as progress:
-        for chunk, file in zip(chunks, files, strict=True):
+    own, count = processes.share()
+    mine = list(zip(chunks, files, strict=True))[own::count]
+    done = sum(len(chunk) for chunk, file in mine if file.exists())
+    with closing(Progress(name, sum(len(chunk) for chunk, _ in mine), done)) as progress:
+        for chunk, file in mine:
             if not file.exists():
                 write_json(file, work(chunk))
                 progress.step(len(chunk))
+    processes.wait()
     return [row for file in files for row in read_json(file)]

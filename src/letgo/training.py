@@ -112,6 +112,10 @@ def fit(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
+    if hasattr(text_config := model.config.get_text_config(), "output_router_logits"):
+        # TRL asks experts' routers for their logits; a model that is saved so cannot generate with
+        # a cache (its auxiliary loss takes the mask's length for the step's).
+        text_config.output_router_logits = False
     trainer.save_model(str(target))
     (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
     trainer.create_model_card(model_name=run.folder.resolve().name)

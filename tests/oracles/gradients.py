@@ -62,3 +62,34 @@ def _kept(model, layers, row):
     for handle in handles:
         handle.remove()
     return gradients, kept
+
+
+def gradients_by_matrix(model, row):
+    """Loss, and the gradient of every weight matrix (out, in) under letgo's names, of one example.
+
+    Everything with two or more dimensions counts, but not embeddings and what is tied to them.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for parameter in model.parameters():
+        parameter.grad = None
+    logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+    loss = cross_entropy(logits[:-1], torch.tensor(row["labels"])[1:], ignore_index=-100)
+    loss.backward()
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or id(parameter) in embeddings:
+            continue
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if type(owner).__name__ == "Conv1D":
+            found[name.removesuffix(".weight")] = gradient.T
+        elif isinstance(owner, torch.nn.Linear):
+            found[name.removesuffix(".weight")] = gradient
+        elif gradient.ndim == 3 and 1 not in gradient.shape:
+            found |= {f"{name}[{i}]": matrix for i, matrix in enumerate(gradient)}
+        else:
+            found[name] = gradient.flatten(1)
+        parameter.grad = None
+    for parameter in model.parameters():
+        parameter.grad = None
+    return loss.item(), found

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from letgo import config as cfg
-from letgo import demo, progress
+from letgo import demo, processes, progress
+from letgo.confidence.explain import explain
 from letgo.pipeline import execute
 from letgo.stages import Run, read_json
 
@@ -22,11 +23,17 @@ def execute_command(command: str, arguments: list[str]) -> None:
         InputError: unusable flags or data.
     """
     _hush_libraries()
+    wanted = command == "score" and "--explain" in arguments
+    arguments = [word for word in arguments if not (wanted and word == "--explain")]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
-    progress.configure(config.run.quiet)
+    progress.configure(config.run.quiet or not processes.is_first())
     if command == "demo":
         demo.generate_data(Path(config.training.output_dir) / "data")
     run = execute(config, None if command in ("run", "demo") else command)
+    if not processes.is_first():
+        return
+    if wanted:
+        print(explain(run.folder / "scores.parquet"))
     if command in ("run", "demo", "evaluate"):
         print(result_table(read_json(run.folder / "metrics.json")))
     if command == "demo":

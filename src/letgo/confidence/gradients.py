@@ -36,9 +36,9 @@ class Weights:
 
     Attributes:
         layers: linear layers, by name; their gradients come from hooks.
-        others: matrices that no layer multiplies by itself (fused experts, routers, convolutions,
-            state-space parameters), by name; their gradients come from autograd, so that there can
-            be only one text in a batch.
+        others: matrices that no layer alone multiplies with all tokens, once (experts, routers,
+            convolutions, state-space parameters), by name; their gradients come from autograd, so
+            that there can be only one text in a batch.
         shapes: (out, in) of every matrix, by name; an expert is "NAME[i]".
     """
 
@@ -77,13 +77,18 @@ def scored_weights(model: Any) -> Weights:
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     left_out = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    called = _called_once(model)
     layers: dict[str, nn.Module] = {}
+    others: dict[str, nn.Parameter] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name:
             if id(module.weight) not in left_out:
-                layers[name.removesuffix(".base_layer")] = module
+                hooked = name in called
+                (layers if hooked else others)[name.removesuffix(".base_layer")] = (
+                    module if hooked else module.weight  # type: ignore[assignment]
+                )
             left_out.add(id(module.weight))
-    others = {
+    others |= {
         name: p for name, p in model.named_parameters()
         if p.ndim >= 2 and id(p) not in left_out and ".lora_" not in name
     }  # fmt: skip
@@ -99,9 +104,38 @@ def scored_weights(model: Any) -> Weights:
              "; the output layer shares its weight with the embeddings and is left out"
              if tied else "")  # fmt: skip
     if others:
-        log.warning("%s and %d more are not linear layers: they are scored one text at a time",
+        log.warning("%s and %d more are not ordinary linear layers: texts are scored one at a time",
                     next(iter(others)), len(others) - 1)  # fmt: skip
     return Weights(layers, others, shapes)
+
+
+@torch.no_grad()
+def _called_once(model: Any) -> set[str]:
+    """The linear layers that a pass calls once, with all tokens of all texts.
+
+    Not so the others: a layer whose weight is used behind its back, one that is used twice, or one
+    that sees some tokens only (an expert). Hooks would miss some of their gradient.
+    """
+    texts, tokens = 2, 6
+    sizes: dict[str, list[int]] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda _, inputs, __, name=name: sizes.setdefault(name, []).append(
+                inputs[0].numel() // inputs[0].shape[-1]
+            )
+        )
+        for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    ]  # fmt: skip
+    training = model.training
+    model.eval()
+    ids = torch.arange(texts * tokens, device=model.device).view(texts, tokens)
+    try:
+        model(input_ids=ids % model.config.get_text_config().vocab_size, use_cache=False)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {name for name, seen in sizes.items() if seen == [texts * tokens]}
 
 
 def shape_of(layer: Any) -> tuple[int, int]:

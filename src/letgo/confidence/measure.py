@@ -31,7 +31,12 @@ def plain_norms(name: str, a: Tensor, g: Tensor) -> Tensor:
 
 
 def gradient_products(
-    model: Any, weights: Weights, batch: Batch, wanted: Mapping[str, Product], bf16: bool = False
+    model: Any,
+    weights: Weights,
+    batch: Batch,
+    wanted: Mapping[str, Product],
+    bf16: bool = False,
+    shares: tuple[str, dict[str, float]] | None = None,
 ) -> dict[str, Tensor]:
     """Loss and products of each example's gradient, summed over all matrices.
 
@@ -41,6 +46,7 @@ def gradient_products(
         batch: (batch, tokens), padded, prompts masked.
         wanted: products by name.
         bf16: compute forward and backward in bfloat16.
+        shares: name of a product, and where to add up how large each matrix's part in it is.
 
     Returns:
         "loss" and one entry per product, each (batch,) float64 on the CPU.
@@ -50,7 +56,10 @@ def gradient_products(
 
     def use(name: str, a: Tensor, g: Tensor) -> None:
         for key, product in wanted.items():
-            sums[key] += product(name, a, g)
+            part = product(name, a, g)
+            sums[key] += part
+            if shares and key == shares[0]:
+                shares[1][name] = shares[1].get(name, 0.0) + float(part.abs().sum())
 
     losses = per_example(model, weights, batch, use, bf16)
     return {key: value.double().cpu() for key, value in {"loss": losses, **sums}.items()}

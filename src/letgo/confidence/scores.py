@@ -83,3 +83,6 @@ SCORES: Mapping[str, Callable[[Text, Task], float]] = {
     "interference": interference,
 }
 DEFAULT_SCORE = "cosine"
+# The product with a direction that decides each score's sign, where there is one.
+PRODUCT_OF = {"fisher_distance": "linear", "linear": "linear", "fisher_cosine": "linear",
+              "cosine": "inner"}  # fmt: skip

@@ -1,6 +1,8 @@
 """Stage 2c: how confidently each self-generated text may be forgotten."""
 
+import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from letgo import models
+from letgo import models, processes
 from letgo.confidence.fisher import load
 from letgo.confidence.gradients import Weights, scored_weights
 from letgo.confidence.information import Information
@@ -21,7 +23,7 @@ from letgo.confidence.measure import (
     plain_norms,
 )
 from letgo.confidence.optimum import way
-from letgo.confidence.scores import SCORES, Task
+from letgo.confidence.scores import PRODUCT_OF, SCORES, Task
 from letgo.data import generated_rows
 from letgo.errors import InputError
 from letgo.inference import autocast, example_losses, pad_rows
@@ -63,17 +65,23 @@ def score(run: Run, scratch: Path) -> None:
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
 
     def measure(batch: list[int]) -> list[dict[str, Any]]:
+        part: dict[str, float] = {}
         places, found, left_out = finite_batch(
             rows, batch, tokenizer.pad_token_id,
-            lambda padded: gradient_products(base, weights, padded, wanted, bf16),
+            lambda padded: gradient_products(base, weights, padded, wanted, bf16, (of, part)),
         )  # fmt: skip
         measured = [
             {"index": i, **{key: found[key][place].item() for key in found}}
             for place, i in enumerate(places)
         ]
-        return measured + [{"index": i, "loss": math.nan} for i in left_out]
+        # JSON has no undefined numbers: what is missing is one.
+        return [*measured, *({"index": i} for i in left_out), {"index": -1, "shares": part}]
 
-    measured = {row["index"]: row for row in in_chunks("score", scratch, batches, measure)}
+    of = PRODUCT_OF.get(settings.score, "")
+    measured, shares = {}, Counter[str]()
+    for row in in_chunks("score", scratch, batches, measure):
+        shares.update(row.pop("shares", {}))
+        measured[row["index"]] = row
     wanted.clear()  # the other model needs the room
     after = _losses_after(run, scratch, probe, rows, batches, tokenizer.pad_token_id)
     table = [
@@ -83,8 +91,12 @@ def score(run: Run, scratch: Path) -> None:
     _check(table, settings.skip_non_finite)
     # With these the confidence can be had for another alpha, or another score, without a gradient.
     notes = {"constant": repr(task.constant), "length": repr(task.length)}
+    if shares:
+        notes["shares"] = json.dumps(shares)
     if settings.score == "fisher_distance":
         notes["alpha"] = "auto" if task.alpha is None else repr(task.alpha)
+    if not processes.is_first():
+        return
     columns = pa.Table.from_pylist(table, SCHEMA)
     pq.write_table(columns.replace_schema_metadata(notes), scratch / "scores.parquet")
 
@@ -139,14 +151,15 @@ def _row(
     text: dict[str, Any], found: dict[str, float], after: float, task: Task, name: str
 ) -> dict[str, Any]:
     products = ("linear", "quadratic", "inner", "norm")
-    row = {"loss_base": found["loss"], "loss_probe": after,
+    loss = found.get("loss", math.nan)
+    row = {"loss_base": loss, "loss_probe": after,
            **{key: found.get(key, math.nan) for key in products}}  # fmt: skip
     return {
         **row,
         "id": text["id"],
         "forget_set": text["forget_set"],
         "tokens": len(text["completion_ids"]),
-        "interference": after - found["loss"],
+        "interference": after - loss,
         "confidence": SCORES[name](row, task),
         "score": name,
     }

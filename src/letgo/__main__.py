@@ -1,0 +1,6 @@
+"""`python -m letgo`, for launchers that start modules: `accelerate launch -m letgo score ...`."""
+
+from letgo.cli import main
+
+if __name__ == "__main__":
+    main()

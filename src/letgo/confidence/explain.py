@@ -1,0 +1,72 @@
+"""What a ranking is made of: layers, and the two confounders, length and loss."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from scipy.stats import spearmanr
+
+from letgo.errors import InputError
+
+MOST = 0.8  # of the ranking's variance that a confounder may explain without a warning
+
+
+def kind(name: str) -> str:
+    """What a matrix is in its block: "self_attn.q_proj" for "model.layers.3.self_attn.q_proj"."""
+    return re.sub(r"^.*?\.\d+\.|\[\d+\]$", "", name)
+
+
+def block(name: str) -> str:
+    """Which block a matrix is in, or what it is if it is in none."""
+    found = re.search(r"\.(\d+)\.", name)
+    return f"block {found.group(1)}" if found else name
+
+
+def explain(file: Path) -> str:
+    """What stands behind the ranking in a `scores.parquet`, as text.
+
+    The share of a group of matrices is the mean size of what it adds to the product that the score
+    is made of. A confounder explains the squared rank correlation of the ranking.
+
+    Raises:
+        InputError: no such file, or one of an older letgo.
+    """
+    if not file.exists():
+        raise InputError(f"--output_dir: there is no {file}; run `letgo score` first")
+    table = pq.read_table(file)
+    rows = [row for row in table.to_pylist() if row["confidence"] == row["confidence"]]
+    name = rows[0]["score"]
+    lines = [f"score {name}, {len(rows)} texts", ""]
+    shares = json.loads((table.schema.metadata or {}).get(b"shares", b"{}"))
+    for title, group in (("matrix", kind), ("block", block)):
+        if shares:
+            lines += [f"{'share by ' + title:40}", *_bars(_grouped(shares, group)), ""]
+    if not shares:
+        lines += ["made of losses, not of gradients: no layer has a share", ""]
+    for label, column in (("length in tokens", "tokens"), ("loss of the base model", "loss_base")):
+        values = [row[column] for row in rows]
+        confidence = [row["confidence"] for row in rows]
+        varied = len(set(values)) > 1 and len(set(confidence)) > 1
+        rho = float(spearmanr(confidence, values).statistic) if varied else 0.0
+        lines.append(f"rank correlation with {label:24} {rho:+.2f} (explains {rho**2:.0%})")
+        if rho**2 > MOST:
+            lines.append(
+                f"WARNING: the ranking is little more than the {label}; give another --score"
+            )
+    return "\n".join(lines)
+
+
+def _grouped(shares: Mapping[str, float], group: Callable[[str], str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, share in shares.items():
+        key = group(name)
+        found[key] = found.get(key, 0.0) + share
+    return found
+
+
+def _bars(shares: dict[str, float]) -> list[str]:
+    total = sum(shares.values()) or 1.0
+    return [f"  {name:28} {share / total:6.1%} {'#' * round(40 * share / total)}"
+            for name, share in shares.items()]  # fmt: skip
