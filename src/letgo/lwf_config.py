@@ -69,7 +69,7 @@ class LWFConfig(SFTConfig):
     forget_max_overlap: float = setting(
         0.1, "Share of the texts to unlearn whose prompt may be a learning prompt."
     )
-    alpha: str | float | None = setting(
+    alpha: str | None = setting(
         None,
         "Step size in the score fisher_distance: a number, or auto (as long as the probe's way, "
         "for every text); --learning_rate if not given.",
@@ -101,10 +101,9 @@ class LWFConfig(SFTConfig):
 
     def _fill_in(self) -> None:
         """Give what depends on other settings its value."""
-        self.alpha = self.learning_rate if self.alpha is None else self.alpha
         if self.alpha != "auto":
             with suppress(TypeError, ValueError):  # else refused below
-                self.alpha = float(self.alpha)
+                self.alpha = str(float(self.learning_rate if self.alpha is None else self.alpha))
         if self.unlearning_strength is None and self.unlearning_rate is None:
             self.unlearning_strength = 1.0 if self.unlearning_schedule == "adaptive" else 0.1
         if self.unlearning_state is None:
@@ -137,12 +136,7 @@ class LWFConfig(SFTConfig):
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps > 0, "above 0"),
             ("seed", self.seed >= 0, "0 or more"),
-            (
-                "alpha",
-                self.alpha == "auto"
-                or (isinstance(self.alpha, float) and 0 <= self.alpha < math.inf),
-                "auto, or a number of 0 or more",
-            ),
+            ("alpha", _is_alpha(self.alpha), "auto, or a number of 0 or more"),
             ("unlearning_interval", self.unlearning_interval >= 0, "0 (off) or more"),
             ("forget_fraction", 0 < self.forget_fraction <= 1, "above 0 and at most 1"),
             ("forget_max_overlap", 0 <= self.forget_max_overlap <= 1, "from 0 to 1"),
@@ -158,3 +152,10 @@ class LWFConfig(SFTConfig):
         ):
             if not valid:
                 raise InputError(f"--{name} must be {meaning}, not {getattr(self, name)}")
+
+
+def _is_alpha(value: str | None) -> bool:
+    try:
+        return value == "auto" or 0 <= float(value or "") < math.inf
+    except ValueError:
+        return False

@@ -53,7 +53,7 @@ def explain(file: Path) -> str:
         lines.append(f"rank correlation with {label:24} {rho:+.2f} (explains {rho**2:.0%})")
         if rho**2 > MOST:
             lines.append(
-                f"WARNING: the ranking is little more than the {label}; give another --score"
+                f"WARNING: the ranking is hardly more than the {label}; change --score"
             )
     return "\n".join(lines)
 

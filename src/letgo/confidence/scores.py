@@ -72,7 +72,7 @@ def interference(text: Text, task: Task) -> float:
 
 
 def _ratio(product: float, squares: float) -> float:
-    return product / math.sqrt(squares) if squares > 0 else 0.0
+    return 0.0 if squares <= 0 else product / math.sqrt(squares)  # undefined stays undefined
 
 
 SCORES: Mapping[str, Callable[[Text, Task], float]] = {

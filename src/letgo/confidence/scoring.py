@@ -121,8 +121,8 @@ def prepare(
         "quadratic": fisher_norms(fisher),
         "norm": plain_norms,
     }
-    alpha = run.config.training.alpha
-    return weights, wanted, Task(constant, length, alpha if isinstance(alpha, float) else None)
+    alpha = run.config.training.alpha or "auto"
+    return weights, wanted, Task(constant, length, None if alpha == "auto" else float(alpha))
 
 
 def _losses_after(
