@@ -88,6 +88,13 @@ def test_every_optimum_gives_scores(out, tiny, data, optimum):
     missing = optimum == "gradient"  # there is no model at the optimum
     assert (out / "probe" / "gradient.safetensors").exists() is missing
     assert all((value != value) is missing for value in table["loss_probe"].to_pylist())
+    words = flags(tiny, data, out, overwrite="true", optimum=optimum)
+    status, printed, error = letgo("run", *words)
+    assert status == 0, error
+    assert "with --optimum full it would be compared" in printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (set(metrics["models"]), metrics["verdict"]) == ({"base", "lwf"}, "no baseline")
+    assert "plain fine-tuning was not run to its end" in (out / "report.html").read_text()
 
 
 def test_gradient_as_optimum_is_the_mean_learning_gradient(out, tiny, data):

@@ -27,7 +27,8 @@ MODELS = ("base", "sft", "lwf")
 def evaluate(run: Run, scratch: Path) -> None:
     """Write `metrics.json` and `answers.parquet`: greedy answers against the references.
 
-    The forgetting sets are asked as well where all their prompts have references.
+    The forgetting sets are asked as well where all their prompts have references. Without plain
+    fine-tuning to its end (`--optimum full`) there is no SFT to compare with.
     """
     probe, model = need(run, "probe", "probe"), need(run, "model", "train")
     sets = {"learn": run.test}
@@ -36,7 +37,8 @@ def evaluate(run: Run, scratch: Path) -> None:
             sets[f"forget:{name}"] = records
     table: list[dict[str, Any]] = []
     right: dict[tuple[str, str], list[bool]] = {}
-    for label in MODELS:
+    labels = MODELS if run.config.run.optimum == "full" else ("base", "lwf")
+    for label in labels:
         # Loaded at the first question only: a resumed run may have all the answers.
         load = cache(
             {
@@ -49,11 +51,12 @@ def evaluate(run: Run, scratch: Path) -> None:
             rows = _answers(run, scratch, label, name, records, load)
             right[label, name] = [row["correct"] for row in rows]
             table += rows
-    differences = {n: paired_difference(right["lwf", n], right["sft", n]) for n in sets}
+    compared = sets if "sft" in labels else {}
+    differences = {n: paired_difference(right["lwf", n], right["sft", n]) for n in compared}
     metrics = {
-        "models": {m: {n: accuracy(right[m, n]) for n in sets} for m in MODELS},
+        "models": {m: {n: accuracy(right[m, n]) for n in sets} for m in labels},
         "lwf_minus_sft": differences,
-        "verdict": verdict(differences["learn"]),
+        "verdict": verdict(differences["learn"]) if differences else "no baseline",
     }
     write_json(scratch / "metrics.json", metrics)
     pq.write_table(pa.Table.from_pylist(table), scratch / "answers.parquet")

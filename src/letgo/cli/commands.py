@@ -75,9 +75,12 @@ def result_table(metrics: dict[str, Any]) -> str:
     sets = list(metrics["models"]["base"])
     lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
     for model, label in (("base", "base"), ("sft", "SFT"), ("lwf", "LWF")):
-        cells = [_cell(metrics["models"][model][name]) for name in sets]
-        lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))
+        if model in metrics["models"]:
+            cells = [_cell(metrics["models"][model][name]) for name in sets]
+            lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))
     lines.append(f"{'n':26}" + "".join(f"{metrics['models']['lwf'][n]['n']:>24}" for n in sets))
+    if not metrics["lwf_minus_sft"]:
+        return "\n".join(lines)
     paired = [metrics["lwf_minus_sft"][name] for name in sets]
     cells = [f"{p['difference']:+.3f} [{p['ci95'][0]:+.3f}, {p['ci95'][1]:+.3f}]" for p in paired]
     lines.append(f"{'LWF - SFT, paired':26}" + "".join(f"{cell:>24}" for cell in cells))
@@ -110,6 +113,8 @@ def _verdict(run: Run) -> str:
     return {
         "lwf": f"verdict: LWF is better than plain fine-tuning; it is in {run.folder / 'model'}",
         "sft": f"verdict: LWF is worse than plain fine-tuning; keep {run.folder / 'probe'}",
+        "no baseline": f"LWF is in {run.folder / 'model'}; with --optimum full it would be "
+        "compared with plain fine-tuning",
         "no difference": "verdict: no difference beyond chance between LWF "
         f"({run.folder / 'model'}) and plain fine-tuning ({run.folder / 'probe'})",
     }[read_json(run.folder / "metrics.json")["verdict"]]

@@ -52,9 +52,7 @@ def explain(file: Path) -> str:
         rho = float(spearmanr(confidence, values).statistic) if varied else 0.0
         lines.append(f"rank correlation with {label:24} {rho:+.2f} (explains {rho**2:.0%})")
         if rho**2 > MOST:
-            lines.append(
-                f"WARNING: the ranking is hardly more than the {label}; change --score"
-            )
+            lines.append(f"WARNING: the ranking is hardly more than the {label}; change --score")
     return "\n".join(lines)
 
 
