@@ -412,3 +412,20 @@ def test_the_model_card_says_what_was_forgotten(tmp_path):
                  "N_u = 3", "unlearned: 0.5", "seeds: training 5", "jiang2025graceful",
                  "strength 0.1"):  # fmt: skip
         assert said in card, said
+
+
+def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(monkeypatch):
+    from letgo.unlearning import dose as module
+
+    monkeypatch.setattr(module, "_MEASURED", 1 << 10)
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((90, 301), (300, 200), (7,))]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    dose = module.Dose(True, None, False, lambda tensor: tensor)
+    dose.attach(optimizer)
+    dose.prepare(memory := Memory(), False, 0.0)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    length = sum(float((w.grad**2).sum()) for w in weights) ** 0.5
+    optimizer.step()
+    assert memory.update.value == pytest.approx(length, rel=0.1)

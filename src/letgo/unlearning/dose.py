@@ -16,7 +16,7 @@ from letgo.errors import InputError
 from letgo.unlearning.memory import Memory
 
 # The length of a learning update is measured on so many of the weights, not on a copy of all.
-_MEASURED = 1 << 17
+_MEASURED, _LINE = 1 << 17, 16
 RECENT = 0.9
 
 
@@ -164,4 +164,7 @@ def _sampled(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, float]]:
     shards = [shard for shard in shards if shard.numel()]
     # Odd, so that it does not keep hitting the same column of a matrix.
     step = max(1, sum(shard.numel() for shard in shards) // _MEASURED) | 1
-    return [(shard[::step], shard.numel() / len(shard[::step])) for shard in shards]
+    if step > 1:  # whole cache lines: single weights cost as much each, a few per cent of a step
+        shards = [shard[: len(shard) // _LINE * _LINE].view(-1, _LINE) if len(shard) >= _LINE
+                  else shard[:, None] for shard in shards]  # fmt: skip
+    return [(shard[::step].flatten(), len(shard) / len(shard[::step])) for shard in shards]
