@@ -6,7 +6,7 @@ For each learning task, and from two points (the base model, and after 15 learni
 of 102 self-generated texts of six kinds, and every one of 24 random groups of 8 of them, gets one
 normalised ascent step on the scored weights; its benefit is how far the loss of held-out learning
 examples falls. Every score is taken at the base model (static) and anew at the point (re-scored).
-Per-text numbers are kept beside the JSON in benefit/TASK-POINT.json: what is there is not done again.
+Per-text numbers are kept in benefit/TASK-POINT.json; what is there is not done again.
 """
 
 import argparse
@@ -63,23 +63,28 @@ class Model:
         self.matrices = dict(values(self.weights))
 
     def copy(self) -> Vectors:
+        """The weights now."""
         return {name: w.clone() for name, w in self.matrices.items()}
 
     @torch.no_grad()
     def put(self, theta: Vectors) -> None:
+        """Set the weights."""
         for name, w in self.matrices.items():
             w.copy_(theta[name])
 
     @torch.no_grad()
     def move(self, along: Vectors, by: float) -> None:
+        """Add `by * along` to the weights."""
         for name, w in self.matrices.items():
             w.add_(along[name], alpha=by)
 
     def batches(self, rows: list[Any]) -> list[list[int]]:
+        """Indices of the rows, in batches."""
         return batches_by_tokens([len(row["input_ids"]) for row in rows], 1024)
 
     @torch.no_grad()
     def losses(self, rows: list[Any]) -> list[float]:
+        """Mean NLL of every row."""
         found = [0.0] * len(rows)
         for places in self.batches(rows):
             with autocast(BF16):
@@ -101,6 +106,7 @@ class Model:
         return dict(zip(self.weights.layers, total, strict=True))
 
     def row(self, record: dict[str, str]) -> dict[str, list[int]]:
+        """Token ids and labels of a record."""
         return training_row(*example_ids(self.tokenizer, record["prompt"], record["completion"]))
 
 
@@ -157,7 +163,8 @@ def measure(
     for text in track(texts, name, len(texts)):
         gradient = model.gradient(text["rows"])
         norm = dot(gradient, gradient)
-        row = {"kind": text["kind"], "norm": norm, "loss": statistics.mean(model.losses(text["rows"])),
+        row = {"kind": text["kind"], "norm": norm,
+               "loss": statistics.mean(model.losses(text["rows"])),
                "tokens": statistics.mean(len(r["input_ids"]) for r in text["rows"]),
                "fisher_norm": dot({n: fisher[n].times(g) for n, g in gradient.items()}, gradient),
                "dots": {key: dot(v, gradient) for key, v in directions.items()}}  # fmt: skip
@@ -197,9 +204,11 @@ def run_task(task: str, data: Path, folder: Path, quick: bool) -> None:
     delta = {n: base[n] - w for n, w in found["optimum"].items()}
     constant = dot({n: fisher[n].times(d) for n, d in delta.items()}, delta)
     chosen = random.Random(2)
-    singles = [{"kind": t["kind"], "rows": [t["row"]], "members": [i]} for i, t in enumerate(texts)]
+    singles = [{"kind": text["kind"], "rows": [text["row"]], "members": [i]}
+               for i, text in enumerate(texts)]  # fmt: skip
+    members = [chosen.sample(range(len(texts)), OF) for _ in range(GROUPS)]
     groups = [{"kind": "group", "rows": [texts[i]["row"] for i in some], "members": some}
-              for some in (chosen.sample(range(len(texts)), OF) for _ in range(GROUPS))]  # fmt: skip
+              for some in members]  # fmt: skip
     if quick:
         singles, groups = singles[::12], groups[:2]
     sizes = {"small": 0.02 * dot(delta, delta) ** 0.5, "real": 0.1 * found["update"],
@@ -288,7 +297,8 @@ def summary(folder: Path) -> dict[str, Any]:
                         "mean": float(np.mean(benefit)), "step_length": point["sizes"][size],
                     }  # fmt: skip
                     for when, values_ in taken.items():
-                        case = f"{task}, {name}, {size}, {what}, {when if name == 'early' else 'static'}"
+                        taken_when = when if name == "early" else "static"
+                        case = f"{task}, {name}, {size}, {what}, {taken_when}"
                         for score, numbers in values_.items():
                             judged = judge([numbers[i] for i in of], benefit)
                             scores.setdefault(score, {})[case] = judged

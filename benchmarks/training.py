@@ -104,11 +104,14 @@ def compare(rounds: int) -> dict[str, Any]:
     }
 
 
-def peak(kind: str, loss: str) -> float:
-    """Peak resident memory of a short run in a process of its own, in bytes."""
+def peak(kind: str, loss: str, times: int) -> float:
+    """Peak resident memory of a short run in a process of its own, in bytes; the median."""
     command = [sys.executable, __file__, "--peak", kind, loss]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(out.split()[-1])
+    peaks = []
+    for _ in range(times):
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks.append(float(out.split()[-1]))
+    return statistics.median(peaks)
 
 
 def run_for_peak(kind: str, loss: str) -> None:
@@ -136,10 +139,11 @@ def main() -> None:
     from letgo.config import git_revision, versions
 
     result = compare(2 if arguments.quick else 12)
-    plain = peak("sft", "ga")
+    times = 1 if arguments.quick else 3
+    plain = peak("sft", "ga", times)
     result["memory_ratio"] = {}
     for loss in QUICK_LOSSES if arguments.quick else LOSSES:
-        result["memory_ratio"][loss] = peak("lwf", loss) / plain
+        result["memory_ratio"][loss] = peak("lwf", loss, times) / plain
         print(f"memory {loss}: {result['memory_ratio'][loss]:.3f}", flush=True)
     result |= {
         "shape": f"{BATCH}x{TOKENS}", "sft_peak_bytes": plain, "machine": machine(),

@@ -109,7 +109,6 @@ def scored_weights(model: Any) -> Weights:
     return Weights(layers, others, shapes)
 
 
-@torch.no_grad()
 def _called_once(model: Any) -> set[str]:
     """The linear layers that a pass calls once, with all tokens of all texts.
 
@@ -126,11 +125,14 @@ def _called_once(model: Any) -> set[str]:
         )
         for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
     ]  # fmt: skip
+    # With a graph, as later: without one a quantized layer repacks itself for inference for good.
+    handles.append(model.get_input_embeddings().register_forward_hook(_start_graph))
     training = model.training
     model.eval()
     ids = torch.arange(texts * tokens, device=model.device).view(texts, tokens)
     try:
-        model(input_ids=ids % model.config.get_text_config().vocab_size, use_cache=False)
+        with torch.enable_grad():
+            model(input_ids=ids % model.config.get_text_config().vocab_size, use_cache=False)
     finally:
         model.train(training)
         for handle in handles:
@@ -243,9 +245,7 @@ def _frozen(model: Any, weights: Weights) -> Iterator[None]:
     for parameter, _, _ in before:
         parameter.requires_grad_(id(parameter) in wanted)
         parameter.grad = None
-    handle = model.get_input_embeddings().register_forward_hook(
-        lambda _module, _inputs, output: output.requires_grad_(True)
-    )
+    handle = model.get_input_embeddings().register_forward_hook(_start_graph)
     try:
         yield
     finally:
@@ -253,3 +253,8 @@ def _frozen(model: Any, weights: Weights) -> Iterator[None]:
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient
+
+
+def _start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    """Frozen weights start no graph; the embeddings' output does."""
+    return output if output.requires_grad else output.requires_grad_(True)
