@@ -40,6 +40,7 @@ SHARDS = {
     "early": {"unlearning_schedule": "early"},
     "adaptive": {"unlearning_schedule": "adaptive"},
 }
+RESCORED = {"rescored": {**RATE, "rescore_interval": 2, "rescore_texts": 9, "forget_fraction": 0.9}}
 # DeepSpeed cannot size a step. With every text above the ceiling an unlearning step is none at all.
 UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
 
@@ -111,7 +112,7 @@ def assert_same(case, found, weights, log):
 @pytest.mark.parametrize(
     ("name", "kind", "cases"),
     [
-        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS}),
+        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS, **RESCORED}),
         ("fsdp2", "FSDP", SHARDS),
         ("zero2", "DEEPSPEED", UNSIZED),
         ("zero3", "DEEPSPEED", UNSIZED),

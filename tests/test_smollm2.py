@@ -47,7 +47,8 @@ def test_a_run_of_the_installed_command(tmp_path):
     assert [t["forget_set"] for t in texts] == ["sums", "sums", "talk"]
     assert texts[2]["completion"].strip()
     scores = pq.read_table(out / "scores.parquet").to_pylist()
-    assert all(row["quadratic"] > 0 and row["confidence"] > 0 for row in scores)
+    assert len(scores) == 3
+    assert all(0 < abs(row["confidence"]) < 1 for row in scores)  # cosines
     entries = [json.loads(line) for line in (out / "train_log.jsonl").open()]
     assert [e["step"] for e in entries if "unlearn/loss" in e] == [2, 4]
     assert (out / "report.html").stat().st_size > 10_000

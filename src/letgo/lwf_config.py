@@ -66,6 +66,12 @@ class LWFConfig(SFTConfig):
         0.5, "Guard: no unlearning while the smoothed learning loss is so far above its low (nats)."
     )
     forget_fraction: float = setting(0.5, "Share of the texts, most confident first, to unlearn.")
+    rescore_interval: int = setting(
+        0,
+        "After so many learning steps the texts are scored anew, against the learning gradient as "
+        "it is then, and chosen anew; 0: never.",
+    )
+    rescore_texts: int = setting(64, "How many texts, drawn anew, are scored then.")
     forget_max_overlap: float = setting(
         0.1, "Share of the texts to unlearn whose prompt may be a learning prompt."
     )
@@ -131,6 +137,8 @@ class LWFConfig(SFTConfig):
                 "--unlearning_schedule adaptive takes its strength from the learning gradient: "
                 "leave out --unlearning_rate and --unlearning_state shared"
             )
+        if self.rescore_interval and self.unlearning_loss == "graddiff":
+            raise InputError("--rescore_interval does not work with --unlearning_loss graddiff")
         beta = self.unlearning_beta or 0
         for name, valid, meaning in (
             ("learning_rate", self.learning_rate > 0, "above 0"),
@@ -138,6 +146,8 @@ class LWFConfig(SFTConfig):
             ("seed", self.seed >= 0, "0 or more"),
             ("alpha", _is_alpha(self.alpha), "auto, or a number of 0 or more"),
             ("unlearning_interval", self.unlearning_interval >= 0, "0 (off) or more"),
+            ("rescore_interval", self.rescore_interval >= 0, "0 (never) or more"),
+            ("rescore_texts", self.rescore_texts > 0, "above 0"),
             ("forget_fraction", 0 < self.forget_fraction <= 1, "above 0 and at most 1"),
             ("forget_max_overlap", 0 <= self.forget_max_overlap <= 1, "from 0 to 1"),
             ("num_train_epochs", self.num_train_epochs > 0 or self.max_steps > 0, "above 0"),

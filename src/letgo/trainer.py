@@ -5,6 +5,7 @@ Not to be confused with Learning without Forgetting (LwF, Li & Hoiem 2016).
 
 import copy
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from letgo.unlearning.figures import Figures
 from letgo.unlearning.guards import below_ceiling, require_finite
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
 from letgo.unlearning.memory import Memory
+from letgo.unlearning.rescore import Rescore, check_rescoring
 from letgo.unlearning.schedule import LearningStepsOnly, plan
 from letgo.unlearning.steps import Steps
 from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
@@ -69,6 +71,7 @@ class LWFTrainer(SFTTrainer):
         self.logged_step, self.learning_loss = 0, 0.0
         self.part = 1.0  # of its full strength that the step under way is to have
         self._sized: torch.optim.Optimizer | None = None
+        self.rescore: Rescore | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
         if self.args.regularizer != "none":
@@ -90,13 +93,17 @@ class LWFTrainer(SFTTrainer):
             check_deepspeed(
                 self.accelerator.state.deepspeed_plugin.deepspeed_config, args, self.model
             )
-        self.forget_dataset, self.chosen = prepare(
+        self.forget_dataset, known, self.chosen = prepare(
             dataset, self.train_dataset, self.model, self._tokenizer, args, self._tokenize_texts
         )
+        self.rescore = Rescore(self, known) if args.rescore_interval else None
         # The trainer clips only where there is a bound; the one for unlearning is always there.
         args.max_grad_norm = args.max_grad_norm or math.inf
         self.add_callback(Memory())
         self.add_callback(Steps(self))
+        if self.rescore:
+            check_rescoring(self._sharded)
+            self.add_callback(self.rescore)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
         plain = copy.copy(self.args)
@@ -158,17 +165,29 @@ class LWFTrainer(SFTTrainer):
             args.gradient_accumulation_steps, args.world_size, args.process_index, args.seed,
             retain,
         )  # fmt: skip
-        self._forgotten_per_step = stream.forgotten_per_step
+        self.forgotten_per_step = stream.forgotten_per_step
         pad = self._tokenizer.pad_token_id
+        self._rows = MixedRows(self.train_dataset, self.forget_dataset, pad)
+        self._collate = MixedBatches(self.data_collator, DataCollatorForLanguageModeling(pad))
         loader = DataLoader(
-            MixedRows(self.train_dataset, self.forget_dataset, pad), batch_sampler=stream,
-            collate_fn=MixedBatches(self.data_collator, DataCollatorForLanguageModeling(pad)),
+            self._rows, batch_sampler=stream, collate_fn=self._collate,
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
         )  # fmt: skip
         # The stream is split over processes already.
         return prepare_data_loader(
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of a step; an unlearning step's are of what was chosen last.
+
+        Chosen here, not in the stream: its data loader reads ahead.
+        """
+        if self.rescore and self.unlearning_now and self.memory.pool is not None:
+            given = list(islice(epoch_iterator, num_batches))  # what the stream had planned
+            texts = self.rescore.batches(len(given))
+            epoch_iterator = iter([self._collate(rows or [self._rows.nothing]) for rows in texts])
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def set_initial_training_values(
         self, args: Any, dataloader: DataLoader[Any]
@@ -227,7 +246,7 @@ class LWFTrainer(SFTTrainer):
         tokens = tokens / (processes if args.average_tokens_across_devices else 1)
         texts = Texts(
             outputs.log_probs, outputs.entropy, outputs.label_mask, learning, reference, tokens,
-            self._forgotten_per_step / processes, self.model.config.get_text_config().vocab_size,
+            self.forgotten_per_step / processes, self.model.config.get_text_config().vocab_size,
         )  # fmt: skip
         texts = texts.rows(texts.labelled.any(1))
         nll = texts.nll[~texts.learning]

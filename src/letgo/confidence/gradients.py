@@ -109,6 +109,24 @@ def scored_weights(model: Any) -> Weights:
     return Weights(layers, others, shapes)
 
 
+def trained_weights(model: Any) -> Weights:
+    """The linear layers that training moves, an adapter's own among them; others do not count.
+
+    Raises:
+        InputError: there is none.
+    """
+    called = _called_once(model)
+    tied = id(model.get_input_embeddings().weight)
+    layers = {
+        name: module for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name in called
+        and module.weight.requires_grad and id(module.weight) != tied
+    }  # fmt: skip
+    if not layers:
+        raise InputError("--rescore_interval: no linear layer is trained, so no text can be scored")
+    return Weights(layers, {}, {name: shape_of(layer) for name, layer in layers.items()})
+
+
 def _called_once(model: Any) -> set[str]:
     """The linear layers that a pass calls once, with all tokens of all texts.
 

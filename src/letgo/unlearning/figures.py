@@ -1,7 +1,8 @@
 """The figures of unlearning steps, for the log."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ class Figures:
     def __init__(self) -> None:
         self._step = [0.0] * 4  # loss, sum of NLL, texts, skipped texts: of this process
         self._window: dict[str, float] = defaultdict(float)
+        self._chosen: dict[str, float] = {}
+
+    def rescored(self, chosen: Sequence[float]) -> None:
+        """Take in the new scores of the texts that re-scoring has chosen."""
+        helpful = sum(score > 0 for score in chosen) / len(chosen)
+        self._chosen = {"unlearn/confidence": fmean(chosen), "unlearn/helpful": helpful}
 
     def micro_batch(self, loss: float, nll: Tensor, skipped: int) -> None:
         """Take in one micro-batch: its share of the loss, its texts' mean NLL, what was skipped."""
@@ -56,4 +63,6 @@ class Figures:
         figures["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
         for name in ("skipped", "clipped", "paused"):
             figures[f"unlearn/{name}"] = sums[name]
+        figures |= self._chosen
+        self._chosen = {}
         return figures

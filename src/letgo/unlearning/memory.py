@@ -35,6 +35,7 @@ class Memory(TrainerCallback, ExportableState):
         loss: recent learning loss, nats per token.
         lowest_loss: the lowest value that `loss` has had.
         acted: how often each guard has acted, in texts ("skipped") or steps.
+        pool: the texts that re-scoring has chosen; None before it has.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class Memory(TrainerCallback, ExportableState):
         self.unlearning_norm, self.loss = RunningMean(), RunningMean()
         self.lowest_loss = math.inf
         self.acted = {"skipped": 0, "clipped": 0, "paused": 0}
+        self.pool: list[int] | None = None
 
     def state(self) -> dict[str, Any]:
         """What goes into the checkpoint's `trainer_state.json`."""
@@ -49,7 +51,8 @@ class Memory(TrainerCallback, ExportableState):
                  if isinstance(mean, RunningMean)}  # fmt: skip
         # JSON has no infinity.
         lowest = self.lowest_loss if math.isfinite(self.lowest_loss) else None
-        return {"args": {}, "attributes": {"means": means, "lowest": lowest, "acted": self.acted}}
+        said = {"means": means, "lowest": lowest, "acted": self.acted, "pool": self.pool}
+        return {"args": {}, "attributes": said}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take up what the checkpoint says; a fresh run's state says what there is already."""
@@ -60,3 +63,4 @@ class Memory(TrainerCallback, ExportableState):
                 setattr(self, name, RunningMean(**mean))
             self.lowest_loss = math.inf if said["lowest"] is None else said["lowest"]
             self.acted = dict(said["acted"])
+            self.pool = said["pool"]

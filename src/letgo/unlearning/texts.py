@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 def prepare(
     dataset: Dataset, learning: Iterable[dict[str, Any]], model: Any, tokenizer: Any, args: Any,
     tokenize: Callable[[Dataset], Dataset],
-) -> tuple[Dataset, Chosen]:  # fmt: skip
+) -> tuple[Dataset, Dataset, Chosen]:  # fmt: skip
     """Check the texts, choose among them and bring them to rows of tokens.
 
     Args:
@@ -53,23 +53,27 @@ def prepare(
         tokenize: as for `labelled_rows`.
 
     Returns:
-        Rows with `input_ids`, `labels` and `reference` of the texts to unlearn; what was chosen.
+        Rows with `input_ids`, `labels` and `reference` of the texts to unlearn, and of those to
+        choose from when they are scored again; what was chosen.
 
     Raises:
         InputError: as the functions below say.
     """
     check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
     chosen = choose(dataset, args.forget_fraction)
-    rows = labelled_rows(dataset.select(chosen.places), tokenize)
+    places = range(len(dataset)) if args.rescore_interval else chosen.places
+    rows = labelled_rows(dataset.select(places), tokenize)
     check_overlap(learning, rows, args.forget_max_overlap)
-    if len(rows) < args.per_device_train_batch_size:
+    count, batch_size = len(chosen.places), args.per_device_train_batch_size
+    if count < batch_size:
         log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning step "
-                    "takes them all", len(rows), args.per_device_train_batch_size)  # fmt: skip
+                    "takes them all", count, batch_size)  # fmt: skip
     reference = [row.get("reference", 0.0) for row in rows]
     if args.unlearning_loss == "npo" and "reference" not in rows[0]:
         reference = reference_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16))
     rows = [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
-    return Dataset.from_list(rows), chosen
+    known = Dataset.from_list(rows)
+    return (known.select(chosen.places) if args.rescore_interval else known), known, chosen
 
 
 def choose(dataset: Dataset, fraction: float) -> Chosen:
