@@ -1,0 +1,194 @@
+"""Which score tells texts that conflict with the learning task from texts that do not?
+
+usage: python benchmarks/conflict.py [--seeds 0 1 2] [--conflicts NAME ...] [--json FILE]
+
+Three counterfactual tasks whose conflicts are known, because they are planted: addition in base 9
+(against the model's ordinary sums), sentiment with its labels exchanged (against its judgements of
+reviews), plurals in -en (against its plurals in -s). For each, the model's own verbose and direct
+answers on the subject stand against its answers to other questions, cut to the same lengths; a
+score is judged by the area under its ROC curve, at the base model, and anew at an early and at the
+last point of the fine-tuning. Seeds from 100 on are for choosing.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benefit import DEFAULT, rounded
+from conflict_data import CONFLICTS, DIRECT_NEUTRAL, TEXTS, VERBOSE_NEUTRAL, filled, says
+from heatmap import draw
+from machine import machine
+from points import Model, Row, Vectors, dot, gram, learn, mean, scores_of
+from scipy.stats import rankdata
+
+from letgo.config import git_revision, versions
+
+RATE, MOST = 1e-4, 40
+
+
+def neutral_texts(model: Model) -> dict[str, list[Row]]:
+    """The base model's answers to questions that no conflict is about."""
+    styles = {"verbose": VERBOSE_NEUTRAL, "direct": DIRECT_NEUTRAL}
+    return {style: model.answer(filled(forms), MOST) for style, forms in styles.items()}
+
+
+def texts_of(
+    model: Model, made: dict[str, Any], others: dict[str, list[Row]], draw: random.Random
+) -> list[dict[str, Any]]:
+    """Conflicting texts of both styles, and as many neutral ones of the same lengths."""
+    texts = []
+    for style, rows in others.items():
+        asked, neutral = made[style], draw.sample(rows, len(rows))
+        rows = model.answer([prompt for prompt, _ in asked], MOST)
+        kept = [row for row, (_, usual) in zip(rows, asked, strict=True)
+                if says(said(model, row), usual)][:TEXTS]  # fmt: skip
+        kept.sort(key=answer_length)
+        neutral.sort(key=answer_length)
+        neutral = neutral[-max(TEXTS, len(kept)) :]
+        for i, row in enumerate(neutral):
+            partner = kept[i * len(kept) // len(neutral)]
+            cut = max(0, answer_length(row) - answer_length(partner))
+            neutral[i] = {key: ids[: len(ids) - cut] for key, ids in row.items()}
+        texts += [{"style": style, "conflict": True, "row": row} for row in kept]
+        texts += [{"style": style, "conflict": False, "row": row} for row in neutral]
+    return texts
+
+
+def answer_length(row: Row) -> int:
+    """Tokens of the answer."""
+    return len(row["labels"]) - row["labels"].count(-100)
+
+
+def said(model: Model, row: Row) -> str:
+    """The answer as text."""
+    return model.tokenizer.decode(row["input_ids"][-answer_length(row) :])
+
+
+def run(
+    model: Model, base: Vectors, others: dict[str, list[Row]], name: str, seed: int, file: Path
+) -> None:
+    """One conflict with one seed: every text's numbers at three points."""
+    model.put(base)
+    draw = random.Random(seed)
+    made = CONFLICTS[name](draw)
+    texts = texts_of(model, made, others, draw)
+    rows = [text["row"] for text in texts]
+    learning = [model.row(prompt, completion) for prompt, completion in made["learn"]]
+    before = model.losses(rows)
+    model.model.requires_grad_(True)
+    found = learn(model, learning, RATE, seed)
+    after = model.losses(rows)
+    fisher = model.fisher(learning[:128])
+    delta = model.way(base, found["optimum"])
+    fisher_delta = {n: fisher[n].times(d) for n, d in delta.items()}
+    constant = dot(fisher_delta, delta)
+    points: dict[str, Any] = {}
+    for point, moment in (("base", None), ("early", "moment"), ("last", "last moment")):
+        theta = {"base": base, "early": found["early"], "last": found["optimum"]}[point]
+        model.put(theta)
+        directions = {"delta": delta, "fisher_delta": fisher_delta,
+                      "64 learning examples": model.gradient(learning[:64])}  # fmt: skip
+        if moment:
+            directions["moment"] = found[moment]
+        directions = {k: {n: v.bfloat16() for n, v in vs.items()} for k, vs in directions.items()}
+        fishers = {"fisher_norm": fisher, "curvature": model.fisher(learning[:64])}
+        numbers = model.products(rows, directions, fishers)
+        now = model.losses(rows)
+        for i, number in enumerate(numbers):
+            number |= {"loss": now[i], "tokens": answer_length(rows[i]),
+                       "interference": after[i] - before[i]}  # fmt: skip
+        points[point] = {"constant": constant, "gram": gram(directions), "rate": RATE,
+                         "rows": numbers}  # fmt: skip
+    for text in texts:
+        text["answer"] = said(model, text.pop("row"))
+    file.write_text(json.dumps(rounded({"texts": texts, "points": points})) + "\n")
+    print(f"RESULT {file.name}: {sum(text['conflict'] for text in texts)} of {len(texts)} conflict",
+          flush=True)  # fmt: skip
+
+
+def area(scores: np.ndarray, conflict: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: how often a conflicting text ranks above a neutral one.
+
+    Args:
+        scores: (draws, texts).
+        conflict: (draws, texts) bool.
+
+    Returns:
+        (draws,), undefined where there are texts of one kind only.
+    """
+    positive = conflict.sum(-1)
+    negative = conflict.shape[-1] - positive
+    ranks = (rankdata(scores, axis=-1) * conflict).sum(-1) - positive * (positive + 1) / 2
+    with np.errstate(invalid="ignore"):
+        return ranks / (positive * negative)
+
+
+def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
+    """Every score judged on every conflict: the mean area over seeds."""
+    scores: dict[str, dict[str, Any]] = {}
+    own: dict[str, float] = {}
+    for name in CONFLICTS:
+        runs = [json.loads(f.read_text()) for f in (folder / f"{name}-{s}.json" for s in seeds)
+                if f.exists()]  # fmt: skip
+        for style in ("verbose", "direct"):
+            for point in runs[0]["points"] if runs else ():
+                cases = []  # scores and truth of one seed
+                for one in runs:
+                    at = one["points"][point]
+                    places = [i for i, t in enumerate(one["texts"]) if t["style"] == style]
+                    truth = np.array([one["texts"][i]["conflict"] for i in places])
+                    numbers = {n: np.array(v)[places] for n, v in scores_of(at["rows"], at).items()}
+                    cases.append((numbers, truth))
+                label = f"{name}, {style}, {'static' if point == 'base' else f're-scored {point}'}"
+                for score in cases[0][0]:
+                    scores.setdefault(score, {})[label] = judged(
+                        [(numbers[score], truth) for numbers, truth in cases]
+                    )
+                if point in DEFAULT:
+                    own[label] = scores[DEFAULT[point]][label]["auc"]
+    return {"default": {"score": "cosine", "mean_auc": mean(list(own.values())),
+                        "worst_auc": min(own.values())},
+            "cases_of_default": own, "scores": scores}  # fmt: skip
+
+
+def judged(cases: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Mean area over seeds; for the interval texts are drawn anew within each seed."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, len(truth), (1000, len(truth))) for _, truth in cases]
+    means = np.mean([area(s[d], t[d]) for (s, t), d in zip(cases, drawn, strict=True)], 0)
+    low, high = np.nanquantile(means, [0.025, 0.975])
+    seeds = [float(area(s, t)) for s, t in cases]
+    return {"auc": mean(seeds), "ci95": [float(low), float(high)], "seeds": seeds}
+
+
+def main() -> None:
+    """Measure what is missing and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--conflicts", nargs="+", default=list(CONFLICTS))
+    results = Path(__file__).parent / "results/conflict.json"
+    parser.add_argument("--json", type=Path, default=results)
+    arguments = parser.parse_args()
+    folder = arguments.json.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    model = Model()
+    base, others = model.copy(), neutral_texts(model)
+    for seed in arguments.seeds:
+        for name in arguments.conflicts:
+            file = folder / f"{name}-{seed}.json"
+            if not file.exists():
+                run(model, base, others, name, seed, file)
+    found = {**summary(folder, arguments.seeds), "machine": machine(), "versions": versions(),
+             "git_revision": git_revision()}  # fmt: skip
+    arguments.json.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    areas = {name: {case: figures["auc"] for case, figures in by.items()}
+             for name, by in found["scores"].items()}  # fmt: skip
+    draw(areas, list(areas["cosine"]), 0.5, "area under the ROC curve",
+         arguments.json.with_suffix(".png"))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

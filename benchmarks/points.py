@@ -1,0 +1,218 @@
+"""SmolLM2-135M at points of its fine-tuning, and every score of a text there.
+
+What the two benchmarks that judge scores share (benefit.py, conflict.py).
+"""
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from letgo.confidence.estimate import estimate
+from letgo.confidence.gradients import scored_weights, values
+from letgo.confidence.information import Information
+from letgo.confidence.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.confidence.scores import SCORES, Task
+from letgo.data import batches_by_tokens, example_ids, prompt_ids, training_row
+from letgo.inference import Batch, autocast, example_losses, generate, pad_rows
+from letgo.models import bf16_is_fast, load_model, load_tokenizer, resolve
+from letgo.progress import track
+
+BATCH, STEPS, EARLY = 8, 40, 15  # learning: examples per step, steps, and which is early
+BF16 = bf16_is_fast()
+Vectors = dict[str, Tensor]
+Row = dict[str, list[int]]
+
+
+def dot(x: Vectors, y: Vectors) -> float:
+    """Inner product over all matrices."""
+    return sum(float(torch.dot(x[n].flatten().float(), y[n].flatten().float())) for n in x)
+
+
+class Model:
+    """The model, its scored weights, and what can be done with them."""
+
+    def __init__(self) -> None:
+        path = resolve("smollm2-135m")
+        self.tokenizer, self.model = load_tokenizer(path), load_model(path).eval()
+        self.weights = scored_weights(self.model)
+        self.matrices = dict(values(self.weights))
+        scored = {w.data_ptr() for w in self.matrices.values()}
+        # Embeddings and norms learn too, though no score sees them.
+        self.others = {f"{name} (not scored)": p.detach()
+                       for name, p in self.model.named_parameters()
+                       if p.data_ptr() not in scored}  # fmt: skip
+
+    def copy(self) -> Vectors:
+        """All weights now."""
+        return {name: w.clone() for name, w in {**self.matrices, **self.others}.items()}
+
+    @torch.no_grad()
+    def put(self, theta: Vectors) -> None:
+        """Set all weights."""
+        for name, w in {**self.matrices, **self.others}.items():
+            w.copy_(theta[name])
+
+    def way(self, start: Vectors, end: Vectors) -> Vectors:
+        """`start - end` of the scored weights."""
+        return {name: start[name] - end[name] for name in self.matrices}
+
+    @torch.no_grad()
+    def move(self, along: Vectors, by: float) -> None:
+        """Add `by * along` to the weights."""
+        for name, w in self.matrices.items():
+            w.add_(along[name], alpha=by)
+
+    def _batches(self, rows: Sequence[Row]) -> list[tuple[list[int], Batch]]:
+        places = batches_by_tokens([len(row["input_ids"]) for row in rows], 1024)
+        pad = self.tokenizer.pad_token_id
+        return [(some, pad_rows([rows[i] for i in some], pad)) for some in places]
+
+    @torch.no_grad()
+    def losses(self, rows: Sequence[Row]) -> list[float]:
+        """Mean NLL of every row."""
+        found = [0.0] * len(rows)
+        for places, batch in self._batches(rows):
+            with autocast(BF16):
+                for i, loss in zip(places, example_losses(self.model, batch).tolist(), strict=True):
+                    found[i] = loss
+        return found
+
+    def gradient(self, rows: Sequence[Row]) -> Vectors:
+        """Of the mean of the examples' mean NLL."""
+        parameters = [layer.weight for layer in self.weights.layers.values()]
+        total: list[Tensor] = []
+        for _, batch in self._batches(rows):
+            with autocast(BF16):
+                loss = example_losses(self.model, batch).sum() / len(rows)
+            parts = torch.autograd.grad(loss, parameters)
+            total = [t + p for t, p in zip(total, parts, strict=True)] if total else list(parts)
+        return dict(zip(self.weights.layers, total, strict=True))
+
+    def fisher(self, rows: Sequence[Row], kind: str = "factored") -> dict[str, Information]:
+        """The Fisher information of these examples where the model is."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        batches = self.weights.batches(lengths, 1024)
+        pad = self.tokenizer.pad_token_id
+        return estimate(kind, self.model, self.weights, rows, batches, pad, BF16)[0]
+
+    def products(
+        self, rows: Sequence[Row], directions: dict[str, Vectors],
+        fishers: dict[str, dict[str, Information]],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Of every row's gradient: with each direction, with itself, with itself by each Fisher."""
+        wanted = {name: along(vectors) for name, vectors in directions.items()}
+        squares = {"norm": plain_norms, **{n: fisher_norms(f) for n, f in fishers.items()}}
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for places, batch in self._batches(rows):
+            numbers = gradient_products(
+                self.model, self.weights, batch, {**wanted, **squares}, BF16
+            )
+            for at, i in enumerate(places):
+                found[i] = {name: float(numbers[name][at]) for name in squares}
+                found[i]["dots"] = {name: float(numbers[name][at]) for name in wanted}
+        return found
+
+    def row(self, prompt: str, completion: str) -> Row:
+        """Token ids and labels of a record."""
+        return training_row(*example_ids(self.tokenizer, prompt, completion))
+
+    def answer(self, prompts: Sequence[str], most: int, longest: int = 256) -> list[Row]:
+        """The model's own texts: its greedy answers, as rows."""
+        rows = []
+        for start in range(0, len(prompts), 64):
+            some = prompts[start : start + 64]
+            ids = [prompt_ids(self.tokenizer, prompt)[-longest:] for prompt in some]
+            said = generate(self.model, self.tokenizer, ids, most, BF16)
+            rows += [training_row(i, a) for i, a in zip(ids, said, strict=True)]
+        return rows
+
+
+def learn(model: Model, rows: Sequence[Row], rate: float, seed: int) -> dict[str, Any]:
+    """Plain fine-tuning from where the model is, which it leaves at the optimum.
+
+    Returns:
+        "early" and "optimum", the weights then; "moment" and "last moment", AdamW's running mean of
+        the gradient then; "update", the length of the early point's last update.
+    """
+
+    def moment() -> Vectors:
+        return {n: optimizer.state[layer.weight]["exp_avg"].clone()
+                for n, layer in model.weights.layers.items()}  # fmt: skip
+
+    parameters = [p for p in model.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
+    found: dict[str, Any] = {}
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    for step in track(list(range(STEPS)), "learning", STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / STEPS)
+        batch = [rows[order[i % len(rows)]] for i in range(step * BATCH, (step + 1) * BATCH)]
+        before = model.copy() if step == EARLY - 1 else None
+        with autocast(BF16):
+            loss = example_losses(model.model, pad_rows(batch, model.tokenizer.pad_token_id)).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if before is not None:
+            found["early"] = model.copy()
+            update = model.way(found["early"], before)
+            found["update"] = dot(update, update) ** 0.5
+            found["moment"] = moment()
+    return {**found, "optimum": model.copy(), "last moment": moment()}
+
+
+def gram(directions: dict[str, Vectors]) -> dict[str, dict[str, float]]:
+    """Inner products of all directions with each other."""
+    pairs = {frozenset((a, b)) for a in directions for b in directions}
+    known = {pair: dot(directions[min(pair)], directions[max(pair)]) for pair in pairs}
+    return {a: {b: known[frozenset((a, b))] for b in directions} for a in directions}
+
+
+def scores_of(rows: Sequence[dict[str, Any]], point: dict[str, Any]) -> dict[str, list[float]]:
+    """Every score of every text, from its numbers.
+
+    Args:
+        rows: as `Model.products`, with "interference", "loss" and "tokens".
+        point: "constant" (<delta, F delta>), "gram" of the directions, "rate".
+    """
+    lengths = {name: point["gram"][name][name] for name in point["gram"]}
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        dots = row["dots"]
+        text = {"linear": dots["fisher_delta"], "quadratic": row["fisher_norm"],
+                "inner": dots["delta"], "norm": row["norm"],
+                "loss_base": 0.0, "loss_probe": row["interference"]}  # fmt: skip
+        own = {name: score(text, Task(point["constant"], lengths["delta"], None))
+               for name, score in SCORES.items() if name != "fisher_distance"}  # fmt: skip
+        for name, alpha in (("auto", None), ("rate", point["rate"]), ("0.01", 0.01)):
+            task = Task(point["constant"], lengths["delta"], alpha)
+            own[f"fisher_distance, alpha {name}"] = SCORES["fisher_distance"](text, task)
+        for name in dots.keys() - {"delta", "fisher_delta"}:
+            own[f"cosine with {name}"] = -dots[name] / (lengths[name] * row["norm"]) ** 0.5
+        own |= {"loss (a confounder)": row["loss"], "length (a confounder)": row["tokens"]}
+        for name, value in own.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def interval(count: int, judge: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+    """95 % bootstrap interval of a figure of `count` things.
+
+    Args:
+        count: how many things there are.
+        judge: gives the figure of each draw, from (draws, count) indices of what is drawn.
+    """
+    draws = np.random.default_rng(0).integers(0, count, (1000, count))
+    low, high = np.nanquantile(judge(draws), [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return statistics.fmean(values)
