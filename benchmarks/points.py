@@ -132,7 +132,9 @@ class Model:
         return rows
 
 
-def learn(model: Model, rows: Sequence[Row], rate: float, seed: int) -> dict[str, Any]:
+def learn(
+    model: Model, rows: Sequence[Row], rate: float, seed: int, steps: int = STEPS
+) -> dict[str, Any]:
     """Plain fine-tuning from where the model is, which it leaves at the optimum.
 
     Returns:
@@ -148,9 +150,9 @@ def learn(model: Model, rows: Sequence[Row], rate: float, seed: int) -> dict[str
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
     found: dict[str, Any] = {}
     order = random.Random(seed).sample(range(len(rows)), len(rows))
-    for step in track(list(range(STEPS)), "learning", STEPS):
+    for step in track(list(range(steps)), "learning", steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - step / STEPS)
+            group["lr"] = rate * (1 - step / steps)
         batch = [rows[order[i % len(rows)]] for i in range(step * BATCH, (step + 1) * BATCH)]
         before = model.copy() if step == EARLY - 1 else None
         with autocast(BF16):

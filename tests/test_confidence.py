@@ -8,7 +8,12 @@ from scipy.stats import spearmanr
 
 from letgo.confidence import products
 from letgo.confidence.estimate import estimate, sampled_labels
-from letgo.confidence.gradients import NonFinite, per_example, scored_weights
+from letgo.confidence.gradients import (
+    NonFinite,
+    keep_in_bfloat16,
+    per_example,
+    scored_weights,
+)
 from letgo.confidence.information import KINDS
 from letgo.confidence.measure import (
     along,
@@ -250,6 +255,18 @@ def test_examples_without_a_finite_loss_are_named_and_left_out(rows):
     expected = fisher_of(model, rows[:8])
     for name in found:
         torch.testing.assert_close(found[name].tensors, expected[name].tensors)
+
+
+def test_weights_kept_in_bfloat16_change_nothing_under_autocast(rows):
+    model, probe = make_model(seed=0), make_model(seed=1)
+    fisher, delta = fisher_of(probe, rows), delta_between(model, probe)
+    weights, wanted = scored_weights(model), wanted_products(fisher, delta)
+    before = gradient_products(model, weights, pad_rows(rows, 1), wanted, bf16=True)
+    keep_in_bfloat16(weights)
+    assert {layer.weight.dtype for layer in weights.layers.values()} == {torch.bfloat16}
+    after = gradient_products(model, weights, pad_rows(rows, 1), wanted, bf16=True)
+    for key, value in before.items():
+        assert torch.equal(after[key], value), key
 
 
 def test_losses_are_per_example_means(rows):

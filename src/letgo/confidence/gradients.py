@@ -184,6 +184,17 @@ def values(weights: Weights) -> Iterator[tuple[str, Tensor]]:
         yield from matrices(name, parameter.detach())
 
 
+def keep_in_bfloat16(weights: Weights) -> None:
+    """Round the layers' weights once, as autocast would for every batch anew.
+
+    For a model that is only looked at, and only under autocast: nothing that it computes changes.
+    """
+    layer: Any
+    for layer in weights.layers.values():
+        if layer.weight.dtype == torch.float32:  # a quantized layer keeps its own
+            layer.weight.data = layer.weight.data.bfloat16()
+
+
 def per_example(model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool = False) -> Tensor:
     """One forward and backward pass; `use` sees every weight matrix once.
 

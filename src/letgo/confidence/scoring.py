@@ -12,7 +12,7 @@ import torch
 
 from letgo import models, processes
 from letgo.confidence.fisher import load
-from letgo.confidence.gradients import Weights, scored_weights
+from letgo.confidence.gradients import Weights, keep_in_bfloat16, scored_weights
 from letgo.confidence.information import Information
 from letgo.confidence.measure import (
     Product,
@@ -62,6 +62,8 @@ def score(run: Run, scratch: Path) -> None:
         models.device(),
     )  # fmt: skip
     weights, wanted, task = prepare(run, probe, base, weights, fisher)
+    if bf16:
+        keep_in_bfloat16(weights)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
 
     def measure(batch: list[int]) -> list[dict[str, Any]]:

@@ -1,0 +1,293 @@
+"""Ways to get two products of every text's gradient: letgo's, plain autograd's, other libraries'.
+
+Each takes a `Setting`, prepares, and returns what is timed. `<v, G>` and `<G, F G>` are asked for,
+with G the text's gradient and F diagonal.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from letgo.confidence.gradients import keep_in_bfloat16, per_example, scored_weights
+from letgo.confidence.information import Diagonal, Factored
+from letgo.confidence.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.inference import Batch, autocast, example_losses
+from letgo.models import resolve
+
+LIBRARIES = ("kronfluence", "opacus", "bergson")
+OURS = ("floor", "diagonal", "factored", "default", "linear")
+Products = dict[str, Tensor]  # each (batch,)
+
+
+class Setting:
+    """A model, a batch, and what gradients are multiplied with."""
+
+    def __init__(self, shape: tuple[int, int], bf16: bool, model: Any = None):
+        self.model = model or load()
+        self.bf16 = bf16
+        self.weights = scored_weights(self.model)
+        ids = torch.randint(100, 40000, shape, generator=torch.manual_seed(0))
+        self.batch = Batch(ids, torch.ones_like(ids), ids)
+        self.inputs: dict[Any, dict[str, Tensor]] = {}
+
+    def fixed(self, kind: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """A random "direction" or diagonal "fisher", (out, in) per matrix; made once."""
+        generator = torch.manual_seed(1 if kind == "fisher" else 2)
+        if (kind, dtype) not in self.inputs:
+            made = {name: torch.randn(shape, generator=generator).to(dtype)
+                    for name, shape in self.weights.shapes.items()}  # fmt: skip
+            # Squares that are never quite zero: one method divides by them.
+            self.inputs[kind, dtype] = (
+                {n: m.square_().add_(0.1) for n, m in made.items()} if kind == "fisher" else made
+            )
+        return self.inputs[kind, dtype]
+
+    def on(self, model: Any) -> "Setting":
+        """The same for a model that a library may change."""
+        other = copy.copy(self)
+        other.model, other.inputs = model, dict(self.inputs)
+        other.weights = scored_weights(model)
+        return other
+
+    def direction(self) -> dict[str, Tensor]:
+        """In the dtype of the backward pass, as letgo keeps it."""
+        return self.fixed("direction", torch.bfloat16 if self.bf16 else torch.float32)
+
+    def losses(self, model: Any = None, batch: Batch | None = None) -> Tensor:
+        """Each text's mean NLL."""
+        with autocast(self.bf16):
+            return example_losses(model or self.model, batch or self.batch)
+
+
+def load() -> Any:
+    """The model in memory of its own: as loaded, it is mapped from its file bit by bit."""
+    model = AutoModelForCausalLM.from_pretrained(resolve("smollm2-135m"), dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model.eval()
+
+
+def products_of(s: Setting, gradients: Mapping[str, Tensor]) -> Products:
+    """Both products of formed gradients, (batch, out, in) per matrix, which are overwritten."""
+    found = {"linear": torch.zeros(1), "quadratic": torch.zeros(1)}
+    for name, gradient in gradients.items():
+        flat = gradient.float().flatten(1)
+        found["linear"] = found["linear"] + flat @ s.fixed("direction")[name].flatten()
+        found["quadratic"] = found["quadratic"] + flat.square_() @ s.fixed("fisher")[name].flatten()
+    return found
+
+
+def ordinary(s: Setting) -> Callable[[], None]:
+    """A step of training without the optimizer's."""
+
+    def work() -> None:
+        s.losses().mean().backward()
+        s.model.zero_grad()
+
+    return work
+
+
+def floor(s: Setting) -> Callable[[], Tensor]:
+    """Forward, and backward to the activations only: what all of letgo's products pay."""
+    if s.bf16:
+        keep_in_bfloat16(s.weights)  # as `letgo score` does
+    return lambda: per_example(s.model, s.weights, s.batch, lambda *_: None, s.bf16)
+
+
+def ours(kind: str) -> Callable[[Setting], Callable[[], Products]]:
+    """letgo's own ways."""
+
+    def prepare(s: Setting) -> Callable[[], Products]:
+        if s.bf16:
+            keep_in_bfloat16(s.weights)  # as `letgo score` does
+        wanted = {"linear": along(s.direction())}
+        if kind == "diagonal":
+            fisher = s.fixed("fisher")
+            wanted["quadratic"] = fisher_norms({n: Diagonal({"diagonal": f})
+                                                for n, f in fisher.items()})  # fmt: skip
+        elif kind == "factored":
+            factors = {n: {"rows": torch.rand(out), "columns": torch.rand(into)}
+                       for n, (out, into) in s.weights.shapes.items()}  # fmt: skip
+            wanted["quadratic"] = fisher_norms({n: Factored(f) for n, f in factors.items()})
+            s.inputs["fisher"] = {f"{n} {part}": f[part] for n, f in factors.items() for part in f}
+        elif kind == "default":
+            wanted["norm"] = plain_norms
+        return lambda: gradient_products(s.model, s.weights, s.batch, wanted, s.bf16)
+
+    return prepare
+
+
+def interference(s: Setting) -> Callable[[], Tensor]:
+    """The loss before and after learning."""
+    probe = copy.deepcopy(s.model)
+    s.inputs["probe"] = dict(probe.named_parameters())
+
+    @torch.inference_mode()
+    def work() -> Tensor:
+        return s.losses(probe) - s.losses()
+
+    return work
+
+
+def loop(s: Setting) -> Callable[[], Products]:
+    """Autograd, one text at a time."""
+    names = {f"{name}.weight": name for name in s.weights.layers}
+    wanted = {names[n]: p for n, p in s.model.named_parameters() if n in names}
+    s.fixed("direction"), s.fixed("fisher")
+
+    def one(row: int) -> Products:
+        batch = Batch(*(tensor[row : row + 1] for tensor in s.batch))
+        gradients = torch.autograd.grad(s.losses(batch=batch).sum(), list(wanted.values()))
+        return products_of(s, {n: g[None] for n, g in zip(wanted, gradients, strict=True)})
+
+    def work() -> Products:
+        found = [one(row) for row in range(len(s.batch.labels))]
+        return {key: torch.cat([each[key] for each in found]) for key in found[0]}
+
+    return work
+
+
+def vmap(s: Setting) -> Callable[[], Products]:
+    """All texts' gradients by `torch.func`."""
+    names = {f"{name}.weight": name for name in s.weights.layers}
+    wanted = {n: p.detach() for n, p in s.model.named_parameters() if n in names}
+    s.fixed("direction"), s.fixed("fisher")
+
+    def loss(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+        more = {"input_ids": ids[None], "use_cache": False}
+        with autocast(s.bf16):
+            logits = torch.func.functional_call(s.model, weights, kwargs=more).logits[0, :-1]
+        return cross_entropy(logits.float(), ids[1:])
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))
+
+    @torch.no_grad()
+    def work() -> Products:
+        found = each(wanted, s.batch.input_ids)
+        return products_of(s, {names[name]: gradient for name, gradient in found.items()})
+
+    return work
+
+
+def opacus(s: Setting) -> Callable[[], Products]:
+    """All texts' gradients by hooks; products afterwards."""
+    from opacus import GradSampleModule
+
+    scored = {id(layer.weight) for layer in s.weights.layers.values()}
+    for parameter in s.model.parameters():
+        parameter.requires_grad_(id(parameter) in scored)
+    wrapped = GradSampleModule(s.model.train(), strict=False, loss_reduction="sum")
+    s.fixed("direction"), s.fixed("fisher")
+
+    def work() -> Products:
+        s.losses(wrapped).sum().backward()
+        samples = {n: layer.weight.grad_sample for n, layer in s.weights.layers.items()}
+        with torch.no_grad():
+            found = products_of(s, samples)
+        wrapped.zero_grad()
+        return found
+
+    return work
+
+
+def kronfluence(s: Setting, both: bool = True) -> Callable[[], Products]:
+    """Pairwise scores with one query, v, and for the other product self scores: a second pass.
+
+    What the query is preconditioned with, and what scores are, is put in place by hand, so that
+    nothing is timed but the texts' own part.
+    """
+    from kronfluence.analyzer import prepare_model
+    from kronfluence.arguments import FactorArguments
+    from kronfluence.module.tracked_module import ModuleMode, TrackedModule
+    from kronfluence.module.utils import set_mode
+    from kronfluence.task import Task as KronfluenceTask
+
+    class Texts(KronfluenceTask):
+        def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
+            return example_losses(model, batch).sum()
+
+        def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
+            return self.compute_train_loss(batch, model)
+
+        def get_influence_tracked_modules(self) -> list[str]:
+            return list(s.weights.layers)
+
+    prepare_model(s.model, Texts())
+    tracked = [m for m in s.model.modules() if isinstance(m, TrackedModule)]
+    for module in tracked:
+        module.update_factor_args(FactorArguments(strategy="diagonal"))
+        vector = s.fixed("direction")[module.name][None]
+        module.storage["accumulated_preconditioned_gradient"] = vector
+        if both:
+            module.storage["lambda_matrix"] = s.fixed("fisher")[module.name]
+    asked = {"linear": (ModuleMode.PAIRWISE_SCORE, "pairwise_score_matrix")}
+    if both:
+        asked["quadratic"] = (ModuleMode.SELF_SCORE, "self_score_vector")
+
+    def work() -> Products:
+        found = {}
+        for key, (mode, stored) in asked.items():
+            set_mode(s.model, mode)
+            s.losses().sum().backward()
+            found[key] = sum(module.storage[stored].flatten() for module in tracked)
+            for module in tracked:
+                module.storage[stored] = None
+        return found
+
+    return work
+
+
+def bergson(s: Setting) -> Callable[[], Products]:
+    """Gradients times sqrt(F), by its Adam normalizer, scored against v / sqrt(F), and their norms.
+
+    So both products come out of one pass, by its own streaming scorer.
+    """
+    from bergson import GradientProcessor, InMemoryCollector, Scorer
+    from bergson.collector.collector import fwd_bwd_factory
+    from bergson.config import IndexConfig
+    from bergson.gradients import AdamNormalizer
+    from bergson.score.score_writer import InMemorySequenceScoreWriter
+    from datasets import Dataset
+
+    s.model.requires_grad_(False)
+    s.model.enable_input_require_grads()
+    next(p for p in s.model.parameters() if p.ndim == 1).requires_grad_()  # it asks for one
+    # The same fixed inputs in the form it takes.
+    inverse = s.inputs["inverse"] = {n: 1 / f for n, f in s.fixed("fisher").items()}
+    query = s.inputs["query"] = {n: (v * inverse[n].sqrt()).flatten()[None]
+                                 for n, v in s.fixed("direction").items()}  # fmt: skip
+    del s.inputs["fisher", torch.float32], s.inputs["direction", torch.float32]
+    texts, names = len(s.batch.labels), list(s.weights.layers)
+    scorer = Scorer(query, names, InMemorySequenceScoreWriter(texts, 1), torch.device("cpu"),
+                    torch.float32, unit_normalize=True)  # fmt: skip
+    config = IndexConfig(run_path="", loss_reduction="mean")
+    collector = InMemoryCollector(
+        model=s.model, data=Dataset.from_dict({"input_ids": s.batch.input_ids.tolist()}),
+        cfg=config, target_modules=set(names), scorer=scorer,
+        processor=GradientProcessor({n: AdamNormalizer(f) for n, f in inverse.items()}),
+    )  # fmt: skip
+    step = fwd_bwd_factory(config)
+
+    def work() -> Products:
+        with collector.with_batch(), autocast(s.bf16):
+            losses = step(s.model, s.batch.input_ids, s.batch.labels, {})
+        # Before its scorer makes one number of the two.
+        found = {"linear": scorer._scores[:, 0], "quadratic": scorer._sq_norm}
+        collector.process_batch(list(range(texts)), losses=losses)
+        return found
+
+    return work
+
+
+METHODS: dict[str, Callable[[Setting], Callable[[], Any]]] = {
+    "ordinary": ordinary, "floor": floor, "diagonal": ours("diagonal"),
+    "factored": ours("factored"), "default": ours("default"), "linear": ours("linear"),
+    "interference": interference, "loop": loop, "vmap": vmap, "kronfluence": kronfluence,
+    "kronfluence linear": lambda s: kronfluence(s, both=False), "opacus": opacus,
+    "bergson": bergson,
+}  # fmt: skip
