@@ -5,8 +5,10 @@ usage: python benchmarks/benefit.py --data FOLDER [--tasks sst5 ...] [--choose] 
 For each learning task, and from two points (the base model, and after 15 learning steps), every one
 of 102 self-generated texts of six kinds, and every one of 16 random groups of 8 of them, gets one
 normalised ascent step on the scored weights; its benefit is how far the loss of held-out learning
-examples falls. A small step is a fiftieth of the probe's way, a real one as long as a learning
-update. Every score is taken at the base model (static) and anew at the point (re-scored). Numbers
+examples falls. A step is a hundredth as long as a learning update (small), a tenth (real: letgo's
+default dose) or as long (whole). Losses are computed in float32: in bfloat16 a small step is lost or
+magnified by rounding, and of the packaged weights many lie right between two numbers. It is meant
+for a GPU, and runs for hours without one. Every score is taken at the base model (static) and anew at the point (re-scored). Numbers
 per text are kept in benefit/TASK-POINT.json; what is there is not done again. `--choose` does the
 same with other examples and fewer texts: there the default was chosen.
 """
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import points
 from heatmap import draw
 from machine import machine
 from points import Model, Row, Vectors, dot, gram, interval, learn, mean, scores_of
@@ -33,11 +34,12 @@ from letgo.records import read_records
 TASKS = ("sst5", "qasc", "dental", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
 EACH, GROUPS, OF = 17, 16, 8
-LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 2400, 256
+LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 4000, 256
 # What letgo ranks by: before training the probe's way, then AdamW's first moment.
 DEFAULT = {"base": "cosine", "early": "cosine with moment"}
 SQUARES = ("norm", "fisher_norm", "curvature")
-DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a learning update
+SIZES = {"small": 0.01, "real": 0.1, "whole": 1.0}  # of a learning update
+DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def records(task: str, data: Path, part: str) -> list[dict[str, str]]:
@@ -75,10 +77,10 @@ def measure(
 ) -> list[dict[str, float]]:  # fmt: skip
     """The benefit of a step of every size along a unit's gradient; of groups also its norms."""
     model.put(theta)
-    before = mean(model.losses(held_out))
+    before = mean(model.losses(held_out, False))
     table = []
     for rows in track(units, name, len(units)):
-        gradient = model.gradient(rows)
+        gradient = model.gradient(rows, False)
         length = dot(gradient, gradient) ** 0.5
         found = {}
         if len(rows) > 1:
@@ -88,7 +90,7 @@ def measure(
                 found[key] = dot(weighted, gradient)
         for size, step in sizes.items():
             model.move(gradient, step / length)
-            found[size] = before - mean(model.losses(held_out))
+            found[size] = before - mean(model.losses(held_out, False))
             model.put(theta)  # exactly, which moving back would not be
         table.append(found)
     return table
@@ -135,7 +137,7 @@ def run_task(
     constant = dot(fisher_delta, delta)
     draw = random.Random(2)
     groups = [draw.sample(range(len(texts)), OF) for _ in range(0 if choose else GROUPS)]
-    sizes = {"small": 0.02 * dot(delta, delta) ** 0.5, "real": found["update"]}
+    sizes = {name: part * found["update"] for name, part in SIZES.items()}
     for point, theta in (("base", base), ("early", found["early"])):
         if files[point].exists():
             continue
@@ -179,19 +181,13 @@ def dose_curve(
     model: Model, theta: Vectors, texts: list[Row], held_out: list[Row],
     rows: list[dict[str, Any]], point: dict[str, Any], name: str,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Benefit of steps of several lengths on the top 8 texts, and on 8 drawn at random.
-
-    In float32: of the packaged weights many lie right between two numbers of bfloat16, where a tiny
-    step counts for a large one.
-    """
+    """Benefit of steps of several lengths on the top 8 texts, and on 8 drawn at random."""
     scores = scores_of(rows, point)[DEFAULT[name]]
     ranked = sorted(range(len(rows)), key=lambda i: -scores[i])
     chosen = {"top": ranked[:OF], "random": random.Random(4).sample(range(len(rows)), OF)}
     sizes = {str(dose): dose * point["update"] for dose in DOSES}
-    fast, points.BF16 = points.BF16, False
     units = [[texts[i] for i in places] for places in chosen.values()]
     found = measure(model, theta, units, held_out, sizes, {}, f"doses, {name}")
-    points.BF16 = fast
     return {
         which: {size: benefit[size] for size in sizes}
         for which, benefit in zip(chosen, found, strict=True)
@@ -249,7 +245,8 @@ def summary(folder: Path) -> dict[str, Any]:
                     case = f"{label}, {list(taken)[-1]}"
                     oracle = scores["cosine with oracle"][case]["spearman"]
                     own[label] = {**scores[DEFAULT[name]][case], "oracle": oracle}
-    texts = {name: case for name, case in own.items() if "texts" in name}
+    # A step as long as a learning update is nothing letgo takes; groups are few.
+    texts = {name: case for name, case in own.items() if "texts" in name and "whole" not in name}
     return {"default": {"score": "cosine", **overall(texts)},
             "regimes": regimes(own), "cases_of_default": own, "scores": scores,
             "helped": helped, "doses": doses}  # fmt: skip

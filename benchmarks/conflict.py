@@ -6,8 +6,8 @@ Three counterfactual tasks whose conflicts are known, because they are planted: 
 (against the model's ordinary sums), sentiment with its labels exchanged (against its judgements of
 reviews), plurals in -en (against its plurals in -s). For each, the model's own verbose and direct
 answers on the subject stand against its answers to other questions, cut to the same lengths; a
-score is judged by the area under its ROC curve, at the base model, and anew at an early and at the
-last point of the fine-tuning. Seeds from 100 on are for choosing.
+score is judged by the area under its ROC curve, at the base model, and anew after 15 learning
+steps. Seeds from 100 on are for choosing.
 """
 
 import argparse
@@ -86,13 +86,12 @@ def run(
     fisher_delta = {n: fisher[n].times(d) for n, d in delta.items()}
     constant = dot(fisher_delta, delta)
     points: dict[str, Any] = {}
-    for point, moment in (("base", None), ("early", "moment"), ("last", "last moment")):
-        theta = {"base": base, "early": found["early"], "last": found["optimum"]}[point]
+    for point, theta in (("base", base), ("early", found["early"])):
         model.put(theta)
         directions = {"delta": delta, "fisher_delta": fisher_delta,
                       "64 learning examples": model.gradient(learning[:64])}  # fmt: skip
-        if moment:
-            directions["moment"] = found[moment]
+        if point == "early":
+            directions["moment"] = found["moment"]
         directions = {k: {n: v.bfloat16() for n, v in vs.items()} for k, vs in directions.items()}
         fishers = {"fisher_norm": fisher, "curvature": model.fisher(learning[:64])}
         numbers = model.products(rows, directions, fishers)
@@ -142,13 +141,12 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
                     truth = np.array([one["texts"][i]["conflict"] for i in places])
                     numbers = {n: np.array(v)[places] for n, v in scores_of(at["rows"], at).items()}
                     cases.append((numbers, truth))
-                label = f"{name}, {style}, {'static' if point == 'base' else f're-scored {point}'}"
+                label = f"{name}, {style}, {'static' if point == 'base' else 're-scored'}"
                 for score in cases[0][0]:
                     scores.setdefault(score, {})[label] = judged(
                         [(numbers[score], truth) for numbers, truth in cases]
                     )
-                if point in DEFAULT:
-                    own[label] = scores[DEFAULT[point]][label]["auc"]
+                own[label] = scores[DEFAULT[point]][label]["auc"]
     return {"default": {"score": "cosine", "mean_auc": mean(list(own.values())),
                         "worst_auc": min(own.values())},
             "cases_of_default": own, "scores": scores}  # fmt: skip

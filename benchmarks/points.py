@@ -73,21 +73,21 @@ class Model:
         return [(some, pad_rows([rows[i] for i in some], pad)) for some in places]
 
     @torch.no_grad()
-    def losses(self, rows: Sequence[Row]) -> list[float]:
+    def losses(self, rows: Sequence[Row], bf16: bool = BF16) -> list[float]:
         """Mean NLL of every row."""
         found = [0.0] * len(rows)
-        for places, batch in self._batches(rows):
-            with autocast(BF16):
+        with autocast(bf16):  # around all batches: the weights are rounded once
+            for places, batch in self._batches(rows):
                 for i, loss in zip(places, example_losses(self.model, batch).tolist(), strict=True):
                     found[i] = loss
         return found
 
-    def gradient(self, rows: Sequence[Row]) -> Vectors:
+    def gradient(self, rows: Sequence[Row], bf16: bool = BF16) -> Vectors:
         """Of the mean of the examples' mean NLL."""
         parameters = [layer.weight for layer in self.weights.layers.values()]
         total: list[Tensor] = []
         for _, batch in self._batches(rows):
-            with autocast(BF16):
+            with autocast(bf16):
                 loss = example_losses(self.model, batch).sum() / len(rows)
             parts = torch.autograd.grad(loss, parameters)
             total = [t + p for t, p in zip(total, parts, strict=True)] if total else list(parts)
@@ -138,14 +138,9 @@ def learn(
     """Plain fine-tuning from where the model is, which it leaves at the optimum.
 
     Returns:
-        "early" and "optimum", the weights then; "moment" and "last moment", AdamW's running mean of
-        the gradient then; "update", the length of the early point's last update.
+        "early" and "optimum", the weights then; at the early point also "moment", AdamW's running
+        mean of the gradient, and "update", the length of the last update.
     """
-
-    def moment() -> Vectors:
-        return {n: optimizer.state[layer.weight]["exp_avg"].clone()
-                for n, layer in model.weights.layers.items()}  # fmt: skip
-
     parameters = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
     found: dict[str, Any] = {}
@@ -165,8 +160,9 @@ def learn(
             found["early"] = model.copy()
             update = model.way(found["early"], before)
             found["update"] = dot(update, update) ** 0.5
-            found["moment"] = moment()
-    return {**found, "optimum": model.copy(), "last moment": moment()}
+            found["moment"] = {n: optimizer.state[layer.weight]["exp_avg"].clone()
+                               for n, layer in model.weights.layers.items()}  # fmt: skip
+    return {**found, "optimum": model.copy()}
 
 
 def gram(directions: dict[str, Vectors]) -> dict[str, dict[str, float]]:
