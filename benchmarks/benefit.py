@@ -6,11 +6,12 @@ For each learning task, and from two points (the base model, and after 15 learni
 of 102 self-generated texts of six kinds, and every one of 16 random groups of 8 of them, gets one
 normalised ascent step on the scored weights; its benefit is how far the loss of held-out learning
 examples falls. A step is a hundredth as long as a learning update (small), a tenth (real: letgo's
-default dose) or as long (whole). Losses are computed in float32: in bfloat16 a small step is lost or
-magnified by rounding, and of the packaged weights many lie right between two numbers. It is meant
-for a GPU, and runs for hours without one. Every score is taken at the base model (static) and anew at the point (re-scored). Numbers
-per text are kept in benefit/TASK-POINT.json; what is there is not done again. `--choose` does the
-same with other examples and fewer texts: there the default was chosen.
+default dose) or as long (whole). Every score is taken at the base model (static) and anew at the
+point (re-scored). Numbers per text are kept in benefit/TASK-POINT.json; what is there is not done
+again. `--choose` does the same with other examples and fewer texts.
+
+Losses are computed in float32: bfloat16 swallows small steps or magnifies them (of the packaged
+weights many lie right between two of its numbers). Without a GPU that takes hours.
 """
 
 import argparse

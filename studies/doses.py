@@ -42,6 +42,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "shared 0.1": {"unlearning_state": "shared", "unlearning_strength": 0.1},
     "shared 1.0": {"unlearning_state": "shared", "unlearning_strength": 1.0},
     "adaptive": {"unlearning_schedule": "adaptive"},
+    "separate 0.03": {"unlearning_strength": 0.03},
+    "separate 0.3": {"unlearning_strength": 0.3},
+    "separate 0.1, re-scored": {"rescore_interval": 8},
+    "adaptive, re-scored": {"unlearning_schedule": "adaptive", "rescore_interval": 8},
     "ruin, separate, no guards": {
         "unlearning_interval": 1, "unlearning_strength": 1.0, **OFF, "unlearning_loss": "ga"},
     "ruin, separate, guards": {"unlearning_interval": 1, "unlearning_strength": 1.0},

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from test_trainer import FORGET, config, train
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from letgo import LWFTrainer
 from letgo.errors import InputError
@@ -52,14 +53,18 @@ def run(case, folder):
         if at:
             train(LWFTrainer, config(folder, **case), FORGET, callbacks=[Stop(at)])
             resume = str(folder / f"checkpoint-{at}")
-        trainer = train(LWFTrainer, config(folder, **case), FORGET, resume=resume)
+        if case.pop("trl", False):
+            trainer = train(SFTTrainer, config(folder, **case))
+        else:
+            trainer = train(LWFTrainer, config(folder, **case), FORGET, resume=resume)
     except InputError as error:
         return {"refused": str(error)}
     accelerator = trainer.accelerator
     state = accelerator.get_state_dict(trainer.model_wrapped)  # of all processes together
     return {
         "kind": accelerator.distributed_type.value, "processes": accelerator.num_processes,
-        "weights": state, "log": trainer.state.log_history, "kinds": trainer.kinds,
+        "weights": state, "log": trainer.state.log_history,
+        "kinds": getattr(trainer, "kinds", []),
     }  # fmt: skip
 
 

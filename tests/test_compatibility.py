@@ -6,7 +6,9 @@ from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from oracles import gradients as oracle
 from peft import LoraConfig
-from test_trainer import FORGET, LEARN, config, train, weights
+from test_trainer import FORGET, LEARN, config, train, watched, weights
+from transformers import DataCollatorForSeq2Seq
+from trl import SFTTrainer
 
 from letgo import LWFTrainer
 from letgo.errors import InputError
@@ -107,7 +109,122 @@ def test_figures_reach_tensorboard(tmp_path):
         assert any(tag.endswith(f"unlearn/{name}") for tag in names), names
 
 
+def strip(steps):
+    """The examples of every step, without padding."""
+    return [[[[i for i in row if i != 1] for row in micro] for micro in step] for step in steps]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train_sampling_strategy": "sequential"}, {"dataloader_drop_last": True},
+     {"dataloader_drop_last": True, "gradient_accumulation_steps": 2}, {"data_seed": 11},
+     {"num_train_epochs": 1.4}, {"max_steps": 9}],
+)  # fmt: skip
+def test_learning_steps_are_those_of_trl(tmp_path, changes):
+    trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
+    _, plain = watched(SFTTrainer, config(tmp_path, **changes))
+    learned = [step for step, kind in zip(watch.steps, trainer.kinds, strict=True) if not kind]
+    nothing = [[trainer.processing_class.pad_token_id]]
+    learned = [[micro for micro in step if micro != nothing] for step in learned]
+    assert strip(learned) == strip(plain.steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ignore_data_skip": True}, "--ignore_data_skip: "),
+        ({"train_sampling_strategy": "group_by_length"}, "--train_sampling_strategy group_by_len"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy batch_rebal"),
+        ({"accelerator_config": {"split_batches": True}}, "--accelerator_config: "),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "--accelerator_config: "),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 23, "max_steps": 3},
+         "--dataloader_drop_last no whole batch"),
+    ],
+)  # fmt: skip
+def test_what_would_come_out_wrong_is_refused(tmp_path, changes, said):
+    """With unlearning alone: without it TRL decides."""
+    with pytest.raises(InputError, match=said):
+        train(LWFTrainer, config(tmp_path, **changes), FORGET)
+    if "max_steps" not in changes:
+        train(LWFTrainer, config(tmp_path, **changes, unlearning_interval=0), FORGET)
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_schedules_that_go_by_an_evaluation(tmp_path, kind):
+    """The rate falls as in TRL's trainer; unlearning steps do not count as evaluations."""
+    arguments = {
+        "lr_scheduler_type": kind, "eval_strategy": "epoch", "num_train_epochs": 4,
+        "metric_for_best_model": "eval_loss", "unlearning_strength": 0.0,
+    }  # fmt: skip
+    rates = []
+    for cls, forget in ((SFTTrainer, None), (LWFTrainer, FORGET)):
+        kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+        trainer = cls(
+            model=make_model(), args=config(tmp_path, **arguments),
+            train_dataset=Dataset.from_list(LEARN), eval_dataset=Dataset.from_list(LEARN[:4]),
+            processing_class=make_tokenizer(), **kwargs,
+        )  # fmt: skip
+        trainer.train()
+        history = trainer.state.log_history
+        rates.append([e["learning_rate"] for e in history if "learning_rate" in e])
+        assert sum("eval_loss" in e for e in history) == 4
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("loss", ["bounded_ga", "npo", "simnpo", "graddiff", "kl_uniform"])
+def test_models_without_loss_arguments(tmp_path, loss):
+    """The trainer counts no labels for them and divides by micro-batches; the loss is the same."""
+    figures = []
+    for accepts, accumulation in ((True, 1), (False, 1), (False, 2)):
+        model = make_model()
+        model.accepts_loss_kwargs = accepts
+        arguments = config(
+            tmp_path, unlearning_loss=loss, gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=4 // accumulation, unlearning_schedule="early",
+        )  # fmt: skip
+        steps = unlearned(train(LWFTrainer, arguments, FORGET, model=model))
+        figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
+    for other in figures[1:]:
+        torch.testing.assert_close(
+            torch.tensor(other), torch.tensor(figures[0]), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_collator_of_one_s_own_sees_the_columns_that_it_sees_in_trl(tmp_path):
+    tokenizer = make_tokenizer()
+    trainer = LWFTrainer(
+        model=make_model(), args=config(tmp_path),
+        train_dataset=Dataset.from_list([{**row, "source": "a book"} for row in LEARN]),
+        forget_dataset=Dataset.from_list(FORGET), processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )  # fmt: skip
+    trainer.train()
+    unlearned(trainer)
+
+
 # ---- regularizers
+
+
+def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
+    """The end of an epoch, where the stream has places left over: 2 micro-batches of 4."""
+    losses = []
+    for interval in (0, 3):
+        arguments = config(
+            tmp_path, regularizer="bss", regularizer_weight=1.0, unlearning_interval=interval,
+            unlearning_strength=0.0, gradient_accumulation_steps=4,
+        )  # fmt: skip
+        history = train(LWFTrainer, arguments, FORGET).state.log_history
+        losses.append([e["loss"] for e in history if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_packed_examples_have_no_feature_each(tmp_path):
+    for changes in (
+        {"packing": True, "max_length": 24},
+        {"padding_free": True, "max_length": None},
+    ):
+        with pytest.raises(InputError, match="--regularizer bss needs a feature of every example"):
+            train(LWFTrainer, config(tmp_path, regularizer="bss", **changes))
 
 
 @pytest.mark.parametrize("name", ["bss", "l2_sp", "ewc"])
@@ -143,8 +260,8 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
     from letgo.regularizers import penalty
 
     model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
-    squared = penalty("l2_sp", 0.1, model, [], 1, False)
-    weighted = penalty("ewc", 400.0, model, FORGET, 1, False)
+    squared = penalty("l2_sp", 0.1, model, [], 1, False, False)
+    weighted = penalty("ewc", 400.0, model, FORGET, 1, False, False)
     fisher = oracle.diagonal_fisher(model, scored_weights(model).layers, FORGET)
     assert squared(labels).item() == weighted(labels).item() == 0
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -157,7 +274,7 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
     )
     expected = 200 * sum(float((moved[f"{n}.weight"] * f).sum()) for n, f in fisher.items())
     assert weighted(labels).item() == pytest.approx(expected, rel=1e-3)
-    shrink = penalty("bss", 1e-3, model, [], 1, False)
+    shrink = penalty("bss", 1e-3, model, [], 1, False, False)
     ids = torch.tensor([[4, 5, 6], [8, 9, 7]])
     hidden = model.base_model(ids).last_hidden_state
     features = torch.stack([hidden[0, :2].mean(0), hidden[1, 1]])

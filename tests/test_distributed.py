@@ -147,6 +147,35 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
         torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_learning_alone_is_that_of_trl(tmp_path):
+    """Off, bit for bit; and beside unlearning steps without strength, where batches are dropped."""
+    dropped, still = {"dataloader_drop_last": True}, {"unlearning_strength": 0.0}
+    # More examples than there are texts: the second process has none in an unlearning step.
+    alone = {"per_device_train_batch_size": 9, "gradient_accumulation_steps": 1,
+             "unlearning_interval": 1}  # fmt: skip
+    cases = {
+        "trl": {"trl": True}, "off": {"unlearning_interval": 0},
+        "trl, dropped": {"trl": True, **dropped}, "still, dropped": {**dropped, **still},
+        "own tokens": {**alone, "average_tokens_across_devices": False},
+    }  # fmt: skip
+    with launched(tmp_path, "ddp", cases) as wait:
+        found = wait()
+    for theirs, ours in (("trl", "off"), ("trl, dropped", "still, dropped")):
+        assert found[ours]["processes"] == 2
+        expected, weights = found[theirs]["weights"], found[ours]["weights"]
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+        figures = [
+            [(e["loss"], e["grad_norm"]) for e in found[case]["log"] if "loss" in e]
+            for case in (theirs, ours)
+        ]
+        assert figures[0] == figures[1]
+        assert len(figures[0]) == 6
+    assert True in found["still, dropped"]["kinds"]
+    losses = [e["unlearn/loss"] for e in found["own tokens"]["log"] if "unlearn/loss" in e]
+    assert len(losses) == 4
+    assert torch.tensor(losses).isfinite().all()
+
+
 def test_two_processes_score_what_one_does(tiny, data, tmp_path):
     """The same file, byte for byte; a shard that is there already is not done again."""
     one, two = tmp_path / "one", tmp_path / "two"

@@ -90,8 +90,18 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
     log = []
     for step in range(1, 41):
         if step % 5 == 0:
-            log.append({"step": step, "epoch": step / 40, "unlearn/loss": -0.2, "unlearn/nll": 1.5,
-                        "unlearn/steps": step // 5, "unlearn/skipped": 1})  # fmt: skip
+            log.append(
+                {
+                    "step": step,
+                    "epoch": step / 40,
+                    "unlearn/loss": -0.2,
+                    "unlearn/nll": 1.5,
+                    "unlearn/steps": step // 5,
+                    "unlearn/skipped": 1,
+                    "unlearn/clipped": int(step > 10),
+                    "unlearn/paused": int(step > 30),
+                }
+            )
         else:
             log.append({"step": step, "epoch": step / 40, "loss": 3 / step, "grad_norm": 1.0})
     log.append({"step": 40, "train_runtime": 3.0, "train_loss": 1.0})
@@ -126,7 +136,9 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
         "LWF minus SFT is \u22122.3 percentage points",
         "interval \u22124.6 to +0.1, p = 0.012, n = 321",
         "61.3 % 58.7 to 63.9, n = 321", "25.0 %", "alpha = 1.5, constant = 0.25",
-        "There were 8 unlearning steps. The guards: 8 examples", "1 h 02 min", "2.0 GB",
+        "There were 8 unlearning steps. The guards: 8 examples in them were skipped",
+        "6 steps were clipped", "2 were left out because the learning loss had risen",
+        "1 h 02 min", "2.0 GB",
         "sha256:abc",
         "letgo run --config '" + str(folder / "config.yaml") + "' --output_dir NEW",
     ):  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from conftest import write_lines
 
 from letgo import cli
+from letgo import train as third
 
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
@@ -108,6 +110,23 @@ def test_the_run_folder_is_as_designed(finished):
     by_confidence = sorted(scores.to_pylist(), key=lambda row: -row["confidence"])
     top = {row["id"] for row in by_confidence[: round(0.5 * len(selection))]}
     assert {row["id"] for row in selection if row["selected"]} == top
+    assert "\n- score: cosine\n" in (finished / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("interval", [0, 2])
+def test_rescoring_may_choose_among_all_that_have_a_score(
+    finished, tmp_path, monkeypatch, interval
+):
+    """The stage gives the trainer the selection, or with re-scoring all texts to choose among."""
+    given = []
+    monkeypatch.setattr(third, "fit", lambda *args: given.extend(args[-1]))
+    training = SimpleNamespace(rescore_interval=interval)
+    third.train(
+        SimpleNamespace(folder=finished, config=SimpleNamespace(training=training)), tmp_path
+    )
+    selection = pq.read_table(finished / "selection.parquet")["selected"].to_pylist()
+    assert sum(row["selected"] for row in given) == (len(given) if interval else sum(selection))
+    assert {row["score"] for row in given} == {"cosine"}
 
 
 def test_metrics_are_the_answers_counted(finished):

@@ -1,6 +1,7 @@
 """The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
 
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
@@ -64,7 +65,7 @@ def test_every_example_is_seen_as_planned(examples, forget, batch, accumulation,
 
 def test_steps_hold_the_same_examples_however_they_are_split():
     whole = streams(29, 11, 4, 1, 1, 2, 2)
-    for batch, accumulation, world in [(1, 4, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2)]:
+    for batch, accumulation, world in [(1, 4, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4)]:
         kinds, made = streams(29, 11, batch, accumulation, world, 2, 2)
         assert kinds == whole[0]
         for step in range(len(kinds)):
@@ -76,6 +77,42 @@ def test_steps_hold_the_same_examples_however_they_are_split():
 def test_the_forget_stream_depends_on_the_seed_only():
     first, again = streams(8, 20, 4, 1, 1, 1, 4)[1], streams(8, 20, 4, 1, 1, 1, 4)[1]
     assert first == again
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    examples=st.integers(1, 40), forget=st.integers(1, 15), batch=st.integers(1, 3),
+    interval=st.integers(1, 5),
+)  # fmt: skip
+def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, interval):
+    """1 process x 4 micro-batches = 2 x 2 = 4 x 1, in steps of both kinds, place for place."""
+    found = []
+    for world in (1, 2, 4):
+        accumulation = 4 // world
+        kinds, made = streams(examples, forget, batch, accumulation, world, interval, 2)
+        steps = [
+            [made[rank][step * accumulation + i] for i in range(accumulation)
+             for rank in range(world)]
+            for step in range(len(kinds))
+        ]  # fmt: skip
+        found.append((kinds, steps))
+    assert found[0] == found[1] == found[2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    examples=st.integers(1, 40), batch=st.integers(1, 4), accumulation=st.integers(1, 3),
+    world=st.integers(1, 3),
+)  # fmt: skip
+def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accumulation, world):
+    """With drop_last every process has the micro-batches that accelerate would give it."""
+    for rank in range(world):
+        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=True)
+        theirs = list(BatchSamplerShard(learning, world, rank))
+        steps = -(-len(theirs) // accumulation)
+        stream = StepStream([False] * (2 * steps), learning, range(examples, examples + 3),
+                            examples + 3, batch, accumulation, world, rank, 0)  # fmt: skip
+        assert [b for b in stream if b != [examples + 3]] == theirs * 2
 
 
 @settings(max_examples=150, deadline=None)

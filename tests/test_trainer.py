@@ -8,6 +8,7 @@ import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
@@ -103,12 +104,22 @@ def watched(cls, arguments, forget=None):
 )
 @pytest.mark.parametrize("forget", [None, FORGET])
 def test_off_means_off(tmp_path, changes, peft, forget):
-    """Without a forget set, or with interval 0, TRL's weights bit for bit."""
+    """Without a forget set, or with interval 0, TRL's losses, norms and weights bit for bit."""
     interval = 0 if forget else 3
     arguments = config(tmp_path, unlearning_interval=interval, **changes)
     ours = train(LWFTrainer, arguments, forget, peft=copy.deepcopy(peft))
     theirs = train(SFTTrainer, config(tmp_path, **changes), peft=copy.deepcopy(peft))
     assert same(weights(ours), weights(theirs))
+    figures = [
+        [
+            [e[name] for name in ("loss", "grad_norm", "learning_rate")]
+            for e in t.state.log_history[:-1]
+        ]
+        for t in (ours, theirs)
+    ]
+    assert len(figures[0]) == ours.state.global_step
+    assert figures[0] == figures[1]
+    assert ours.state.log_history[-1]["train_loss"] == theirs.state.log_history[-1]["train_loss"]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -184,18 +195,20 @@ def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("at", [2, 4, 7])
-def test_resumed_equals_uninterrupted(tmp_path, at):
+@pytest.mark.parametrize(("at", "accumulation"), [(2, 1), (4, 1), (7, 1), (4, 3), (5, 3)])
+def test_resumed_equals_uninterrupted(tmp_path, at, accumulation):
     """Interrupted inside the cycle, between its kinds of step, and in the second epoch."""
-    whole = train(LWFTrainer, config(tmp_path / "whole"), FORGET)
+    changes = {"gradient_accumulation_steps": accumulation,
+               "per_device_train_batch_size": 4 if accumulation == 1 else 2}  # fmt: skip
+    whole = train(LWFTrainer, config(tmp_path / "whole", **changes), FORGET)
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_save = control.should_training_stop = state.global_step == at
 
-    train(LWFTrainer, config(tmp_path / "cut"), FORGET, callbacks=[Stop()])
+    train(LWFTrainer, config(tmp_path / "cut", **changes), FORGET, callbacks=[Stop()])
     checkpoint = str(tmp_path / "cut" / f"checkpoint-{at}")
-    resumed = train(LWFTrainer, config(tmp_path / "cut"), FORGET, resume=checkpoint)
+    resumed = train(LWFTrainer, config(tmp_path / "cut", **changes), FORGET, resume=checkpoint)
     assert same(weights(resumed), weights(whole))
     assert [entry.get("loss") for entry in resumed.state.log_history[:-1]] == [
         entry.get("loss") for entry in whole.state.log_history[:-1]
@@ -274,6 +287,38 @@ def test_non_finite_losses_stop_with_a_named_cause(tmp_path):
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(Diverged, match=r"learning loss is nan at .* step 1.*--learning_rate"):
         train(LWFTrainer, config(tmp_path), FORGET, model=model)
+
+
+@pytest.mark.parametrize("poisoned", ["loss", "gradient norm"])
+@pytest.mark.parametrize("step", [3, 4])
+def test_what_is_no_number_reaches_no_checkpoint(tmp_path, step, poisoned):
+    """In a learning and in an unlearning step; a gradient may be none although its loss is one."""
+    model, passes = make_model(tied=False), []
+
+    def poison(tensor):
+        passes.append(1)
+        return tensor * float("nan") if len(passes) == step else tensor
+
+    if poisoned == "loss":
+        model.model.norm.register_forward_hook(lambda module, inputs, output: poison(output))
+    else:
+        model.model.norm.weight.register_hook(poison)
+    causes = {
+        ("loss", 3): "learning loss", ("gradient norm", 3): "gradient norm of learning",
+        ("loss", 4): "loss of the forget batch",
+        ("gradient norm", 4): "gradient norm of the forget batch",
+    }  # fmt: skip
+    cause = causes[poisoned, step]
+    with pytest.raises(Diverged, match=rf"{cause} is nan at optimizer step {step}; .*; lower --"):
+        train(
+            LWFTrainer, config(tmp_path, save_strategy="steps", save_steps=1), FORGET, model=model
+        )
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == [
+        f"checkpoint-{i}" for i in range(1, step)
+    ]
+    saved = load_file(tmp_path / f"checkpoint-{step - 1}" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_unattended_ascent_is_held_back(tmp_path):

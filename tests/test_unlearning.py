@@ -15,12 +15,13 @@ from trl import SFTTrainer
 
 from letgo import LWFTrainer
 from letgo.errors import InputError
+from letgo.unlearning.checks import check_overlap, prompts
 from letgo.unlearning.guards import risen, watch_learning
 from letgo.unlearning.losses import BETAS, LOSSES
 from letgo.unlearning.memory import Memory, RunningMean
 from letgo.unlearning.schedule import factor, plan
 from letgo.unlearning.stream import MixedBatches
-from letgo.unlearning.texts import check_overlap, choose, prompts, reference_log_probs
+from letgo.unlearning.texts import choose, reference_log_probs
 
 
 def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
@@ -55,7 +56,7 @@ def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
     """On a padded, prompt-masked batch, through TRL's fused head, with learning rows if mixed."""
     trainer = unlearner(tmp_path, unlearning_loss=name)
     trainer.get_train_dataloader()
-    trainer.kinds, trainer._forgotten_per_step = [True], 4
+    trainer.kinds, trainer.forgotten_per_step = [True], 4
     trainer.model.train()
     rows = [
         {**r, "reference": -20.0 - i} for i, r in enumerate(trainer.forget_dataset.to_list()[:4])
@@ -224,6 +225,39 @@ def test_the_first_steps_of_all_have_a_length_too(tmp_path):
         train(LWFTrainer, config(tmp_path, unlearning_schedule="early", optim="sgd"), FORGET)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"unlearning_state": "shared"}, {"unlearning_rate": 1e-2},
+     {"unlearning_rate": 1e-2, "unlearning_state": "separate"}],
+)  # fmt: skip
+def test_before_the_first_learning_step_the_peak_of_the_schedule_counts(tmp_path, changes):
+    """`early` with a warmup: the same way as with a constant rate, not none at all."""
+    moved = []
+    for schedule in ({"warmup_steps": 3}, {"lr_scheduler_type": "constant"}):
+        moves = Moves()
+        arguments = config(tmp_path, unlearning_schedule="early", **schedule, **changes)
+        trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
+        moved.append([d for d, kind in zip(moves.distances, trainer.kinds, strict=True) if kind])
+        strengths = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
+        assert all(strength > 0 for strength in strengths)
+        if "warmup_steps" in schedule:  # which stands at 0 still, and the next step is above
+            assert moves.distances[4] == 0 < moves.distances[5]
+    assert moved[0] == moved[1]
+    assert all(distance > 0 for distance in moved[0])
+
+
+def test_a_rate_after_a_learning_update_of_no_length(tmp_path):
+    """The first step of a warmup: nothing to compare with, but a step of its own length."""
+    moves = Moves()
+    arguments = config(tmp_path, unlearning_state="separate", unlearning_rate=1e-3, warmup_steps=3,
+                       unlearning_interval=1)  # fmt: skip
+    trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
+    assert moves.distances[0] == 0
+    assert moves.distances[1] == pytest.approx(1e-3 / 3, rel=1e-3)  # a third of the way up, clipped
+    strengths = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
+    assert strengths[0] == 0 < strengths[1]
+
+
 def test_adaptive_follows_the_agreement_of_the_gradients(tmp_path):
     """Texts that learning drives away are forgotten; the learning task's own texts are not."""
     strengths = {}
@@ -352,13 +386,13 @@ def test_resumed_equals_uninterrupted(tmp_path, changes):
 
 def test_texts_are_chosen_by_confidence_or_by_decision():
     rows = [{"confidence": float(i), "x": i} for i in range(10)]
-    chosen = choose(Dataset.from_list(rows), 0.3)
+    chosen = choose(Dataset.from_list(rows), 0.3, False)
     assert (chosen.known, chosen.places) == (10, [7, 8, 9])
     assert "10 self-generated texts, 3 of them unlearned" in chosen.describe()[0]
     decided = [{**row, "selected": row["x"] in (2, 4)} for row in rows]
-    assert choose(Dataset.from_list(decided), 0.3).places == [2, 4]
+    assert choose(Dataset.from_list(decided), 0.3, False).places == [2, 4]
     with pytest.raises(InputError, match="no text is selected"):
-        choose(Dataset.from_list([{"selected": False}]), 0.3)
+        choose(Dataset.from_list([{"selected": False}]), 0.3, False)
 
 
 def test_texts_of_another_tokenizer_are_refused(tmp_path):
@@ -405,12 +439,16 @@ def test_warnings_that_a_user_should_see(tmp_path, caplog):
 
 def test_the_model_card_says_what_was_forgotten(tmp_path):
     rows = [{**row, "confidence": float(i)} for i, row in enumerate(FORGET)]
-    trainer = train(LWFTrainer, config(tmp_path), rows)
+    trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=6.3), rows)
+    trainer.memory.acted["paused"] = 2
     trainer.create_model_card(model_name="m")
+    acted = trainer.memory.acted
+    assert acted["skipped"] > 0 < acted["clipped"]
     card = (tmp_path / "README.md").read_text()
     for said in ("9 self-generated texts, 4 of them unlearned", "quartiles): 5, 5.75, 6.5, 7.25, 8",
                  "N_u = 3", "unlearned: 0.5", "seeds: training 5", "jiang2025graceful",
-                 "strength 0.1"):  # fmt: skip
+                 "strength 0.1 of a learning update", f"skipped {acted['skipped']}, clipped "
+                 f"{acted['clipped']}, paused 2"):  # fmt: skip
         assert said in card, said
 
 

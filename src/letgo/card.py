@@ -24,8 +24,9 @@ def section(args: LWFConfig, texts: Sequence[str], steps: int, acted: dict[str, 
         steps: unlearning steps of the run.
         acted: how often each guard has.
     """
+    unit = "update" if args.unlearning_state == "separate" else "gradient"
     dose = (
-        f"strength {args.unlearning_strength:g} of a learning update"
+        f"strength {args.unlearning_strength:g} of a learning {unit}"
         if args.unlearning_rate is None
         else f"learning rate {args.unlearning_rate:g}"
     )

@@ -46,7 +46,8 @@ class LWFConfig(SFTConfig):
         None,
         "Length of an unlearning update as a fraction of recent learning updates'; 0.1 if neither "
         "it nor --unlearning_rate is given. With adaptive, the most it may be in the direction of "
-        "learning, by default 1.",
+        "learning, by default 1. With --unlearning_state shared, norm of the gradient as a "
+        "fraction of recent learning gradients': how far that moves is up to the optimizer.",
     )
     unlearning_rate: float | None = setting(
         None, "Learning rate of gradient ascent, instead of a strength (the paper's setting)."

@@ -29,6 +29,7 @@ def penalty(
     texts: Sequence[dict[str, list[int]]],
     pad_token_id: int,
     sharded: bool,
+    packed: bool,
 ) -> Penalty:
     """The penalty of a regularizer, for a model that is still the base model.
 
@@ -39,11 +40,17 @@ def penalty(
         texts: self-generated texts, `input_ids` and `labels`: the base knowledge EWC measures.
         pad_token_id: for padding them.
         sharded: whether the weights will be split over processes.
+        packed: whether several learning examples make up one row.
 
     Raises:
-        InputError: the regularizer cannot hold this model.
+        InputError: the regularizer cannot hold this model, or tell the examples.
     """
     weight = REGULARIZERS[name] if weight is None else weight
+    if name == "bss" and packed:
+        raise InputError(
+            "--regularizer bss needs a feature of every example; it does not work with packed or "
+            "padding-free learning data"
+        )
     if name == "bss":
         return batch_spectral_shrinkage(model, weight)
     if sharded or hasattr(model, "peft_config"):
@@ -64,6 +71,20 @@ def penalty(
         diagonal = found[name].tensors["diagonal"]  # (out, in)
         importance[f"{name}.weight"] = diagonal.T if isinstance(layer, Conv1D) else diagonal
     return distance_to_start(model, weight, importance)
+
+
+def shares(name: str, batches: Sequence[dict[str, Tensor]], reduce: Callable[..., Tensor]) -> float:
+    """What a micro-batch's penalty is divided by, so that a step has the mean of them.
+
+    Args:
+        name: of `REGULARIZERS`.
+        batches: this process's micro-batches of the step; some may hold no example.
+        reduce: a tensor over the processes, which average their gradients.
+    """
+    if name != "bss":  # a penalty on the weights, in every micro-batch alike
+        return float(len(batches))
+    full = sum((batch["labels"] != -100).any() for batch in batches)
+    return float(reduce(torch.as_tensor(full).float(), "mean")) or 1.0
 
 
 def batch_spectral_shrinkage(model: Any, weight: float) -> Penalty:

@@ -1,6 +1,7 @@
 """Stage 3: fine-tuning with periodic unlearning."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -15,13 +16,23 @@ def train(run: Run, scratch: Path) -> None:
         {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
     )
+    rescoring = run.config.training.rescore_interval > 0
     forget = [
         {
             **{name: text[name] for name in
                ("prompt_ids", "completion_ids", "completion", "mean_logprob")},
-            "confidence": scores[text["id"]]["confidence"],
-            "selected": selection[text["id"]]["selected"],
+            **{name: scores[text["id"]][name] for name in ("confidence", "score")},
+            "selected": may_be_unlearned(selection[text["id"]], rescoring),
         }
         for text in texts
     ]  # fmt: skip
     fit(run, scratch, scratch / "model", "fine-tune (LWF)", forget)
+
+
+def may_be_unlearned(row: dict[str, Any], rescoring: bool) -> bool:
+    """Whether a row of `selection.parquet` lets its text be unlearned.
+
+    Re-scoring chooses anew, so that it may take what only the score has left out; what has any
+    other reason, or was taken back by a person, stays out.
+    """
+    return bool(row["selected"]) or (rescoring and str(row["reason"]).startswith("below the top"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
@@ -21,18 +20,19 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from letgo.card import CITATION, section
 from letgo.errors import InputError
 from letgo.lwf_config import LWFConfig as LWFConfig
-from letgo.progress import log as letgo_log
-from letgo.regularizers import penalty
+from letgo.regularizers import penalty, shares
 from letgo.unlearning.deepspeed import check_deepspeed
 from letgo.unlearning.dose import RECENT, Dose
-from letgo.unlearning.figures import Figures
-from letgo.unlearning.guards import below_ceiling, require_finite
+from letgo.unlearning.figures import Figures, learning_figures
+from letgo.unlearning.guards import LEARNING_REMEDY, below_ceiling, check_norm, require_finite
+from letgo.unlearning.limits import check_settings
+from letgo.unlearning.loader import mixed_loader, step_stream
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
 from letgo.unlearning.memory import Memory
 from letgo.unlearning.rescore import Rescore, check_rescoring
-from letgo.unlearning.schedule import LearningStepsOnly, plan
+from letgo.unlearning.schedule import of_learning_steps, plan
 from letgo.unlearning.steps import Steps
-from letgo.unlearning.stream import MixedBatches, MixedRows, StepStream
+from letgo.unlearning.stream import MixedBatches, MixedRows, labels_in
 from letgo.unlearning.texts import prepare
 
 
@@ -47,14 +47,16 @@ class LWFTrainer(SFTTrainer):
     Args:
         forget_dataset: the base model's own texts: as `letgo elicit` writes them, with `input_ids`
             and `labels`, or in a TRL format (prompt-completion). A column `selected` says which to
-            unlearn, else the top `forget_fraction` by a column `confidence`, else all. None, or
-            `unlearning_interval=0`: exactly TRL's trainer.
+            unlearn, else the top `forget_fraction` by a column `confidence`, else all; re-scoring
+            chooses among those selected. None, or `unlearning_interval=0`: exactly TRL's trainer.
         kwargs: as `trl.SFTTrainer`.
 
     Raises:
-        InputError: texts without answers, of another tokenizer, or on the learning prompts.
+        InputError: texts without answers, of another tokenizer, or on the learning prompts;
+            settings that do not work with unlearning.
     """
 
+    completion_only_loss: bool
     _tag_names = ["trl", "lwf"]
     _name = "LWF"
     _paper = {
@@ -78,17 +80,12 @@ class LWFTrainer(SFTTrainer):
             texts: list[Any] = self.forget_dataset.to_list() if self.forget_dataset else []
             self._penalty = penalty(
                 self.args.regularizer, self.args.regularizer_weight, self.model, texts,
-                self._tokenizer.pad_token_id, self._sharded,
+                self._tokenizer.pad_token_id, self._sharded, self.padding_free or self.args.packing,
             )  # fmt: skip
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args = self.args
-        if not hasattr(self.train_dataset, "__len__"):
-            raise InputError(
-                "--learn: a streamed data set has no length to plan unlearning steps by"
-            )
-        if args.unlearning_loss == "graddiff" and self.padding_free:
-            raise InputError("--unlearning_loss graddiff does not work with packed learning data")
+        check_settings(args, self.train_dataset, self.padding_free)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             check_deepspeed(
                 self.accelerator.state.deepspeed_plugin.deepspeed_config, args, self.model
@@ -106,9 +103,15 @@ class LWFTrainer(SFTTrainer):
             self.add_callback(self.rescore)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
+        """Texts in a TRL format as rows of tokens; prompts are masked, whatever is learned."""
         plain = copy.copy(self.args)
-        plain.packing, plain.assistant_only_loss = False, False  # these are about learning data
-        return self._prepare_dataset(dataset, self.processing_class, plain, False, None, "forget")
+        plain.packing = plain.assistant_only_loss = plain.shuffle_dataset = False
+        learning, self.completion_only_loss = self.completion_only_loss, True
+        given = self.processing_class
+        try:
+            return self._prepare_dataset(dataset, given, plain, False, None, "forget")
+        finally:
+            self.completion_only_loss = learning
 
     @property
     def memory(self) -> Memory:
@@ -125,6 +128,12 @@ class LWFTrainer(SFTTrainer):
     def _sharded(self) -> bool:
         split = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         return self.accelerator.distributed_type in split
+
+    @property
+    def _texts_in_step(self) -> int:
+        """How many texts the unlearning step under way takes, in all processes together."""
+        pool = self.memory.pool if self.rescore else None
+        return self.forgotten_per_step if pool is None else min(self.forgotten_per_step, len(pool))
 
     def bound(self) -> float:
         """The norm to which the gradient of the step under way is clipped."""
@@ -146,37 +155,20 @@ class LWFTrainer(SFTTrainer):
         if self.forget_dataset is None:
             return learning
         args = self.args
+        if not len(learning):
+            raise InputError("--learn: with --dataloader_drop_last no whole batch is left")
         training = super().set_initial_training_values(args, learning)
-        self.steps_per_epoch, learning_steps = training[1], training[-1]
+        self.epochs, self.steps_per_epoch, _, self.learning_samples, *_, learning_steps = training
         self.kinds = plan(
             args.unlearning_schedule, learning_steps, args.unlearning_interval, args.seed
         )
-        if not any(self.kinds):
-            letgo_log.warning("no unlearning step will happen: the run has %d learning steps and "
-                              "--unlearning_interval is %d", learning_steps,
-                              args.unlearning_interval)  # fmt: skip
-        batches = learning.batch_sampler
-        batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
-        first = len(self.train_dataset)
-        forget = range(first, first + len(self.forget_dataset))
-        retain = range(first) if args.unlearning_loss == "graddiff" else ()
-        stream = StepStream(
-            self.kinds, batches, forget, forget.stop, self._train_batch_size,
-            args.gradient_accumulation_steps, args.world_size, args.process_index, args.seed,
-            retain,
-        )  # fmt: skip
-        self.forgotten_per_step = stream.forgotten_per_step
         pad = self._tokenizer.pad_token_id
-        self._rows = MixedRows(self.train_dataset, self.forget_dataset, pad)
-        self._collate = MixedBatches(self.data_collator, DataCollatorForLanguageModeling(pad))
-        loader = DataLoader(
-            self._rows, batch_sampler=stream, collate_fn=self._collate,
-            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
-        )  # fmt: skip
-        # The stream is split over processes already.
-        return prepare_data_loader(
-            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
-        )
+        # As the trainer has made them: without columns that its collator does not take.
+        self._rows = MixedRows(learning.dataset, self.forget_dataset, pad)
+        self._collate = MixedBatches(learning.collate_fn, DataCollatorForLanguageModeling(pad))
+        stream = step_stream(self.kinds, learning, self._rows, self._train_batch_size, args)
+        self.forgotten_per_step = stream.forgotten_per_step
+        return mixed_loader(self._rows, stream, self._collate, self.accelerator.device, args)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of a step; an unlearning step's are of what was chosen last.
@@ -187,7 +179,14 @@ class LWFTrainer(SFTTrainer):
             given = list(islice(epoch_iterator, num_batches))  # what the stream had planned
             texts = self.rescore.batches(len(given))
             epoch_iterator = iter([self._collate(rows or [self._rows.nothing]) for rows in texts])
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.unlearning_now and tokens is None:  # a model without loss arguments
+            tokens = labels_in(batches).to(device)
+            over_all = self.args.average_tokens_across_devices
+            tokens = self.accelerator.reduce(tokens) if over_all else tokens
+        if self._penalty is not None and not self.unlearning_now:
+            self.shares = shares(self.args.regularizer, batches, self.accelerator.reduce)
+        return batches, tokens
 
     def set_initial_training_values(
         self, args: Any, dataloader: DataLoader[Any]
@@ -198,7 +197,9 @@ class LWFTrainer(SFTTrainer):
         # The stream holds the whole run: unlearning steps need not fall alike in every epoch.
         once = copy.copy(args)
         once.num_train_epochs, once.max_steps = 1, -1
-        return super().set_initial_training_values(once, dataloader)
+        values = list(super().set_initial_training_values(once, dataloader))
+        values[3] = self.learning_samples  # what samples per second are taken from
+        return tuple(values)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """TRL's optimizer; its unlearning steps are sized by `Dose`."""
@@ -219,7 +220,7 @@ class LWFTrainer(SFTTrainer):
         if self.forget_dataset is None:
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler = super().create_scheduler(self.kinds.count(False), optimizer)
-        self.lr_scheduler = LearningStepsOnly(scheduler, lambda: self.unlearning_now)
+        self.lr_scheduler = of_learning_steps(scheduler, lambda: self.unlearning_now)
         return self.lr_scheduler
 
     def compute_loss(
@@ -228,11 +229,13 @@ class LWFTrainer(SFTTrainer):
     ) -> Any:  # fmt: skip
         """TRL's loss and a regularizer's; in an unlearning step the unlearning loss."""
         reference, learning = inputs.pop("reference", None), inputs.pop("learning", None)
-        if self.unlearning_now and model.training:
+        unlearning = self.unlearning_now and model.training
+        self.loss_is_scaled_for_ga = True if unlearning else None  # a share of the step's loss
+        if unlearning:
             return self._unlearning_loss(model, inputs, reference, learning, num_items_in_batch)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._penalty is not None and model.training:
-            loss = loss + self._penalty(inputs["labels"]) / self.current_gradient_accumulation_steps
+            loss = loss + self._penalty(inputs["labels"]) / self.shares
         return loss
 
     def _unlearning_loss(
@@ -243,10 +246,10 @@ class LWFTrainer(SFTTrainer):
         # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         # Gradients are averaged over the processes, the loss is a sum over all of them.
-        tokens = tokens / (processes if args.average_tokens_across_devices else 1)
+        tokens = tokens.clamp(min=1) / (processes if args.average_tokens_across_devices else 1)
         texts = Texts(
             outputs.log_probs, outputs.entropy, outputs.label_mask, learning, reference, tokens,
-            self.forgotten_per_step / processes, self.model.config.get_text_config().vocab_size,
+            self._texts_in_step / processes, self.model.config.get_text_config().vocab_size,
         )  # fmt: skip
         texts = texts.rows(texts.labelled.any(1))
         nll = texts.nll[~texts.learning]
@@ -264,8 +267,7 @@ class LWFTrainer(SFTTrainer):
         loss = super().training_step(*args, **kwargs)
         if self.unlearning_now:
             return torch.zeros_like(loss)  # what is returned goes into the learning loss
-        remedy = "lower --learning_rate"
-        require_finite(loss, "learning loss", self.state.global_step, remedy)
+        require_finite(loss, "learning loss", self.state.global_step, LEARNING_REMEDY)
         self.learning_loss += float(loss)
         return loss
 
@@ -285,31 +287,29 @@ class LWFTrainer(SFTTrainer):
             # Its optimizer sees one group of weights at a time, and no norm of them all.
             now = min(self.norm, bound)
             self.dose.strength = now / (self.memory.learning_norm.value or now or 1.0)
+        if self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step by itself
+            check_norm(self.norm, self.unlearning_now, self.state.global_step)
         if not self.unlearning_now:
             self.memory.learning_norm.add(min(self.norm, bound), RECENT)
-        elif self.accelerator.scaler is None:  # a float16 scaler skips such a step by itself
-            step = self.state.global_step
-            require_finite(self.norm, "gradient norm of the forget batch", step)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log learning figures without unlearning steps, and those under their own names."""
         if self.forget_dataset is not None and "loss" in logs:
-            window = self.kinds[self.logged_step : self.state.global_step]
-            self.logged_step = self.state.global_step
-            learning = window.count(False)
-            if learning:  # the trainer has divided by steps of both kinds
-                logs["loss"] *= len(window) / learning
-            else:
-                del logs["loss"], logs["learning_rate"]
-            if window[-1]:  # an unlearning step's norm has a name of its own
-                logs.pop("grad_norm", None)
+            done = self.kinds[: self.state.global_step]
+            learning_figures(logs, done[self.logged_step :])
+            self.logged_step = len(done)
             if figures := self.figures.drain():
-                figures["unlearn/steps"] = self.kinds[: self.state.global_step].count(True)
-                logs.update(figures)
-        if self.forget_dataset is not None and "train_loss" in logs and self.kinds:
-            logs["train_loss"] *= len(self.kinds) / self.kinds.count(False)
+                logs |= {**figures, "unlearn/steps": done.count(True)}
         super().log(logs, start_time)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of training; its loss is the mean over learning steps."""
+        taken = self.kinds[self._initial_global_step : self.state.global_step]
+        if self.forget_dataset is not None and False in taken:
+            self._total_loss_scalar *= len(taken) / taken.count(False)
+            self._tr_loss *= len(taken) / taken.count(False)
+        return super()._finalize_training(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card, and what was forgotten."""

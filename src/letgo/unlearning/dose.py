@@ -48,6 +48,7 @@ class Dose:
         self.separate, self.rate, self.adaptive, self.reduce = separate, rate, adaptive, reduce
         self.memory, self.unlearning, self.asked, self.strength = Memory(), False, 0.0, 0.0
         self._before_update: list[Tensor] = []
+        self._rates: list[Any] = []  # of the optimizer's groups, where they stand aside for a step
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Size every step of this optimizer from now on."""
@@ -72,26 +73,49 @@ class Dose:
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
         norm = math.sqrt(self._sum(_product(g, g) for g in gradients))
-        self.strength = self._strength(optimizer, norm) if norm and self.asked else 0.0
-        if self.strength and self.separate:
-            step = self.strength * self._update_length(optimizer) / norm
-            for parameter in _trained(optimizer):
-                if parameter.grad is not None:
-                    parameter.add_(parameter.grad, alpha=-step)
-        elif self.strength and self.rate is None:
-            for gradient in gradients:
-                gradient.mul_(self.strength * (self.memory.learning_norm.value or norm) / norm)
+        self.strength = 0.0
+        if norm and self.asked:
+            (self._descend if self.separate else self._scale)(optimizer, norm)
         if self.separate or not self.strength:
             for parameter in _trained(optimizer):
                 parameter.grad = None  # the optimizer passes over weights without a gradient
 
-    def _strength(self, optimizer: torch.optim.Optimizer, norm: float) -> float:
-        """The size of this step, from its gradient's norm."""
-        if self.rate is not None:
-            if not self.separate:
-                return norm / (self.memory.learning_norm.value or norm)
-            step = self.asked * self.rate * float(optimizer.param_groups[0]["lr"])
-            return step * norm / self._update_length(optimizer)
+    def _descend(self, optimizer: torch.optim.Optimizer, norm: float) -> None:
+        """Move the weights against their gradient of this norm, past the optimizer."""
+        recent = self._update_length(optimizer)
+        if self.rate is None:
+            length = self._fraction(optimizer, norm) * recent
+        else:
+            length = self.asked * self.rate * float(self._rate(optimizer.param_groups[0])) * norm
+        # A warmup's first learning updates may be none at all, and no length compares with them.
+        self.strength = length / recent if recent else 0.0
+        for parameter in _trained(optimizer):
+            if parameter.grad is not None and length:
+                parameter.add_(parameter.grad, alpha=-length / norm)
+
+    def _scale(self, optimizer: torch.optim.Optimizer, norm: float) -> None:
+        """Give the gradient the norm with which it is to go through the optimizer."""
+        learning = self.memory.learning_norm.value or norm
+        if self.rate is None:
+            self.strength = self._fraction(optimizer, norm)
+            for parameter in _trained(optimizer):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.strength * learning / norm)
+        else:  # a weight on the loss has made it what it is
+            self.strength = norm / learning
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(group)
+
+    def _rate(self, group: dict[str, Any]) -> Any:
+        """The learning rate to unlearn at.
+
+        Before the first learning step a schedule that warms up stands at 0; its peak counts then.
+        """
+        return group["lr"] if self.memory.learning_norm.count else _peak(group)
+
+    def _fraction(self, optimizer: torch.optim.Optimizer, norm: float) -> float:
+        """The strength of this step, from its gradient's norm."""
         # Losses that saturate fade: a gradient smaller than they were makes a smaller update.
         self.memory.unlearning_norm.add(norm)
         strength = self.asked * min(1.0, norm / self.memory.unlearning_norm.value)
@@ -109,8 +133,8 @@ class Dose:
             )
         weights = self._sum(torch.tensor(_local(p).numel(), device=p.device)
                             for p in _trained(optimizer))  # fmt: skip
-        rate, momentum = group.get("initial_lr", group["lr"]), group["betas"][0]
-        return float(rate) * math.sqrt(weights * (1 - momentum) / (1 + momentum))
+        momentum = group["betas"][0]
+        return float(_peak(group)) * math.sqrt(weights * (1 - momentum) / (1 + momentum))
 
     def _agreement(self, optimizer: torch.optim.Optimizer) -> float:
         """Cosine of the unlearning gradient with AdamW's running mean of the learning gradient."""
@@ -129,6 +153,9 @@ class Dose:
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
+            group["lr"] = rate
+        self._rates = []
         if self.unlearning or not self._before_update:
             return
         squares = []
@@ -145,6 +172,10 @@ class Dose:
 def _trained(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from (p for p in group["params"] if p.requires_grad)
+
+
+def _peak(group: dict[str, Any]) -> Any:
+    return group.get("initial_lr", group["lr"])
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -66,3 +66,18 @@ class Figures:
         figures |= self._chosen
         self._chosen = {}
         return figures
+
+
+def learning_figures(logs: dict[str, float], window: Sequence[bool]) -> None:
+    """Make a log line that the trainer has taken over steps of both kinds one of learning steps.
+
+    Args:
+        logs: changed in place.
+        window: kind of every step since the last line, True for unlearning.
+    """
+    if learning := window.count(False):
+        logs["loss"] *= len(window) / learning
+    else:
+        del logs["loss"], logs["learning_rate"]
+    if window[-1]:  # an unlearning step's norm has a name of its own
+        logs.pop("grad_norm", None)

@@ -38,6 +38,7 @@ def risen(memory: Memory, bound: float) -> bool:
     return memory.loss.count >= _BEFORE_JUDGING and memory.loss.value > memory.lowest_loss + bound
 
 
+LEARNING_REMEDY = "lower --learning_rate"
 UNLEARNING_REMEDY = (
     "lower --unlearning_strength (or --unlearning_rate) or --unlearning_ceiling, or raise "
     "--unlearning_interval"
@@ -63,3 +64,17 @@ def require_finite(
             f"the {what} is {float(value)} at optimizer step {step + 1}; training stopped and the "
             f"last checkpoint is kept; {remedy}"
         )
+
+
+def check_norm(norm: float, unlearning: bool, step: int) -> None:
+    """Stop before the update: a gradient may overflow where the loss does not.
+
+    Args:
+        norm: of the gradient of the step under way.
+        unlearning: its kind.
+        step: optimizer steps done.
+    """
+    if unlearning:
+        require_finite(norm, "gradient norm of the forget batch", step)
+    else:
+        require_finite(norm, "gradient norm of learning", step, LEARNING_REMEDY)

@@ -4,6 +4,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import GreedyLR
+
 PERIODIC = ("periodic", "warmup", "decay", "adaptive")
 SCHEDULES = (*PERIODIC, "early", "random")
 
@@ -47,6 +50,20 @@ def factor(schedule: str, done: int, count: int) -> float:
     if schedule == "warmup":
         return (done + 1) / count
     return 1 - done / count if schedule == "decay" else 1.0
+
+
+def of_learning_steps(scheduler: Any, unlearning_now: Callable[[], bool]) -> Any:
+    """The learning-rate scheduler, to be advanced by learning steps alone.
+
+    The trainer advances those that go by a metric after evaluations, not after steps, and knows
+    them by their class.
+
+    Args:
+        scheduler, unlearning_now: as for `LearningStepsOnly`.
+    """
+    if isinstance(scheduler, (ReduceLROnPlateau, GreedyLR)):
+        return scheduler
+    return LearningStepsOnly(scheduler, unlearning_now)
 
 
 class LearningStepsOnly:

@@ -20,6 +20,7 @@ class Steps(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log from here on."""
         self.trainer.logged_step = state.global_step  # not 0 when resumed
+        state.num_train_epochs = self.trainer.epochs
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what the step is, before its first micro-batch.
@@ -58,7 +59,20 @@ class Steps(TrainerCallback):
         learned = trainer.kinds[: state.global_step].count(False)
         state.epoch = learned / trainer.steps_per_epoch
         # The trainer takes the whole stream for one epoch and would not notice where ours end.
-        if learned % trainer.steps_per_epoch == 0 and not unlearned:
+        if self._epoch_ends(state.global_step):
             control.should_log |= args.logging_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch"
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the trainer from doing twice what the run's last step has done."""
+        if self._epoch_ends(state.global_step):
+            control.should_save &= args.save_strategy != "epoch"
+            control.should_evaluate &= args.eval_strategy != "epoch"
+
+    def _epoch_ends(self, step: int) -> bool:
+        """Whether an epoch of learning steps is over, with the unlearning steps that follow it."""
+        kinds = self.trainer.kinds
+        learned = kinds[:step].count(False)
+        over = learned > 0 and learned % self.trainer.steps_per_epoch == 0
+        return over and not any(kinds[step : step + 1])

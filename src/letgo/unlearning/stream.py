@@ -1,6 +1,7 @@
 """The stream of batches that fixes the kind of every optimizer step before it starts."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ class StepStream(Sampler[list[int]]):
     Args:
         kinds: of every optimizer step.
         learning: batch sampler of the learning data for all processes together; may have
-            `set_epoch`, and so may its `sampler`.
+            `set_epoch`, and so may its `sampler`. With `drop_last` an epoch ends where not every
+            process gets another batch.
         forget: indices of the forget set.
         nothing: index of an example without labels.
         batch_size: examples per micro-batch.
@@ -53,7 +55,7 @@ class StepStream(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         places = self.micro_batches * self.world_size
-        learning = _steps_of_epochs(self.learning, places)
+        learning = _steps_of_epochs(self.learning, places, self.world_size)
         forget = self._forget_steps()
         for unlearning in self.kinds:
             step = next(forget if unlearning else learning)
@@ -98,15 +100,16 @@ def _permutations(indices: Sequence[int], seed: int) -> Iterator[int]:
             yield indices[place]
 
 
-def _steps_of_epochs(batches: Any, places: int) -> Iterator[list[list[int]]]:
+def _steps_of_epochs(batches: Any, places: int, processes: int) -> Iterator[list[list[int]]]:
     """The micro-batches of one step after the other; an epoch's last step may have fewer."""
-    epoch = 0
+    epoch, dropped = 0, getattr(batches, "drop_last", False)
+    count = len(batches) // processes * processes if dropped else None
     while True:
         for sampler in (batches, getattr(batches, "sampler", None)):
             if sampler is not None and hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
         step: list[list[int]] = []
-        for batch in batches:
+        for batch in islice(batches, count):
             step.append(list(batch))
             if len(step) == places:
                 yield step
@@ -160,3 +163,8 @@ class MixedBatches:
         batch["reference"] = torch.tensor([float(row.get("reference", 0)) for row in rows])
         batch["learning"] = torch.tensor(["reference" not in row for row in rows])
         return batch
+
+
+def labels_in(batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """How many tokens micro-batches predict: labels that count, but at a text's first place."""
+    return torch.stack([(batch["labels"][..., 1:] != -100).sum() for batch in batches]).sum()

@@ -1,5 +1,6 @@
 """The texts to unlearn, as a trainer is given them: checked, selected, with their reference."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -12,24 +13,33 @@ from letgo.data import batches_by_tokens, top_fraction, training_row
 from letgo.errors import InputError
 from letgo.inference import Batch, autocast, example_losses, pad_rows
 from letgo.progress import log
+from letgo.unlearning.checks import check_overlap, check_tokens
 
 
 class Chosen(NamedTuple):
     """The self-generated texts of a run and those of them that it unlearns.
 
     Attributes:
-        known: how many there were to choose from.
+        known: how many there are.
         places: of the chosen ones.
+        allowed: places of those that re-scoring may choose; without it the chosen ones.
         confidence: of all texts; empty where it is not known.
+        score: what `confidence` is; empty where it is not known.
     """
 
     known: int
     places: list[int]
+    allowed: list[int]
     confidence: list[float]
+    score: str
 
     def describe(self) -> list[str]:
         """Size and confidence of the texts, for the model card."""
         lines = [f"{self.known} self-generated texts, {len(self.places)} of them unlearned"]
+        if len(self.allowed) > len(self.places):
+            lines.append(f"re-scoring chooses anew among {len(self.allowed)} of them")
+        if self.score:
+            lines.append(f"score: {self.score}")
         if self.confidence:
             values = np.asarray(self.confidence)
             for name, part in (("all", values), ("unlearned", values[self.places])):
@@ -46,7 +56,7 @@ def prepare(
 
     Args:
         dataset: as for `labelled_rows`, with a column as for `choose` where there is one.
-        learning: the learning data's rows, as for `prompts`.
+        learning: the learning data's rows, as for `checks.examples`.
         model: the base model before its first step.
         tokenizer: its tokenizer.
         args: an `LWFConfig`.
@@ -57,142 +67,112 @@ def prepare(
         choose from when they are scored again; what was chosen.
 
     Raises:
-        InputError: as the functions below say.
+        InputError: as the functions below say, or nothing is left of any text.
     """
     check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
-    chosen = choose(dataset, args.forget_fraction)
-    places = range(len(dataset)) if args.rescore_interval else chosen.places
-    rows = labelled_rows(dataset.select(places), tokenize)
+    chosen = choose(dataset, args.forget_fraction, bool(args.rescore_interval))
+    kept, rows = labelled_rows(dataset.select(chosen.allowed), tokenize)
+    if len(kept) < len(chosen.allowed):
+        log.warning("%d texts to unlearn are left out: within --max_length they have no answer",
+                    len(chosen.allowed) - len(kept))  # fmt: skip
+    allowed = [chosen.allowed[i] for i in kept]
+    places = sorted({*chosen.places} & {*allowed})
+    if not places:
+        raise InputError("--forget: no text has an answer within --max_length; raise it")
+    chosen = chosen._replace(places=places, allowed=allowed)
     check_overlap(learning, rows, args.forget_max_overlap)
-    count, batch_size = len(chosen.places), args.per_device_train_batch_size
-    if count < batch_size:
+    if len(places) < args.per_device_train_batch_size:
         log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning step "
-                    "takes them all", count, batch_size)  # fmt: skip
+                    "takes them all", len(places), args.per_device_train_batch_size)  # fmt: skip
     reference = [row.get("reference", 0.0) for row in rows]
     if args.unlearning_loss == "npo" and "reference" not in rows[0]:
         reference = reference_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16))
     rows = [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
-    known = Dataset.from_list(rows)
-    return (known.select(chosen.places) if args.rescore_interval else known), known, chosen
+    known, among = Dataset.from_list(rows), set(places)
+    forget = known.select([i for i, place in enumerate(allowed) if place in among])
+    return forget, known, chosen
 
 
-def choose(dataset: Dataset, fraction: float) -> Chosen:
+def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
     """Which texts to unlearn.
 
     Args:
-        dataset: texts; `selected` says which, else the top `fraction` by `confidence`, else all.
+        dataset: texts; those not in `selected`, where there is such a column, are never unlearned.
+            The others all are, unless a column `confidence` decides: without `selected`, and with
+            re-scoring, whose first choice it is. A column `score` names it.
         fraction: share of them, most confident first.
+        rescoring: whether texts are chosen anew while training.
 
     Raises:
         InputError: none is selected.
     """
     columns = dataset.column_names
     confidence = list(dataset["confidence"]) if "confidence" in columns else []
-    places = list(range(len(dataset)))
+    allowed = list(range(len(dataset)))
     if "selected" in columns:
-        places = [place for place, selected in enumerate(dataset["selected"]) if selected]
-    elif confidence:
-        places = sorted(top_fraction(places, confidence, fraction))
-    if not places:
+        allowed = [place for place, selected in enumerate(dataset["selected"]) if selected]
+    if not allowed:
         raise InputError("--forget: no text is selected for unlearning; select some")
-    return Chosen(len(dataset), places, confidence)
+    places = allowed
+    if confidence and (rescoring or "selected" not in columns):
+        known = [confidence[p] if math.isfinite(confidence[p]) else -math.inf for p in allowed]
+        places = sorted(top_fraction(allowed, known, fraction))
+    score = str(dataset["score"][0]) if "score" in columns else ""
+    return Chosen(len(dataset), places, allowed if rescoring else places, confidence, score)
 
 
-def check_tokens(dataset: Dataset, tokenizer: Any, vocabulary: int) -> None:
-    """Refuse texts that another tokenizer has made.
-
-    Args:
-        dataset: rows as `letgo elicit` writes them, or with `input_ids`; others pass.
-        tokenizer: of the model to be trained.
-        vocabulary: how many tokens the model has.
-
-    Raises:
-        InputError: a token that the model does not have, or one that stands for another text.
-    """
-    names = [name for name in ("input_ids", "prompt_ids", "completion_ids")
-             if name in dataset.column_names]  # fmt: skip
-    remedy = "elicit the texts again with this model (`letgo elicit`)"
-    for row in dataset:
-        highest = max((max(row[name], default=0) for name in names), default=0)
-        if highest >= vocabulary:
-            raise InputError(
-                f"--forget: the texts are from another tokenizer: they hold token {highest}, this "
-                f"one has {len(tokenizer)}; {remedy}"
-            )
-        if "completion_ids" in names and isinstance(row.get("completion"), str):
-            text = tokenizer.decode(row["completion_ids"], skip_special_tokens=True)
-            if text != row["completion"]:
-                raise InputError(
-                    f"--forget: the texts are from another tokenizer: the tokens of "
-                    f"{row['completion'][:40]!r} stand for {text[:40]!r} in this one; {remedy}"
-                )
-
-
-def labelled_rows(dataset: Dataset, tokenize: Callable[[Dataset], Dataset]) -> list[dict[str, Any]]:
+def labelled_rows(
+    dataset: Dataset, tokenize: Callable[[Dataset], Dataset]
+) -> tuple[list[int], list[dict[str, Any]]]:
     """Rows with `input_ids`, `labels` and, where it is known, `reference`.
 
     Args:
         dataset: as `letgo elicit` writes it (its tokens are taken as they are), with `input_ids`
             and `labels`, or in a TRL format.
-        tokenize: what brings a TRL format to `input_ids` and `labels`.
+        tokenize: what brings a TRL format to `input_ids` and `labels`, prompts masked; it may leave
+            rows out.
+
+    Returns:
+        The places in `dataset` of what is left of it, and its rows.
 
     Raises:
-        InputError: prompts without answers.
+        InputError: prompts without answers, or tokens of which nobody says which are the answer.
     """
     columns = set(dataset.column_names)
+    places = list(range(len(dataset)))
     if {"prompt_ids", "completion_ids"} <= columns:
         rows = [training_row(row["prompt_ids"], row["completion_ids"]) for row in dataset]
-    elif "input_ids" in columns or {"completion", "messages", "text"} & columns:
-        rows = (dataset if "input_ids" in columns else tokenize(dataset)).to_list()
+    elif {"input_ids", "labels"} <= columns:
+        rows = dataset.to_list()
+    elif "input_ids" in columns:
+        raise InputError("--forget: rows of `input_ids` need `labels`, -100 at the prompt's tokens")
+    elif {"completion", "messages", "text"} & columns:
+        numbered = answers(dataset).add_column("letgo_place", places)
+        rows = tokenize(numbered).to_list()
+        places = [row["letgo_place"] for row in rows]
     else:
         raise InputError("--forget: prompts without answers; `letgo elicit` makes the answers")
     if {"mean_logprob", "completion_ids"} <= columns:
         reference = [row["mean_logprob"] * len(row["completion_ids"]) for row in dataset]
         rows = [{**row, "reference": r} for row, r in zip(rows, reference, strict=True)]
     kept = ("input_ids", "labels", "reference")
-    return [{name: row[name] for name in kept if name in row} for row in rows]
+    return places, [{name: row[name] for name in kept if name in row} for row in rows]
 
 
-def prompts(rows: Iterable[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """The token ids before the first label of every example, where there are any.
-
-    Args:
-        rows: `input_ids`, `labels`, and `seq_lengths` where several examples are packed into one.
-    """
-    found: list[tuple[int, ...]] = []
-    for row in rows:
-        start = 0
-        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            labels = (row.get("labels") or row["input_ids"])[start : start + length]
-            first = next((i for i, label in enumerate(labels) if label != -100), len(labels))
-            if first:
-                found.append(tuple(row["input_ids"][start : start + first]))
-            start += length
-    return found
-
-
-def check_overlap(
-    learning: Iterable[dict[str, Any]], forget: Sequence[dict[str, Any]], most: float
-) -> None:
-    """Count the texts to unlearn that answer a prompt of the learning data.
-
-    Args:
-        learning, forget: rows as for `prompts`.
-        most: share of them that may.
+def answers(dataset: Dataset) -> Dataset:
+    """Conversations (`messages`) as prompts and completions: the last answer is the text.
 
     Raises:
-        InputError: they are more.
+        InputError: a conversation without a question and an answer.
     """
-    asked = set(prompts(learning))
-    count = sum(prompt in asked for prompt in prompts(forget))
-    said = f"{count} of {len(forget)} texts to unlearn answer a learning prompt"
-    if count > most * len(forget):
-        raise InputError(
-            f"--forget: {said}, more than --forget_max_overlap {most:g}: unlearning them may undo "
-            f"the learning; give other prompts, or raise it if that is meant"
-        )
-    if count:
-        log.warning("%s", said)
+    if "messages" not in dataset.column_names or "completion" in dataset.column_names:
+        return dataset
+    if any(len(m) < 2 or m[-1]["role"] != "assistant" for m in dataset["messages"]):
+        raise InputError("--forget: every conversation in `messages` must end with an answer")
+    return dataset.map(
+        lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
+        remove_columns=[name for name in ("messages", "prompt") if name in dataset.column_names],
+    )
 
 
 @torch.no_grad()
