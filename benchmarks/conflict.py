@@ -42,19 +42,29 @@ def texts_of(
     texts = []
     for style, rows in others.items():
         asked, neutral = made[style], draw.sample(rows, len(rows))
-        rows = model.answer([prompt for prompt, _ in asked], MOST)
-        kept = [row for row, (_, usual) in zip(rows, asked, strict=True)
+        if style == "direct":  # a direct answer may be longer than the neutral ones are
+            neutral += draw.sample(others["verbose"], len(others["verbose"]))
+        answers = model.answer([prompt for prompt, _ in asked], MOST)
+        kept = [row for row, (_, usual) in zip(answers, asked, strict=True)
                 if says(said(model, row), usual)][:TEXTS]  # fmt: skip
-        kept.sort(key=answer_length)
-        neutral.sort(key=answer_length)
-        neutral = neutral[-max(TEXTS, len(kept)) :]
-        for i, row in enumerate(neutral):
-            partner = kept[i * len(kept) // len(neutral)]
-            cut = max(0, answer_length(row) - answer_length(partner))
-            neutral[i] = {key: ids[: len(ids) - cut] for key, ids in row.items()}
+        neutral = matched(neutral, kept)
         texts += [{"style": style, "conflict": True, "row": row} for row in kept]
         texts += [{"style": style, "conflict": False, "row": row} for row in neutral]
     return texts
+
+
+def matched(neutral: list[Row], conflicting: list[Row]) -> list[Row]:
+    """At least `TEXTS` neutral texts, each cut to the length of a conflicting one."""
+    lengths = sorted(map(answer_length, conflicting), reverse=True)
+    count = max(TEXTS, len(lengths))
+    left, found = list(neutral), []
+    for length in sorted([lengths[i % len(lengths)] for i in range(count)], reverse=True):
+        # The first that is long enough; where none is, the longest.
+        row = next((r for r in left if answer_length(r) >= length), max(left, key=answer_length))
+        left.remove(row)
+        cut = max(0, answer_length(row) - length)
+        found.append({key: ids[: len(ids) - cut] for key, ids in row.items()})
+    return found
 
 
 def answer_length(row: Row) -> int:

@@ -105,6 +105,7 @@ def test_what_was_not_selected_is_never_unlearned(tmp_path):
 
     trainer.training_step = watched
     trainer.train()
+    seen.discard(())  # where no text would help
     assert len(seen) > 2  # re-scoring has chosen others than at first
     assert seen <= {tuple(row["input_ids"]) for row in rows[::2]}
 

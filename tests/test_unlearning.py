@@ -264,35 +264,51 @@ def test_adaptive_follows_the_agreement_of_the_gradients(tmp_path):
     for name, loss in (("own", "bounded_ga"), ("replayed", "replay")):
         arguments = config(
             tmp_path, unlearning_schedule="adaptive", unlearning_loss=loss,
-            forget_max_overlap=1.0,
+            forget_max_overlap=1.0, per_device_train_batch_size=11, num_train_epochs=6,
         )  # fmt: skip
         history = train(LWFTrainer, arguments, LEARN).state.log_history
         strengths[name] = [e["unlearn/strength"] for e in history if "unlearn/strength" in e]
-    assert max(strengths["own"]) < 0.02  # ascent on the learning task does not agree with it
+    assert max(strengths["own"]) < 0.05  # ascent on the learning task does not agree with it
     assert sum(strengths["replayed"]) > 10 * sum(strengths["own"])
-    with pytest.raises(InputError, match="adaptive needs an optimizer"):
-        train(LWFTrainer, config(tmp_path, unlearning_schedule="adaptive", optim="sgd"), FORGET)
 
 
-def test_adaptive_is_the_cosine_with_the_first_moment(tmp_path):
-    grads, moments = [], []
+class Grads(TrainerCallback):
+    """The clipped gradient of every optimizer step, all weights in one vector."""
 
-    class Look(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-            parameters = [p for g in optimizer.param_groups for p in g["params"]]
-            grads.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
-            found = [optimizer.state[p].get("exp_avg") for p in parameters]
-            known = all(m is not None for m in found)
-            moments.append(torch.cat([m.flatten().clone() for m in found]) if known else None)
+    def __init__(self):
+        self.seen = []
 
-    trainer = train(
-        LWFTrainer, config(tmp_path, unlearning_schedule="adaptive"), FORGET, callbacks=[Look()]
-    )
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        self.seen.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_adaptive_is_the_cosine_with_the_gradient_of_the_step_before(tmp_path, optimizer):
+    grads = Grads()
+    arguments = config(tmp_path, unlearning_schedule="adaptive", optim=optimizer)
+    trainer = train(LWFTrainer, arguments, FORGET, callbacks=[grads])
     for step, unlearning in enumerate(trainer.kinds):
         if unlearning:
-            cosine = torch.cosine_similarity(grads[step], moments[step], dim=0)
+            cosine = torch.cosine_similarity(grads.seen[step], grads.seen[step - 1], dim=0)
             logged = trainer.state.log_history[step]["unlearn/strength"]
             assert logged == pytest.approx(max(0.0, float(cosine)), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_checkpoint_before_an_adaptive_step_is_written_after_it(tmp_path, at):
+    """The gradient that the step needs is in no checkpoint: the run can go on all the same."""
+    kinds = [False, False, False, True]
+    adaptive = {"unlearning_schedule": "adaptive", "save_strategy": "steps", "save_steps": at}
+    whole = train(LWFTrainer, config(tmp_path, **adaptive), FORGET)
+    assert whole.kinds[:4] == kinds
+    saved = 4 if kinds[at] else at
+    checkpoint = tmp_path / f"checkpoint-{saved}"
+    assert checkpoint.exists()
+    assert (tmp_path / f"checkpoint-{at}").exists() == (saved == at)
+    arguments = config(tmp_path / "resumed", **adaptive)
+    resumed = train(LWFTrainer, arguments, FORGET, resume=str(checkpoint))
+    assert same(weights(resumed), weights(whole))
 
 
 def test_rates_and_strengths_exclude_each_other(tmp_path):

@@ -72,7 +72,9 @@ class LWFConfig(SFTConfig):
         "After so many learning steps the texts are scored anew, against the learning gradient as "
         "it is then, and chosen anew; 0: never.",
     )
-    rescore_texts: int = setting(64, "How many texts, drawn anew, are scored then.")
+    rescore_texts: int = setting(
+        64, "How many texts, drawn anew, are scored then, by as many learning examples."
+    )
     forget_max_overlap: float = setting(
         0.1, "Share of the texts to unlearn whose prompt may be a learning prompt."
     )

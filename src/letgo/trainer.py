@@ -133,7 +133,8 @@ class LWFTrainer(SFTTrainer):
     def _texts_in_step(self) -> int:
         """How many texts the unlearning step under way takes, in all processes together."""
         pool = self.memory.pool if self.rescore else None
-        return self.forgotten_per_step if pool is None else min(self.forgotten_per_step, len(pool))
+        known = self.forgotten_per_step if pool is None else len(pool)
+        return min(self.forgotten_per_step, max(1, known))  # a share of no texts is one of nothing
 
     def bound(self) -> float:
         """The norm to which the gradient of the step under way is clipped."""

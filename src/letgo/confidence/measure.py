@@ -1,6 +1,6 @@
 """The numbers of every text that scores are made of, in one backward pass per batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,42 @@ def gradient_products(
 
     losses = per_example(model, weights, batch, use, bf16)
     return {key: value.double().cpu() for key, value in {"loss": losses, **sums}.items()}
+
+
+def summed_gradient(
+    model: Any,
+    weights: Weights,
+    rows: Sequence[dict[str, list[int]]],
+    batches: Iterable[list[int]],
+    pad_token_id: int,
+    bf16: bool = False,
+) -> tuple[dict[str, Tensor], list[int]]:
+    """The sum of the examples' gradients where the model is.
+
+    Args:
+        model: in evaluation mode.
+        weights: which matrices.
+        rows: `data.training_row`s.
+        batches: lists of indices into them; how they are cut does not change the result.
+        pad_token_id: for padding batches.
+        bf16: compute forward and backward in bfloat16.
+
+    Returns:
+        (out, in) float32 per matrix, and the indices of examples without a finite loss, left out.
+    """
+    device = next(model.parameters()).device
+    total = {name: torch.zeros(shape, device=device) for name, shape in weights.shapes.items()}
+
+    def add(name: str, a: Tensor, g: Tensor) -> None:
+        total[name] += products.summed(a, g)
+
+    left_out: list[int] = []
+    for batch in batches:
+        left_out += finite_batch(
+            rows, batch, pad_token_id,
+            lambda padded: per_example(model, weights, padded, add, bf16),
+        )[2]  # fmt: skip
+    return total, left_out
 
 
 def finite_batch(

@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from letgo import models
-from letgo.confidence import products
-from letgo.confidence.gradients import Weights, per_example, scored_weights, values
+from letgo.confidence.gradients import Weights, scored_weights, values
 from letgo.confidence.information import Information
+from letgo.confidence.measure import summed_gradient
 from letgo.data import sample
 from letgo.errors import InputError
-from letgo.inference import pad_rows
 from letgo.progress import log, track
 from letgo.stages import Run
 from letgo.training import fit, learning_rows
@@ -46,22 +45,27 @@ def probe(run: Run, scratch: Path) -> None:
 
 
 def mean_gradient(run: Run) -> dict[str, Tensor]:
-    """Mean over learning examples of the gradient at the base model, (out, in) per matrix."""
+    """Mean over learning examples of the gradient at the base model, (out, in) per matrix.
+
+    Raises:
+        InputError: an example's loss is not a finite number.
+    """
     settings, training = run.config.run, run.config.training
     model, tokenizer = models.load_base(run.config), models.load_base_tokenizer(run.config)
     weights = scored_weights(model)
     rows = learning_rows(run.config, tokenizer, run.learn, model.config)
     rows = sample(rows, settings.fisher_examples, training.seed)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
-    total = {name: torch.zeros(shape, device=models.device())
-             for name, shape in weights.shapes.items()}  # fmt: skip
-
-    def add(name: str, a: Tensor, g: Tensor) -> None:
-        total[name] += products.summed(a, g)
-
-    for batch in track(batches, "learning gradient", len(batches)):
-        padded = pad_rows([rows[i] for i in batch], tokenizer.pad_token_id)
-        per_example(model, weights, padded, add, bool(training.bf16))
+    total, left_out = summed_gradient(
+        model, weights, rows, track(batches, "learning gradient", len(batches)),
+        tokenizer.pad_token_id, bool(training.bf16),
+    )  # fmt: skip
+    if left_out:
+        text = tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
+        raise InputError(
+            f"--learn: the base model's loss of {len(left_out)} learning examples is not a finite "
+            f"number (first: {text!r}); leave them out, or give --bf16 false"
+        )
     return {name: tensor.div_(len(rows)).cpu() for name, tensor in total.items()}
 
 

@@ -39,24 +39,32 @@ def check_tokens(dataset: Dataset, tokenizer: Any, vocabulary: int) -> None:
                 )
 
 
-def examples(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """The token ids of every example, and how many of them stand before the first label.
+def examples(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, list[int]]]:
+    """Every example as a row of `input_ids` and `labels`.
 
     Args:
-        rows: `input_ids`, `labels`, and `seq_lengths` where several examples are packed into one.
+        rows: `input_ids`, `labels` (else all tokens are), and `seq_lengths` where several examples
+            are packed into one.
     """
     for row in rows:
         start = 0
+        labels = row.get("labels") or row["input_ids"]
         for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            ids = tuple(row["input_ids"][start : start + length])
-            labels = (row.get("labels") or row["input_ids"])[start : start + length]
-            yield ids, next((i for i, label in enumerate(labels) if label != -100), length)
+            part = slice(start, start + length)
+            yield {"input_ids": list(row["input_ids"][part]), "labels": list(labels[part])}
             start += length
 
 
+def prompt(row: dict[str, list[int]]) -> tuple[int, ...]:
+    """The token ids before the first label of an example."""
+    labels = row["labels"]
+    first = next((i for i, label in enumerate(labels) if label != -100), len(labels))
+    return tuple(row["input_ids"][:first])
+
+
 def prompts(rows: Iterable[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """The token ids before the first label of every example, where there are any."""
-    return [ids[:length] for ids, length in examples(rows) if length]
+    """The prompts of all examples that have one."""
+    return [found for found in map(prompt, examples(rows)) if found]
 
 
 def check_overlap(
@@ -75,12 +83,13 @@ def check_overlap(
     """
     given = prompts(forget)
     wanted = set(given)
-    lengths = {len(prompt) for prompt in given} - {1}
+    lengths = {len(text) for text in given} - {1}
     asked: set[tuple[int, ...]] = set()
-    for ids, length in examples(learning):
-        begins = {ids[:length]} if length else {ids[:n] for n in lengths if n < len(ids)}
+    for row in examples(learning):
+        ids, own = tuple(row["input_ids"]), prompt(row)
+        begins = {own} if own else {ids[:n] for n in lengths if n < len(ids)}
         asked |= begins & wanted
-    count = sum(prompt in asked for prompt in given)
+    count = sum(text in asked for text in given)
     said = f"{count} of {len(forget)} texts to unlearn answer a learning prompt"
     if count > most * len(forget):
         raise InputError(

@@ -48,6 +48,7 @@ class Dose:
         self.separate, self.rate, self.adaptive, self.reduce = separate, rate, adaptive, reduce
         self.memory, self.unlearning, self.asked, self.strength = Memory(), False, 0.0, 0.0
         self._before_update: list[Tensor] = []
+        self._learning: list[Tensor | None] = []  # gradients of the learning step before this one
         self._rates: list[Any] = []  # of the optimizer's groups, where they stand aside for a step
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -55,21 +56,28 @@ class Dose:
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
 
-    def prepare(self, memory: Memory, unlearning: bool, asked: float) -> None:
+    def prepare(
+        self, memory: Memory, unlearning: bool, asked: float, unlearning_next: bool = False
+    ) -> None:
         """Say what the next step is.
 
         Args:
             memory: norms seen so far.
             unlearning: its kind.
             asked: its strength before what the gradient says of it; 0 to leave it out.
+            unlearning_next: the kind of the step after it.
         """
         self.memory, self.unlearning, self.asked = memory, unlearning, asked
+        self._unlearning_next = unlearning_next
 
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not self.unlearning:
             if self.separate:  # with shared state nothing is measured by a learning update
                 self._before_update = [weights.clone() for weights, _ in _sampled(optimizer)]
+            if self.adaptive and self._unlearning_next:
+                # No copy: the trainer drops gradients, it does not overwrite them.
+                self._learning = [p.grad for p in _trained(optimizer)]
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
         norm = math.sqrt(self._sum(_product(g, g) for g in gradients))
@@ -137,17 +145,17 @@ class Dose:
         return float(_peak(group)) * math.sqrt(weights * (1 - momentum) / (1 + momentum))
 
     def _agreement(self, optimizer: torch.optim.Optimizer) -> float:
-        """Cosine of the unlearning gradient with AdamW's running mean of the learning gradient."""
-        means = [(optimizer.state[p]["exp_avg"], p.grad) for p in _trained(optimizer)
-                 if p.grad is not None and "exp_avg" in optimizer.state.get(p, ())]  # fmt: skip
-        if not means:
-            raise InputError(
-                f"--unlearning_schedule adaptive needs an optimizer with a running mean of the "
-                f"gradient; {type(optimizer).__name__} has none: give --optim adamw_torch"
-            )
-        along = self._sum(_product(m, g) for m, g in means)
-        lengths = self._sum(_product(m, m) for m, _ in means) * self._sum(
-            _product(g, g) for _, g in means
+        """Cosine of the unlearning gradient with that of the learning step before it.
+
+        Not with AdamW's first moment: early on the gradient turns faster than its mean follows.
+        """
+        pairs = [(g, p.grad) for g, p in zip(self._learning, _trained(optimizer), strict=False)
+                 if g is not None and p.grad is not None]  # fmt: skip
+        if not pairs:
+            return 0.0
+        along = self._sum(_product(x, y) for x, y in pairs)
+        lengths = self._sum(_product(x, x) for x, _ in pairs) * self._sum(
+            _product(y, y) for _, y in pairs
         )
         return along / math.sqrt(lengths) if lengths else 0.0
 
@@ -156,6 +164,8 @@ class Dose:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
             group["lr"] = rate
         self._rates = []
+        if self.unlearning:
+            self._learning = []
         if self.unlearning or not self._before_update:
             return
         squares = []

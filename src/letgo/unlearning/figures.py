@@ -18,10 +18,11 @@ class Figures:
         self._window: dict[str, float] = defaultdict(float)
         self._chosen: dict[str, float] = {}
 
-    def rescored(self, chosen: Sequence[float]) -> None:
-        """Take in the new scores of the texts that re-scoring has chosen."""
-        helpful = sum(score > 0 for score in chosen) / len(chosen)
-        self._chosen = {"unlearn/confidence": fmean(chosen), "unlearn/helpful": helpful}
+    def rescored(self, scores: Sequence[float], chosen: Sequence[float]) -> None:
+        """Take in the new scores of a sample of texts, and of those of them that were chosen."""
+        self._chosen = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores)}
+        if chosen:
+            self._chosen["unlearn/confidence"] = fmean(chosen)
 
     def micro_batch(self, loss: float, nll: Tensor, skipped: int) -> None:
         """Take in one micro-batch: its share of the loss, its texts' mean NLL, what was skipped."""

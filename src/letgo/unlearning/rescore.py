@@ -1,24 +1,32 @@
 """Which texts still stand in the way, asked again while the model learns.
 
-A score taken at the base model is stale after a few learning steps. AdamW's first moment is a
-running mean of the learning gradient that is there for nothing: one backward pass over the texts
-gives the cosine of each of their gradients with it.
+A score taken at the base model is stale after a few learning steps, and so is AdamW's first moment:
+early in training the learning gradient turns faster than its running mean follows (measured by
+benchmarks/benefit.py). So the learning gradient is taken anew, of a few dozen examples, and each
+text's gradient is compared with it.
 """
 
 import math
 import random
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.pytorch_utils import Conv1D
 
 from letgo.confidence.gradients import Weights, trained_weights
-from letgo.confidence.measure import along, finite_batch, gradient_products, plain_norms
+from letgo.confidence.measure import (
+    along,
+    finite_batch,
+    gradient_products,
+    plain_norms,
+    summed_gradient,
+)
 from letgo.data import top_fraction
 from letgo.errors import InputError
+from letgo.unlearning.checks import examples
 
 
 class Rescore(TrainerCallback):
@@ -34,23 +42,27 @@ class Rescore(TrainerCallback):
         self.weights: Weights | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score a sample and let its top fraction be what is unlearned from now on."""
+        """Score a sample; those of its top fraction that help are unlearned from now on."""
         trainer = self.trainer
         done = trainer.kinds[: state.global_step]
         if done[-1] or done.count(False) % args.rescore_interval:
             return
         if not any(trainer.kinds[state.global_step :]):
             return  # nobody would ask for it
-        # A seed of the step's own, so that a resumed run draws the same sample.
+        # A seed of the step's own, so that a resumed run draws the same samples.
         draw = random.Random(f"{args.seed} {state.global_step}")
         enough = math.ceil(trainer.forgotten_per_step / args.forget_fraction)
         count = min(max(args.rescore_texts, enough), len(self.rows))
         places = sorted(draw.sample(range(len(self.rows)), count))
-        scores = self._scores(places)
+        learning = trainer.train_dataset
+        drawn = draw.sample(range(len(learning)), min(args.rescore_texts, len(learning)))
+        shown = list(islice(examples(learning[i] for i in drawn), args.rescore_texts))
+        scores = self._scores(places, shown)
         chosen = top_fraction(places, scores, args.forget_fraction)
-        trainer.memory.pool = sorted(chosen)
-        kept = [score for place, score in zip(places, scores, strict=True) if place in chosen]
-        trainer.figures.rescored(kept)
+        # Ascent on a text with a score below 0 would raise the learning loss.
+        helpful = {place for place, score in zip(places, scores, strict=True) if score > 0}
+        trainer.memory.pool = sorted(chosen & helpful)
+        trainer.figures.rescored(scores, [scores[places.index(i)] for i in trainer.memory.pool])
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.
@@ -66,53 +78,44 @@ class Rescore(TrainerCallback):
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
         return [[self.rows[place] for place in order[start : start + size]] for start in starts]
 
-    def _scores(self, places: list[int]) -> list[float]:
-        """`-cos(m, g_x)` of every text, `m` AdamW's first moment; the same in every process."""
+    def _scores(
+        self, places: list[int], learning: Sequence[dict[str, list[int]]]
+    ) -> list[float]:  # fmt: skip
+        """`-cos(g_L, g_x)` of every text; the same in every process.
+
+        Args:
+            places: the texts, as indices into `rows`.
+            learning: examples whose mean gradient is `g_L`.
+        """
         trainer, args = self.trainer, self.trainer.args
-        model = trainer.model
+        model, pad = trainer.model, trainer._tokenizer.pad_token_id
         weights = self.weights = self.weights or trained_weights(model)
-        direction = _moments(weights, trainer.optimizer)
-        length = sum(float((m.float() ** 2).sum()) for m in direction.values()) ** 0.5
-        wanted = {"inner": along(direction), "norm": plain_norms}
-        rows = [self.rows[place] for place in places]
-        batches = weights.batches([len(row["input_ids"]) for row in rows], 1024)
-        found = torch.zeros(len(rows), dtype=torch.float64)
         training = model.training
         model.eval()
-        for batch in batches[args.process_index :: args.world_size]:
+
+        def own(rows: Sequence[dict[str, list[int]]]) -> list[list[int]]:
+            batches = weights.batches([len(row["input_ids"]) for row in rows], 1024)
+            return batches[args.process_index :: args.world_size]
+
+        bf16, reduce = bool(args.bf16), trainer.accelerator.reduce
+        direction, _ = summed_gradient(model, weights, learning, own(learning), pad, bf16)
+        direction = {name: reduce(gradient) for name, gradient in direction.items()}
+        length = sum(float((g**2).sum()) for g in direction.values()) ** 0.5
+        wanted = {"inner": along(direction), "norm": plain_norms}
+        rows = [self.rows[place] for place in places]
+        found = torch.zeros(len(rows), dtype=torch.float64)
+        for batch in own(rows):
             kept, numbers, _ = finite_batch(
-                rows, batch, trainer._tokenizer.pad_token_id,
-                lambda padded: gradient_products(
-                    model, weights, padded, wanted, bool(args.bf16)
-                ),
+                rows, batch, pad,
+                lambda padded: gradient_products(model, weights, padded, wanted, bf16),
             )  # fmt: skip
             for i, place in enumerate(kept):
                 norm = float(numbers["norm"][i])
                 if norm > 0 and length > 0:
                     found[place] = -float(numbers["inner"][i]) / (length * norm**0.5)
         model.train(training)
-        shared: Tensor = trainer.accelerator.reduce(found.float().to(trainer.accelerator.device))
+        shared: Tensor = reduce(found.float().to(trainer.accelerator.device))
         return [float(value) for value in shared]
-
-
-def _moments(weights: Weights, optimizer: Any) -> dict[str, Tensor]:
-    """AdamW's first moment of every matrix, (out, in).
-
-    Raises:
-        InputError: the optimizer has none.
-    """
-    states = getattr(optimizer, "optimizer", optimizer).state
-    found = {}
-    layer: Any
-    for name, layer in weights.layers.items():
-        state = states.get(layer.weight, {})
-        if "exp_avg" not in state:
-            raise InputError(
-                "--rescore_interval needs an optimizer with a running mean of the gradient: give "
-                "--optim adamw_torch"
-            )
-        found[name] = state["exp_avg"].T if isinstance(layer, Conv1D) else state["exp_avg"]
-    return found
 
 
 def check_rescoring(sharded: bool) -> None:

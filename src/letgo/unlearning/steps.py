@@ -15,7 +15,7 @@ class Steps(TrainerCallback):
     """Tells the dose what comes, takes in what came, and counts epochs in learning steps."""
 
     def __init__(self, trainer: Any):
-        self.trainer = trainer
+        self.trainer, self.late = trainer, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log from here on."""
@@ -33,7 +33,8 @@ class Steps(TrainerCallback):
         schedule = args.unlearning_schedule
         trainer.part = 0.0 if self.paused or not count else factor(schedule, done, count)
         strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, trainer.part * strength)
+        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, trainer.part * strength,
+                             self._unlearning_at(state.global_step + 1))  # fmt: skip
         if engine := getattr(trainer.accelerator, "deepspeed_engine_wrapped", None):
             bound = trainer.bound()
             engine.engine.optimizer.clip_grad = bound if math.isfinite(bound) else 0.0
@@ -63,6 +64,11 @@ class Steps(TrainerCallback):
             control.should_log |= args.logging_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch"
+        # An adaptive unlearning step needs the gradient of the learning step before it, which no
+        # checkpoint holds: a checkpoint between the two is written after both.
+        between = trainer.dose.adaptive and self._unlearning_at(state.global_step)
+        late, self.late = self.late, control.should_save and between
+        control.should_save = (control.should_save or late) and not between
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the trainer from doing twice what the run's last step has done."""
@@ -75,4 +81,7 @@ class Steps(TrainerCallback):
         kinds = self.trainer.kinds
         learned = kinds[:step].count(False)
         over = learned > 0 and learned % self.trainer.steps_per_epoch == 0
-        return over and not any(kinds[step : step + 1])
+        return over and not self._unlearning_at(step)
+
+    def _unlearning_at(self, step: int) -> bool:
+        return any(self.trainer.kinds[step : step + 1])
