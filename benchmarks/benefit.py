@@ -36,8 +36,8 @@ TASKS = ("sst5", "qasc", "dental", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
 EACH, GROUPS, OF = 17, 16, 8
 LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 4000, 256
-# What letgo ranks by: before training the probe's way, then AdamW's first moment.
-DEFAULT = {"base": "cosine", "early": "cosine with moment"}
+# What letgo ranks by: before training the way of the probe, then the learning gradient anew.
+DEFAULT = {"base": "cosine", "early": "cosine with 64 learning examples"}
 SQUARES = ("norm", "fisher_norm", "curvature")
 SIZES = {"small": 0.01, "real": 0.1, "whole": 1.0}  # of a learning update
 DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -139,7 +139,7 @@ def main() -> None:
     from letgo.config import git_revision, versions
 
     result = compare(2 if arguments.quick else 12)
-    times = 1 if arguments.quick else 5
+    times = 1 if arguments.quick else 3
     plain = peak("sft", "ga", times)
     result["memory_ratio"] = {}
     for loss in QUICK_LOSSES if arguments.quick else LOSSES:
