@@ -84,10 +84,12 @@ def compare(shape: str, bf16: bool, rounds: int) -> list[dict[str, Any]]:
     """Ratios to an ordinary pass; all methods in every round, there and back."""
     s = Setting(SHAPES[shape], bf16)
     s.fixed("direction"), s.fixed("fisher"), s.direction()
-    works, rows, kept = {}, {}, copy.deepcopy(s.model)
+    works, rows, kept = {}, {}, s.on(copy.deepcopy(s.model))
     for name in METHODS:
         library = name.startswith(LIBRARIES)
-        own = s.on(copy.deepcopy(s.model) if library else kept if name in OURS else s.model)
+        # letgo's ways round the weights of a model that they share; libraries change theirs.
+        own = s.on(copy.deepcopy(s.model)) if library else copy.copy(kept if name in OURS else s)
+        own.inputs = dict(s.inputs)
         works[name], missing = prepared(name, own)
         rows[name] = {"batch": shape, "dtype": "bf16" if bf16 else "fp32", "method": name}
         if missing:
