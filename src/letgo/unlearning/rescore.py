@@ -60,9 +60,9 @@ class Rescore(TrainerCallback):
         scores = self._scores(places, shown)
         chosen = top_fraction(places, scores, args.forget_fraction)
         # Ascent on a text with a score below 0 would raise the learning loss.
-        helpful = {place for place, score in zip(places, scores, strict=True) if score > 0}
-        trainer.memory.pool = sorted(chosen & helpful)
-        trainer.figures.rescored(scores, [scores[places.index(i)] for i in trainer.memory.pool])
+        scored = dict(zip(places, scores, strict=True))
+        pool = trainer.memory.pool = sorted(place for place in chosen if scored[place] > 0)
+        trainer.figures.rescored(scores, [scored[place] for place in pool])
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.
