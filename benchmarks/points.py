@@ -3,6 +3,7 @@
 What the two benchmarks that judge scores share (benefit.py, conflict.py).
 """
 
+import copy
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from letgo.confidence.estimate import estimate
 from letgo.confidence.gradients import scored_weights, values
@@ -26,6 +28,14 @@ BATCH, STEPS, EARLY = 8, 40, 15  # learning: examples per step, steps, and which
 BF16 = bf16_is_fast()
 Vectors = dict[str, Tensor]
 Row = dict[str, list[int]]
+
+
+def common_prompt(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, at least one of each row's prompt left over."""
+    ids = [row["input_ids"] for row in rows]
+    least = min(next(i for i, label in enumerate(row["labels"]) if label != -100) for row in rows)
+    same = (at for at in range(least - 1) if any(row[at] != ids[0][at] for row in ids))
+    return next(same, max(0, least - 1))
 
 
 def dot(x: Vectors, y: Vectors) -> float:
@@ -74,11 +84,31 @@ class Model:
 
     @torch.no_grad()
     def losses(self, rows: Sequence[Row], bf16: bool = BF16) -> list[float]:
-        """Mean NLL of every row."""
+        """Mean NLL of every row.
+
+        Their common beginning, often half of all tokens, passes through the model once, and the
+        vocabulary is asked about completions only; what comes out is `inference.example_losses`.
+        """
         found = [0.0] * len(rows)
+        common = common_prompt(rows)
+        start = torch.tensor([rows[0]["input_ids"][:common]], device=self.model.device)
+        ends = [{key: values[common:] for key, values in row.items()} for row in rows]
+        head = self.model.get_output_embeddings()
         with autocast(bf16):  # around all batches: the weights are rounded once
-            for places, batch in self._batches(rows):
-                for i, loss in zip(places, example_losses(self.model, batch).tolist(), strict=True):
+            cache = self.model(start, use_cache=True).past_key_values if common else None
+            for places, batch in self._batches(ends):
+                past, known = copy.deepcopy(cache), start.expand(len(places), -1)
+                if past is not None:
+                    past.batch_repeat_interleave(len(places))
+                mask = torch.cat([torch.ones_like(known), batch.attention_mask], 1)
+                hidden = self.model.base_model(
+                    batch.input_ids, mask, past_key_values=past, use_cache=past is not None
+                ).last_hidden_state[:, :-1]  # (batch, tokens - 1, width)
+                asked = batch.labels[:, 1:] != -100
+                targets = batch.labels[:, 1:][asked]
+                nll = cross_entropy(head(hidden[asked]).float(), targets, reduction="none")
+                sums = asked.float().masked_scatter(asked, nll).sum(1) / asked.sum(1)
+                for i, loss in zip(places, sums.tolist(), strict=True):
                     found[i] = loss
         return found
 
