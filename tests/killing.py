@@ -88,7 +88,8 @@ PLACES = {
     "score": lambda: after_chunk("score-000001"),
     "train": lambda: at_step("fine-tune (LWF)", 9),
     "train renames": between_renames,
-    "evaluate": lambda: after_chunk("evaluate+sft"),
+    "baseline": lambda: after_chunk("evaluate+sft"),
+    "evaluate": lambda: after_chunk("evaluate+lwf"),
     "nowhere": lambda: None,
 }
 

@@ -20,8 +20,8 @@ from letgo import train as third
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
     "config.yaml", "stages.json", "self_knowledge.parquet", "probe", "fisher.safetensors",
-    "scores.parquet", "selection.parquet", "model", "train_log.jsonl", "metrics.json",
-    "answers.parquet", "report.html",
+    "scores.parquet", "selection.parquet", "model", "train_log.jsonl", "baseline.parquet",
+    "metrics.json", "answers.parquet", "report.html",
 }  # fmt: skip
 COLUMNS = {
     "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",

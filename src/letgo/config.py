@@ -48,6 +48,9 @@ class RunConfig:
         "training; the mean learning gradient).",
     )
     score: str = setting(DEFAULT_SCORE, f"Forgetting score: one of {', '.join(SCORES)}.")
+    selection: str = setting(
+        "top", "Which texts to forget by confidence: top, or as controls bottom or random."
+    )
     fisher_kind: str = setting(
         "factored", f"Form of the Fisher information: one of {', '.join(KINDS)}."
     )
@@ -61,6 +64,10 @@ class RunConfig:
     tokens_per_batch: int = setting(1024, "Tokens per scoring batch; lower it to save memory.")
     generation_batch_size: int = setting(32, "Prompts answered together.")
     checkpoint_minutes: float = setting(5.0, "An interrupted training loses at most so much.")
+    shared: str | None = setting(
+        None, "Folder that runs share: what one has elicited, scored or fine-tuned without "
+        "unlearning, others with the same settings take from there."
+    )
     overwrite: bool = setting(False, "Make stages again whose inputs have changed.")
     quiet: bool = setting(False, "No progress, only results and warnings.")
 
@@ -73,6 +80,7 @@ class RunConfig:
         if not all(isinstance(name, str) for name in self.forget):
             raise InputError(f"--forget must be names, not {self.forget}")
         for name, choices in (("score", tuple(SCORES)), ("fisher_kind", tuple(KINDS)),
+                              ("selection", ("top", "bottom", "random")),
                               ("fisher_labels", ("empirical", "sampled"))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise InputError(
@@ -99,7 +107,7 @@ class Config(NamedTuple):
 
 
 # Settings of the run that do not change what it computes.
-PRESENTATION = {"overwrite", "quiet", "checkpoint_minutes"}
+PRESENTATION = {"overwrite", "quiet", "checkpoint_minutes", "shared"}
 # TRL's defaults suit long runs on a cluster; a run folder wants every step in its log, and its
 # checkpoints come by the clock (`checkpoint_minutes`).
 DEFAULTS = {"logging_steps": 1, "save_strategy": "no", "save_total_limit": 1, "report_to": "none"}
@@ -149,6 +157,9 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
         raise InputError(f"unknown flag {left[0]}; letgo {command} --help lists them all")
     if model.model_name_or_path:  # TRL's name for --model
         run.model = model.model_name_or_path
+    if run.selection != "top" and training.rescore_interval != 0:
+        raise InputError(f"--selection {run.selection} is a control of the score taken at the base "
+                         f"model: give --rescore_interval 0 with it")  # fmt: skip
     return Config(run, training, model)
 
 

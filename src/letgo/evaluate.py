@@ -1,5 +1,6 @@
 """Stage 4: what base, SFT and LWF answer, and how often they are right."""
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from letgo.answers import correct, reader
-from letgo.data import chunks_by_length, example_ids, prompt_ids
-from letgo.inference import context_length, generate
+from letgo.data import chunks_by_length, example_ids, prompt_ids, training_row
+from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
 from letgo.models import load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
 from letgo.records import Record
@@ -21,37 +23,29 @@ from letgo.statistics import accuracy, paired_difference, verdict
 SPARE_TOKENS = 8
 
 
-MODELS = ("base", "sft", "lwf")
+def baseline(run: Run, scratch: Path) -> None:
+    """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT).
+
+    Without plain fine-tuning to its end (`--optimum full`) there is no SFT to compare with.
+    """
+    probe = need(run, "probe", "probe")
+    loads: dict[str, Callable[[], Any]] = {"base": partial(load_base, run.config)}
+    if run.config.run.optimum == "full":
+        loads["sft"] = partial(load_trained, run.config, probe)
+    rows = [row for label, load in loads.items() for row in _all_answers(run, scratch, label, load)]
+    pq.write_table(pa.Table.from_pylist(rows), scratch / "baseline.parquet")
 
 
 def evaluate(run: Run, scratch: Path) -> None:
-    """Write `metrics.json` and `answers.parquet`: greedy answers against the references.
-
-    The forgetting sets are asked as well where all their prompts have references. Without plain
-    fine-tuning to its end (`--optimum full`) there is no SFT to compare with.
-    """
-    probe, model = need(run, "probe", "probe"), need(run, "model", "train")
-    sets = {"learn": run.test}
-    for name, records in run.forget.items():
-        if all(record.completion for record in records):
-            sets[f"forget:{name}"] = records
-    table: list[dict[str, Any]] = []
+    """Write `metrics.json` and `answers.parquet`: greedy answers against the references."""
+    model = need(run, "model", "train")
+    rows = pq.read_table(need(run, "baseline.parquet", "baseline")).to_pylist()
+    rows += _all_answers(run, scratch, "lwf", partial(load_trained, run.config, model))
     right: dict[tuple[str, str], list[bool]] = {}
-    labels = MODELS if run.config.run.optimum == "full" else ("base", "lwf")
-    for label in labels:
-        # Loaded at the first question only: a resumed run may have all the answers.
-        load = cache(
-            {
-                "base": partial(load_base, run.config),
-                "sft": partial(load_trained, run.config, probe),
-                "lwf": partial(load_trained, run.config, model),
-            }[label]
-        )
-        for name, records in sets.items():
-            rows = _answers(run, scratch, label, name, records, load)
-            right[label, name] = [row["correct"] for row in rows]
-            table += rows
-    compared = sets if "sft" in labels else {}
+    for row in rows:
+        right.setdefault((row["model"], row["set"]), []).append(row["correct"])
+    labels, sets = (list(dict.fromkeys(names)) for names in zip(*right, strict=True))
+    compared = sets if "sft" in labels else []
     differences = {n: paired_difference(right["lwf", n], right["sft", n]) for n in compared}
     metrics = {
         "models": {m: {n: accuracy(right[m, n]) for n in sets} for m in labels},
@@ -59,7 +53,28 @@ def evaluate(run: Run, scratch: Path) -> None:
         "verdict": verdict(differences["learn"]) if differences else "no baseline",
     }
     write_json(scratch / "metrics.json", metrics)
-    pq.write_table(pa.Table.from_pylist(table), scratch / "answers.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), scratch / "answers.parquet")
+
+
+def asked_sets(run: Run) -> dict[str, list[Record]]:
+    """What the models are asked: the test set, and forgetting sets whose prompts have references."""
+    sets = {"learn": run.test}
+    for name, records in run.forget.items():
+        if all(record.completion for record in records):
+            sets[f"forget:{name}"] = records
+    return sets
+
+
+def _all_answers(
+    run: Run, scratch: Path, label: str, load: Callable[[], Any]
+) -> list[dict[str, Any]]:
+    """One model's answers to all sets."""
+    # Loaded at the first question only: a resumed run may have all the answers.
+    model = cache(load)
+    return [
+        row for name, records in asked_sets(run).items()
+        for row in _answers(run, scratch, label, name, records, model)
+    ]  # fmt: skip
 
 
 def _answers(
@@ -80,13 +95,14 @@ def _answers(
         if len(fitting) < len(chunk):
             log.warning("evaluate %s: %d prompts of %d tokens or more count as wrong",
                         name, len(chunk) - len(fitting), limit)  # fmt: skip
-        texts = dict.fromkeys(references, "")
+        texts, nll = dict.fromkeys(references, ""), dict.fromkeys(references, math.nan)
         if fitting:
             prompts = list(fitting.values())
             most = min(room, limit - max(map(len, prompts)))  # the context ends somewhere
             new = generate(model, tokenizer, prompts, most, bool(training.bf16))
             decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
             texts.update(zip(fitting, decoded, strict=True))
+            nll.update(_nll_of_references(model, tokenizer, chunk, references, limit, training.bf16))
         return [
             {
                 "model": label,
@@ -96,6 +112,7 @@ def _answers(
                 "reference": references[record.id].strip(),
                 "generated": texts[record.id].strip(),
                 "correct": correct(read, texts[record.id], references[record.id]),
+                "reference_nll": nll[record.id],
             }
             for record, _ in chunk
         ]
@@ -104,3 +121,21 @@ def _answers(
     chunks = chunks_by_length(prompts, run.config.run.generation_batch_size)
     rows = in_chunks(f"evaluate {label} {name.replace(':', ' ')}", scratch, chunks, ask)
     return sorted(rows, key=lambda row: row["id"])
+
+
+@torch.inference_mode()
+def _nll_of_references(
+    model: Any, tokenizer: Any, chunk: list[tuple[Record, list[int]]], references: dict[str, str],
+    limit: int, bf16: bool | None,
+) -> dict[str, float]:  # fmt: skip
+    """Mean NLL of every reference that fits, nats per token: finer than right or wrong."""
+    rows = {
+        record.id: training_row(*example_ids(tokenizer, record.prompt, references[record.id]))
+        for record, _ in chunk
+    }
+    rows = {name: row for name, row in rows.items() if len(row["input_ids"]) <= limit}
+    if not rows:
+        return {}
+    with autocast(bool(bf16)):
+        losses = example_losses(model, pad_rows(list(rows.values()), tokenizer.pad_token_id))
+    return dict(zip(rows, losses.tolist(), strict=True))

@@ -16,7 +16,7 @@ from letgo.config import Config
 from letgo.data import fingerprint, hold_out, sample, set_names, text_fingerprint
 from letgo.elicit import elicit
 from letgo.errors import InputError
-from letgo.evaluate import evaluate
+from letgo.evaluate import asked_sets, baseline, evaluate
 from letgo.lwf_config import LWFConfig
 from letgo.progress import log
 from letgo.records import Record, read_records
@@ -136,15 +136,20 @@ def stages(run: Run) -> list[Stage]:
     if settings.score == "fisher_distance":
         scored["alpha"] = training.alpha
     selected = {**scored, "forget_fraction": training.forget_fraction}
+    if settings.selection != "top":
+        selected |= {"selection": settings.selection, "seed": training.seed}
     trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
-    tested = {**trained, **generation, "learn_test": fingerprint(run.test)}
+    asked = {f"references {n}": fingerprint(r) for n, r in asked_sets(run).items()}
+    compared = {**optimal, **generation, **asked}
+    tested = {**trained, **compared}
     return [
-        Stage("elicit", ("self_knowledge.parquet",), elicit, elicited),
-        Stage("probe", ("probe",), probe, optimal),
-        Stage("fisher", ("fisher.safetensors",), fisher, informed),
-        Stage("score", ("scores.parquet",), score, scored),
+        Stage("elicit", ("self_knowledge.parquet",), elicit, elicited, True),
+        Stage("probe", ("probe",), probe, optimal, True),
+        Stage("fisher", ("fisher.safetensors",), fisher, informed, True),
+        Stage("score", ("scores.parquet",), score, scored, True),
         Stage("select", ("selection.parquet",), select, selected),
         Stage("train", ("model", "train_log.jsonl"), train, trained),
+        Stage("baseline", ("baseline.parquet",), baseline, compared, True),
         Stage("evaluate", ("metrics.json", "answers.parquet"), evaluate, tested),
         Stage("report", ("report.html",), report, tested),
     ]
@@ -176,6 +181,8 @@ def execute(config: Config, only: str | None = None) -> Run:
     # A single stage builds on what is there: the stages before it must be of the same run.
     last = len(line) if only is None else names.index(only) + 1
     wanted = line[:last] if only is None else line[last - 1 : last]
+    if only == "evaluate":
+        wanted = line[last - 2 : last]  # what it compares with is asked if it has not been
     check(run.folder, [s for s in line[:last] if not (config.run.overwrite and s in wanted)])
     own = run.folder / "config.yaml"
     if own.exists() and "provenance:" not in own.read_text(encoding="utf-8"):

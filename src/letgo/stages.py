@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from letgo import processes
+from letgo import processes, sharing
 from letgo.config import Config
 from letgo.errors import InputError
 from letgo.progress import Progress, log
@@ -52,12 +52,14 @@ class Stage:
         outputs: files or folders it leaves in the run folder.
         work: called with the run and a scratch folder; leaves `outputs` in that folder.
         inputs: what the outputs depend on, as plain values under their flags' names.
+        shared: whether runs with the same inputs may share the outputs (`--shared`).
     """
 
     name: str
     outputs: tuple[str, ...]
     work: Callable[[Run, Path], None]
     inputs: dict[str, Any]
+    shared: bool = False
 
     def scratch(self, folder: Path) -> Path:
         """Where the stage works before its outputs are whole."""
@@ -126,7 +128,7 @@ def perform(run: Run, stage: Stage) -> bool:
     start = time.monotonic()
     _reset_peak_memory()
     try:
-        stage.work(run, scratch)
+        _work(run, stage, scratch)
     except InputError:
         if processes.is_first():
             shutil.rmtree(scratch)
@@ -149,6 +151,20 @@ def perform(run: Run, stage: Stage) -> bool:
     shutil.rmtree(scratch)
     log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
     return True
+
+
+def _work(run: Run, stage: Stage, scratch: Path) -> None:
+    """Make a stage's outputs, or take them from a run with the same inputs."""
+    folder = run.config.run.shared
+    if folder is None or not stage.shared or processes.several():
+        return stage.work(run, scratch)
+    kept = sharing.place(folder, stage.name, stage.inputs)
+    with sharing.turn(kept):
+        if sharing.take(kept, stage.outputs, scratch):
+            log.info("%s: taken from %s", stage.name, kept)
+        else:
+            stage.work(run, scratch)
+            sharing.keep(scratch, stage.outputs, kept)
 
 
 def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:

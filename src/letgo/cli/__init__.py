@@ -12,6 +12,7 @@ letgo: fine-tune a language model and let go of the knowledge that stands in the
 usage: letgo COMMAND [--FLAG VALUE ...]
 
   run        all stages below, one after the other; goes on where an interrupted run stood
+  study      a grid of runs, with statistics: does forgetting help?
   demo       run on built-in data with the built-in model (about six minutes on two cores)
 
   elicit     1  the base model answers the forgetting prompts     self_knowledge.parquet
@@ -20,8 +21,9 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   score      4  forgetting confidence of every text                scores.parquet
   select     5  the most confident texts                           selection.parquet
   train      6  fine-tuning with periodic unlearning               model/, train_log.jsonl
-  evaluate   7  base, SFT and LWF on held-out data                 metrics.json, answers.parquet
-  report     8  one page with pictures                             report.html
+  baseline   7  base and SFT on held-out data                      baseline.parquet
+  evaluate   8  base, SFT and LWF on held-out data                 metrics.json, answers.parquet
+  report     9  one page with pictures                             report.html
 
 example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.jsonl \\
                    --forget other.jsonl --output_dir runs/mine
@@ -29,8 +31,8 @@ example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.js
 letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfig and ModelConfig.
 A stage's command takes its settings from the run folder where flags do not say otherwise.
 """
-STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "evaluate", "report")
-COMMANDS = ("run", "demo", *STAGES)
+STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
+COMMANDS = ("run", "study", "demo", *STAGES)
 
 
 def main() -> None:

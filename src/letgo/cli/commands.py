@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from letgo import config as cfg
 from letgo import demo, processes, progress
 from letgo.confidence.explain import explain
+from letgo.errors import InputError
 from letgo.pipeline import execute
 from letgo.stages import Run, read_json
 
@@ -23,6 +24,8 @@ def execute_command(command: str, arguments: list[str]) -> None:
         InputError: unusable flags or data.
     """
     _hush_libraries()
+    if command == "study":
+        return _study(arguments)
     wanted = command == "score" and "--explain" in arguments
     arguments = [word for word in arguments if not (wanted and word == "--explain")]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
@@ -41,6 +44,17 @@ def execute_command(command: str, arguments: list[str]) -> None:
     if command in ("run", "demo", "report"):
         print(f"report: {run.folder / 'report.html'}")
         print(_verdict(run))
+
+
+def _study(arguments: list[str]) -> None:
+    try:
+        from letgo.study.command import study_command
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"letgo study needs {error.name}; install letgo with its extra: pip install "
+            f"'letgo[study]'"
+        ) from error
+    study_command(arguments)
 
 
 def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Does forgetting help? Grids of runs and the statistics of their differences."""

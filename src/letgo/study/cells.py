@@ -1,0 +1,132 @@
+"""Run the cells of a study, each a `letgo run` in a process of its own."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from letgo.progress import Progress, log
+from letgo.stages import read_json, write_json
+from letgo.study.plan import Cell, Study
+
+HEAVY = ("model", "probe")  # gigabytes that nothing is read from any more
+
+
+def folder_of(root: Path, cell: Cell) -> Path:
+    """The run folder of a cell."""
+    return root / "cells" / cell.name
+
+
+def answers_of(root: Path, cell: Cell) -> Path:
+    """The file that results are made of: no texts, so that it may be passed on."""
+    return root / "cells" / f"{cell.name}.json"
+
+
+def is_done(root: Path, cell: Cell) -> bool:
+    """Whether results have all that they need of a cell."""
+    return answers_of(root, cell).exists()
+
+
+def keep_answers(root: Path, cell: Cell) -> None:
+    """Write `answers_of` a finished run, which says that it is done."""
+    folder = folder_of(root, cell)
+    columns = ["model", "set", "id", "correct", "reference_nll"]
+    answers: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in pq.read_table(folder / "answers.parquet", columns=columns).to_pylist():
+        by_id = answers.setdefault(row["model"], {}).setdefault(row["set"], {})
+        nll = row["reference_nll"]
+        by_id[row["id"]] = [int(row["correct"]), round(nll, 5) if math.isfinite(nll) else None]
+    stages = read_json(folder / "stages.json")
+    seconds = {name: stage["seconds"] for name, stage in stages.items()}
+    write_json(answers_of(root, cell), {"seconds": seconds, "answers": answers})
+
+
+class Runner:
+    """Runs cells until a deadline or Ctrl-C, which interrupt those that are running.
+
+    An interrupted cell goes on where it stood when it is run again.
+
+    Args:
+        root: the study's folder.
+        study: what it says.
+        jobs: how many run at once.
+        seconds: until the deadline.
+        keep_models: whether the models stay when a cell is done.
+    """
+
+    def __init__(self, root: Path, study: Study, jobs: int, seconds: float, keep_models: bool):
+        self.root, self.study, self.jobs, self.keep_models = root, study, jobs, keep_models
+        self.deadline = time.monotonic() + seconds
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = threading.Event()
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, str | None]]:
+        """Cells as they end, with None or what went wrong in a line.
+
+        Those that the deadline has left undone do not come.
+        """
+        with ThreadPoolExecutor(self.jobs) as pool:
+            waiting = {pool.submit(self._run, cell): cell for cell in cells}
+            progress = Progress("study", len(cells))
+            try:
+                left = self.deadline - time.monotonic()
+                for future in as_completed(waiting, left if left < 1e9 else None):
+                    progress.step()
+                    error = future.result()
+                    if not self.stopped.is_set():
+                        yield waiting[future], error
+            except TimeoutError:
+                log.info("study: time is up; the same command goes on where it stood")
+            finally:
+                progress.close()
+                self._stop()
+
+    def _stop(self) -> None:
+        self.stopped.set()
+        for process in list(self.running):
+            process.send_signal(signal.SIGINT)
+
+    def _run(self, cell: Cell) -> str | None:
+        if self.stopped.is_set():
+            return None
+        folder = folder_of(self.root, cell)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        given, said = folder.with_name(f"{cell.name}.yaml"), folder.with_name(f"{cell.name}.log")
+        given.write_text(yaml.safe_dump(self.study.flags(cell), sort_keys=False))
+        command = [sys.executable, "-m", "letgo", "run", "--config", str(given), "--output_dir",
+                   str(folder), "--shared", str(self.root / "shared")]  # fmt: skip
+        threads = {} if self.jobs == 1 else {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))
+        }  # fmt: skip
+        with said.open("wb") as log_file:
+            process = subprocess.Popen(command, stdout=log_file, stderr=log_file,
+                                       env={**threads, **os.environ})  # fmt: skip
+            self.running.add(process)
+            status = process.wait()
+            self.running.discard(process)
+        if status:
+            lines = said.read_text(errors="replace").strip().splitlines()
+            return lines[-1] if lines else f"ended with status {status}"
+        keep_answers(self.root, cell)
+        if not self.keep_models:
+            for name in HEAVY:
+                shutil.rmtree(folder / name, ignore_errors=True)
+        return None
+
+
+def clear_shared(root: Path, study: Study) -> None:
+    """Remove shared fine-tuned models once no cell needs them any more."""
+    if all(is_done(root, cell) for cell in study.cells()):
+        for probe in (root / "shared").glob("probe-*"):
+            if probe.is_dir():
+                shutil.rmtree(probe)

@@ -1,0 +1,147 @@
+"""`letgo study`: run a grid, or say what it would be, or check its results."""
+
+import argparse
+import json
+import math
+import shutil
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from letgo import config as cfg
+from letgo import progress
+from letgo.errors import InputError
+from letgo.stages import write_json
+from letgo.study.cells import Runner, clear_shared, is_done
+from letgo.study.estimate import estimate, open_cell, told
+from letgo.study.page import page
+from letgo.study.pictures import draw
+from letgo.study.plan import Study, read_study
+from letgo.study.results import collect, differences
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise InputError(f"letgo study: {message}")
+
+
+def study_command(arguments: list[str]) -> None:
+    """Parse, run, print.
+
+    Raises:
+        InputError: unusable flags, a study that cannot be run, results that do not agree.
+    """
+    parser = _Parser(prog="letgo study", description=__doc__)
+    parser.add_argument("study", nargs="?", type=Path, help="STUDY.yaml")
+    parser.add_argument("--output_dir", type=Path, help="[runs/NAME of the file]")
+    parser.add_argument("--plan", action="store_true", help="say what would be run, and its cost")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once [1]")
+    parser.add_argument("--max_minutes", type=float, default=math.inf, help="then stop; resumable")
+    parser.add_argument("--keep_models", action="store_true", help="keep every run's models")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--check", type=Path, metavar="results.json",
+                        help="compute every figure again from the cells beside it")  # fmt: skip
+    given = parser.parse_args(arguments)
+    progress.configure(given.quiet)
+    if given.check:
+        return check(given.check)
+    if given.study is None:
+        parser.error("give STUDY.yaml, or --check results.json")
+    if given.jobs < 1:
+        parser.error("--jobs must be 1 or more")
+    study = read_study(given.study)
+    root = given.output_dir or Path("runs") / given.study.stem
+    cells = study.cells()
+    todo = [cell for cell in cells if not is_done(root, cell)]
+    if given.plan:
+        cost = estimate(study, todo, given.jobs) if todo else None
+        print(told(cells, lambda cell: is_done(root, cell), cost))
+        return
+    for cell in {(c.task, c.forget, c.method): c for c in todo}.values():
+        open_cell(study, cell)  # what cannot be run is found out before anything is
+    _begin(root, study, given.study)
+    runner = Runner(root, study, given.jobs, given.max_minutes * 60, given.keep_models)
+    failed = {}
+    for cell, error in runner.run(todo):
+        if error:
+            failed[cell.name] = error
+            progress.log.warning("%s failed: %s", cell.name, error)
+        write_results(root, study, failed)
+    results = write_results(root, study, failed)
+    if not given.keep_models:
+        clear_shared(root, study)
+    print(page(results).split("## Every run")[0].rstrip())
+    print(f"results: {root / 'results.md'}")
+
+
+def _begin(root: Path, study: Study, file: Path) -> None:
+    """Make the folder; refuse one of another study.
+
+    More methods, tasks, sets, seeds and claims may come: runs that are done stay what they are.
+
+    Raises:
+        InputError: runs that are there would now be other ones.
+    """
+    kept = root / "study.yaml"
+    if kept.exists():
+        before = read_study(kept)
+        for cell in before.cells():
+            if is_done(root, cell) and cell in study.cells():
+                if before.flags(cell) != study.flags(cell):
+                    raise InputError(f"--output_dir: {root} has {cell.name} with other settings "
+                                     f"than {file}; give another folder")  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+    if not kept.exists() or not kept.samefile(file):
+        shutil.copyfile(file, kept)
+
+
+def write_results(root: Path, study: Study, failed: dict[str, str]) -> dict[str, Any]:
+    """Write `results.json`, `results.md` and pictures of what is done."""
+    results = {
+        "study": asdict(study), **collect(root, study, failed),
+        "versions": cfg.versions(), "git_revision": cfg.git_revision(),
+    }  # fmt: skip
+    validate(results)
+    write_json(root / "results.json", results)
+    (root / "results.md").write_text(page(results), encoding="utf-8")
+    draw(results, root)
+    return results
+
+
+def validate(results: dict[str, Any]) -> None:
+    """Hold results against their schema.
+
+    Raises:
+        InputError: names the place where they are of another form.
+    """
+    schema = json.loads(resources.files("letgo.study").joinpath("results.schema.json").read_text())
+    try:
+        jsonschema.validate(results, schema)
+    except jsonschema.ValidationError as error:
+        raise InputError(f"results.json: {error.json_path}: {error.message[:200]}") from error
+
+
+def check(file: Path) -> None:
+    """Compute every figure of `results.json` again from the files beside it.
+
+    Raises:
+        InputError: a figure is another one than in the file.
+    """
+    try:
+        told_results = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--check: cannot read {file}: {error}") from error
+    validate(told_results)
+    study = Study(**told_results["study"])
+    failed = {name: cell["error"] for name, cell in told_results["cells"].items()
+              if cell["status"] == "failed"}  # fmt: skip
+    again = collect(file.parent, study, failed)
+    wrong = [line for key, value in again.items()
+             for line in differences(told_results[key], value, key)]  # fmt: skip
+    if wrong:
+        raise InputError(f"--check: {len(wrong)} figures differ from the cells', first {wrong[0]}")
+    count = sum(cell["status"] == "done" for cell in told_results["cells"].values())
+    print(f"{file}: every figure is that of its {count} runs")

@@ -1,0 +1,67 @@
+"""`results.md`: the figures of a study, to be read."""
+
+from typing import Any
+
+
+def page(results: dict[str, Any]) -> str:
+    """Claims, effects, what was forgotten and what broke, as Markdown."""
+    cells = results["cells"]
+    count = [cell["status"] for cell in cells.values()].count
+    lines = ["# Results", "", f"{count('done')} of {len(cells)} runs are done, "
+             f"{count('failed')} failed. Differences are paired, intervals (95 %) are for other "
+             f"seeds and other examples, p-values corrected over tasks (Holm).", ""]  # fmt: skip
+    for name, claim in results["claims"].items():
+        lines += [f"## {name}", "", f"{claim['method']} against {claim['baseline']}, forgetting "
+                  f"{claim['setting']}: mean relative gain {_mean(claim)}.", ""]  # fmt: skip
+        lines += _table(
+            ["task", "difference", "relative", "p (Holm)", "seeds", "n", "seeds for 2 points"],
+            [[task, _points(f), _percent(f["relative"], f["relative_ci95"]), f"{f['p_holm']:.3g}",
+              f["seeds"], f["n"], f["seeds_needed"] or "-"] for task, f in claim["tasks"].items()],
+        )  # fmt: skip
+    lines += ["## All methods against plain fine-tuning", ""]
+    lines += _table(
+        ["task", "forgetting set", "method", "accuracy", "p (Holm)", "NLL of right answers",
+         "seeds"],
+        [[row["task"], row["forget"], row["method"], _points(row["accuracy"]),
+          f"{row['accuracy']['p_holm']:.3g}", _nats(row["reference_nll"]),
+          row["accuracy"]["seeds"]] for row in results["effects"]],
+    )  # fmt: skip
+    lines += ["## Every run", "", "Accuracy of base, SFT and the method; in the rows of forgetting "
+              "sets, what is left of what the model knew.", ""]  # fmt: skip
+    lines += _table(["run", "set", "base", "SFT", "method"], [
+        [name, which, *(_share(models.get(m)) for m in ("base", "sft", "lwf"))]
+        for name, cell in cells.items() for which, models in cell.get("sets", {}).items()
+    ])  # fmt: skip
+    broken = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
+    if broken:
+        lines += ["## Failed", ""] + [f"- {name}: {error}" for name, error in broken.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    cells = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in cells] + [""]
+
+
+def _points(figures: dict[str, Any]) -> str:
+    low, high = figures["ci95"]
+    return f"{100 * figures['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _nats(figures: dict[str, Any]) -> str:
+    low, high = figures["ci95"]
+    return f"{figures['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _percent(value: float | None, ends: list[float] | None) -> str:
+    if value is None or ends is None:
+        return "-"
+    return f"{100 * value:+.1f} % [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
+
+
+def _mean(claim: dict[str, Any]) -> str:
+    return _percent(claim["mean_relative"], claim["mean_ci95"])
+
+
+def _share(figures: dict[str, Any] | None) -> str:
+    return f"{figures['accuracy']:.3f}" if figures else "-"

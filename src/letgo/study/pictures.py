@@ -1,0 +1,61 @@
+"""Pictures of a study's results."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+
+def draw(results: dict[str, Any], folder: Path) -> None:
+    """`forest.png`, differences with intervals, and per method `heatmap-METHOD.png`."""
+    if results["effects"]:
+        _forest(results["effects"], folder / "forest.png")
+    for method in sorted({row["method"] for row in results["effects"]}):
+        rows = [row for row in results["effects"] if row["method"] == method]
+        if len({row["forget"] for row in rows}) > 1:
+            _heat_map(rows, method, folder / f"heatmap-{method}.png")
+
+
+def _forest(rows: list[dict[str, Any]], file: Path) -> None:
+    """One line per task, forgetting set and method."""
+    rows = sorted(rows, key=lambda row: (row["task"], row["forget"], row["method"]))
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(rows)))
+    middle = [100 * row["accuracy"]["difference"] for row in rows]
+    ends = 100 * np.array([row["accuracy"]["ci95"] for row in rows]).T
+    places = np.arange(len(rows))[::-1]
+    axes.hlines(places, *ends, color="tab:blue")
+    axes.plot(middle, places, "o", color="tab:blue", markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    names = [f"{row['task']}, {row['forget']}, {row['method']} ({row['accuracy']['seeds']})"
+             for row in rows]  # fmt: skip
+    axes.set_yticks(places, names, size=8)
+    axes.set_xlabel("accuracy minus plain fine-tuning's, points, 95 % interval (seeds)")
+    axes.margins(y=0.5 / len(rows))
+    _save(figure, file)
+
+
+def _heat_map(rows: list[dict[str, Any]], method: str, file: Path) -> None:
+    """Differences of one method, learning task by forgetting set."""
+    tasks, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "forget"))
+    values = np.full((len(tasks), len(sets)), np.nan)
+    for row in rows:
+        at = tasks.index(row["task"]), sets.index(row["forget"])
+        values[at] = 100 * row["accuracy"]["difference"]
+    bound = max(1.0, float(np.nanmax(np.abs(values))))
+    figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(sets), 1.5 + 0.5 * len(tasks)))
+    image = axes.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            color = "white" if abs(value) > 0.6 * bound else "black"
+            axes.text(x, y, f"{value:+.1f}", ha="center", va="center", size=8, color=color)
+    axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set(xlabel="forgetting set", ylabel="learning task", title=method)
+    figure.colorbar(image, label="points")
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
+    figure.savefig(file, dpi=130, bbox_inches="tight")
+    plt.close(figure)

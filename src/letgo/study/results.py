@@ -1,0 +1,160 @@
+"""From the files of finished cells to `results.json`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from letgo.errors import InputError
+from letgo.statistics import accuracy
+from letgo.stages import read_json
+from letgo.study.cells import answers_of, is_done
+from letgo.study.effects import Mean, effect, holm, mean_of, relative
+from letgo.study.plan import SFT, Cell, Study
+
+DIGITS = 9  # beyond them, two machines may differ
+# Of one model on one set: by example, right or wrong and the NLL of the right answer.
+Answers = dict[str, list[float]]
+# By model and set, of one cell.
+Known = Mapping[Cell, dict[str, dict[str, Answers]]]
+
+
+def collect(root: Path, study: Study, failed: Mapping[str, str]) -> dict[str, Any]:
+    """All figures of a study from the files of its cells.
+
+    Args:
+        root: the study's folder.
+        study: what it says.
+        failed: of cells that broke, by name, what went wrong.
+
+    Raises:
+        InputError: runs of one task were asked different examples.
+    """
+    cells = study.cells()
+    known = {c: read_json(answers_of(root, c))["answers"] for c in cells if is_done(root, c)}
+    return rounded({
+        "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
+        "effects": _effects(study, known),
+        "claims": {name: _claim(study, known, claim) for name, claim in study.claims.items()},
+    })  # fmt: skip
+
+
+def _cell(answers: dict[str, dict[str, Answers]] | None, error: str | None) -> dict[str, Any]:
+    """One run: what base, SFT and the method got right, of the task and of what was forgotten."""
+    if answers is None:
+        return {"status": "failed", "error": error} if error else {"status": "missing"}
+    figures: dict[str, dict[str, Any]] = {}
+    for model, sets in answers.items():
+        for name, by_example in sets.items():
+            right, nll = np.array(list(by_example.values()), float).T
+            figures.setdefault(name, {})[model] = {
+                **accuracy([bool(r) for r in right]), "reference_nll": float(np.nanmean(nll)),
+            }  # fmt: skip
+    return {"status": "done", "sets": figures}
+
+
+def table(
+    known: Known, task: str, forget: str, method: str, seeds: list[int], figure: int
+) -> np.ndarray | None:  # fmt: skip
+    """A figure of a method (or "base", "sft") by (seed, example); None where a seed is missing.
+
+    Args:
+        known: answers of finished cells.
+        task, forget, method: of the cells; "base" and "sft" stand beside every method.
+        seeds: rows.
+        figure: 0 for right or wrong, 1 for the NLL of the right answer.
+
+    Raises:
+        InputError: the seeds were asked different examples.
+    """
+    rows, asked = [], None
+    for seed in seeds:
+        beside = method in ("base", SFT)
+        cell = next((c for c in known if (c.task, c.seed) == (task, seed)
+                     and (beside or (c.forget, c.method) == (forget, method))), None)  # fmt: skip
+        if cell is None:
+            return None
+        answers = known[cell].get(method if beside else "lwf", {}).get("learn")
+        if answers is None:
+            return None  # with an optimum of another kind there is no SFT
+        if asked not in (None, sorted(answers)):
+            raise InputError(f"the runs of {task} were asked different examples: give learn_test")
+        asked = sorted(answers)
+        rows.append([answers[example][figure] for example in asked])
+    return np.array(rows, float) if rows else None  # an NLL that is not known is no number
+
+
+def _seeds(known: Mapping[Cell, Any], task: str, forget: str, method: str) -> list[int]:
+    return sorted(c.seed for c in known if c[:3] == (task, forget, method))
+
+
+def _effects(study: Study, known: Known) -> list[dict[str, Any]]:
+    """Every method against SFT, in accuracy and in the NLL of right answers."""
+    found = []
+    for forget in study.forget:
+        for method in study.methods:
+            family = []
+            for task in study.learn:
+                seeds = _seeds(known, task, forget, method)
+                row: dict[str, Any] = {"task": task, "forget": forget, "method": method}
+                for figure, name in enumerate(("accuracy", "reference_nll")):
+                    ours, theirs = (table(known, task, forget, which, seeds, figure)
+                                    for which in (method, SFT))  # fmt: skip
+                    if ours is not None and theirs is not None:
+                        kept = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
+                        row[name] = effect(ours[:, kept], theirs[:, kept])
+                if "accuracy" in row:
+                    family.append(row)
+            for name in ("accuracy", "reference_nll"):
+                corrected = holm([row[name]["p_value"] for row in family])
+                for row, p in zip(family, corrected, strict=True):
+                    row[name]["p_holm"] = p
+            found += family
+    return found
+
+
+def _claim(study: Study, known: Known, claim: dict[str, str]) -> dict[str, Any]:
+    """One comparison over all tasks, on the seeds that both methods have."""
+    method, baseline, forget = claim["method"], claim["baseline"], claim["forget"]
+    tasks: dict[str, dict[str, Any]] = {}
+    ratios: list[Mean] = []
+    for task in study.learn:
+        seeds = set(_seeds(known, task, forget, method))
+        if baseline not in ("base", SFT):
+            seeds &= set(_seeds(known, task, forget, baseline))
+        ours, theirs = (table(known, task, forget, which, sorted(seeds), 0)
+                        for which in (method, baseline))  # fmt: skip
+        if ours is None or theirs is None:
+            continue
+        tasks[task] = effect(ours, theirs)
+        if ratio := relative(ours, theirs):
+            ratios.append(ratio)
+    corrected = holm([figures["p_value"] for figures in tasks.values()])
+    for figures, p in zip(tasks.values(), corrected, strict=True):
+        figures["p_holm"] = p
+    mean = mean_of(ratios) if ratios else None
+    return {"method": method, "baseline": baseline, "setting": forget, "tasks": tasks,
+            "mean_relative": mean.value if mean else None,
+            "mean_ci95": mean.interval() if mean else None}  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    """Figures with `DIGITS` significant digits, so that another machine finds the same."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def differences(told: Any, found: Any, where: str = "") -> list[str]:
+    """Where two results disagree, as paths of keys."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        keys = {**told, **found}
+        return [line for key in keys
+                for line in differences(told.get(key), found.get(key), f"{where}.{key}")]  # fmt: skip
+    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
+        pairs = enumerate(zip(told, found, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
+    return [] if told == found else [f"{where.lstrip('.')}: {told} in the file, {found} by the cells"]

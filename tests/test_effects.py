@@ -1,0 +1,113 @@
+"""The statistics of a study against libraries, and by simulation."""
+
+import numpy as np
+import pandas
+import pytest
+import statsmodels.formula.api as smf
+from scipy.stats import ttest_1samp
+from statsmodels.stats.power import TTestPower
+
+from letgo.study.effects import crossed_mean, effect, holm, mean_of, relative, seeds_needed
+
+
+def table(rng, seeds, examples, spread=(0.0, 0.0, 1.0), mean=0.0):
+    """Values with random effects of seeds, of examples, and of both together."""
+    sizes = [(seeds, 1), (1, examples), (seeds, examples)]
+    return mean + sum(s * rng.normal(size=size) for s, size in zip(spread, sizes, strict=True))
+
+
+def right(rng, seeds, examples, gain=0.0):
+    """Two methods' answers: examples differ in difficulty, seeds in their luck."""
+    hard = rng.normal(size=(1, examples))
+    return [
+        (hard + 0.1 * rng.normal(size=(seeds, 1)) + 0.7 * rng.normal(size=(seeds, examples))
+         + shift > 0).astype(float)
+        for shift in (gain, 0.0)
+    ]  # fmt: skip
+
+
+def test_the_variance_is_that_of_a_mixed_model():
+    """Crossed random effects of seeds and examples, by restricted maximum likelihood."""
+    values = table(np.random.default_rng(0), 8, 20, (0.6, 0.8, 1.0), 0.3)
+    rows = [{"value": v, "seed": s, "example": e, "all": 0}
+            for (s, e), v in np.ndenumerate(values)]  # fmt: skip
+    parts = {"seed": "0 + C(seed)", "example": "0 + C(example)"}
+    model = smf.mixedlm("value ~ 1", pandas.DataFrame(rows), groups="all", vc_formula=parts)
+    fitted = model.fit(reml=True)
+    found = crossed_mean(values)
+    assert found.value == pytest.approx(float(fitted.params["Intercept"]))
+    assert found.variance == pytest.approx(float(fitted.bse["Intercept"]) ** 2, rel=1e-3)
+
+
+def test_without_an_effect_of_examples_it_is_the_t_test_over_seeds():
+    values = table(np.random.default_rng(1), 6, 1, (1.0, 0.0, 0.0)) * np.ones((6, 50))
+    found, expected = crossed_mean(values), ttest_1samp(values[:, 0], 0.0)
+    assert found.p_value() == pytest.approx(float(expected.pvalue))
+    assert found.interval() == pytest.approx(list(expected.confidence_interval()))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("spread", [(0.0, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, 0.5, 1.0),
+                                    (0.2, 0.5, 1.0)])  # fmt: skip
+def test_a_null_effect_is_found_in_one_of_twenty_cases(seeds, spread):
+    """At most, beyond the simulation's own error (three standard errors of 2000 cases)."""
+    rng = np.random.default_rng(2)
+    found = [crossed_mean(table(rng, seeds, 100, spread)).p_value() < 0.05 for _ in range(2000)]
+    assert np.mean(found) < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def test_a_null_effect_of_answers_is_found_in_one_of_twenty_cases():
+    """Of right and wrong answers, the absolute and the relative difference."""
+    rng, cases = np.random.default_rng(3), 1000
+    found = [effect(*right(rng, 5, 150)) for _ in range(cases)]
+    bound = 0.05 + 3 * (0.05 * 0.95 / cases) ** 0.5
+    assert np.mean([case["p_value"] < 0.05 for case in found]) < bound
+    apart = [not case["relative_ci95"][0] < 0 < case["relative_ci95"][1] for case in found]
+    assert np.mean(apart) < bound
+
+
+def test_a_true_effect_lies_within_the_interval_and_is_found():
+    rng = np.random.default_rng(4)
+    ours, theirs = right(rng, 400, 2000, 0.3)
+    true = ours.mean() - theirs.mean()
+    found = [effect(*right(rng, 5, 300, 0.3)) for _ in range(300)]
+    assert np.mean([case["ci95"][0] < true < case["ci95"][1] for case in found]) > 0.92
+    assert np.mean([case["p_value"] < 0.05 for case in found]) > 0.8
+
+
+def test_relative_is_the_ratio_and_its_mean_is_over_tasks():
+    rng = np.random.default_rng(5)
+    cases = [right(rng, 5, 300, 0.3) for _ in range(3)]
+    ratios = [relative(*case) for case in cases]
+    values = [ours.mean() / theirs.mean() - 1 for ours, theirs in cases]
+    assert [ratio.value for ratio in ratios] == pytest.approx(values)
+    mean = mean_of(ratios)
+    assert mean.value == pytest.approx(np.mean(values))
+    assert mean.variance == pytest.approx(sum(ratio.variance for ratio in ratios) / 9)
+    assert relative(np.ones((2, 3)), np.zeros((2, 3))) is None
+
+
+def test_equal_answers_are_no_proof():
+    found = effect(np.ones((3, 50)), np.ones((3, 50)))
+    assert (found["difference"], found["p_value"]) == (0.0, 1.0)
+    assert found["ci95"][0] < -0.05 < 0.05 < found["ci95"][1]
+
+
+def test_one_seed_is_a_t_test_over_examples():
+    values = table(np.random.default_rng(6), 1, 40, mean=0.3)
+    assert crossed_mean(values).p_value() == pytest.approx(ttest_1samp(values[0], 0.0).pvalue)
+    assert seeds_needed(values, 0.02) is None
+
+
+def test_seeds_needed_is_the_power_of_a_t_test_where_seeds_are_all_that_differs():
+    values = table(np.random.default_rng(7), 5, 1, (1.0, 0.0, 0.0)) * np.ones((5, 30))
+    size = 0.8 * float(values[:, 0].std(ddof=1))
+    expected = TTestPower().solve_power(effect_size=0.8, power=0.8, alpha=0.05)
+    assert abs(seeds_needed(values, size) - np.ceil(expected)) <= 1  # by the central distribution
+    few = table(np.random.default_rng(8), 5, 20, (0.0, 1.0, 0.1))
+    assert seeds_needed(few, 0.02) is None
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []

@@ -1,0 +1,188 @@
+"""`letgo study`: grids of runs on a tiny model, and results from their files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from test_run import letgo
+
+from letgo.errors import InputError
+from letgo.stages import write_json
+from letgo.study.command import check, write_results
+from letgo.study.plan import read_study
+
+SETTINGS = {
+    "per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-3, "bf16": False,
+    "max_new_tokens": 4, "unlearning_interval": 2, "generation_batch_size": 8,
+    "gradient_checkpointing": False, "rescore_interval": 0,
+}  # fmt: skip
+
+
+def write_study(file, tiny, data, **changes):
+    """STUDY.yaml of a small grid with a method that breaks."""
+    sums = {"learn": str(data / "learn.jsonl"), "learn_test": str(data / "heldout.jsonl")}
+    study = {
+        "settings": {"model": str(tiny), **SETTINGS},
+        "learn": {"sums": sums},
+        "forget": {"talk": str(data / "talk.jsonl"),
+                   "mixed": [str(data / "talk.jsonl"), str(data / "letters")]},
+        "methods": {
+            "lwf": {"forget": ["mixed"]},
+            "broken": {"settings": {"learning_rate": 1e30, "max_grad_norm": 0}, "forget": ["talk"],
+                       "seeds": [0]},
+        },
+        "seeds": [0, 1],
+        "claims": {"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"}},
+        **changes,
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, data, tmp_path_factory):
+    """A study that ran to its end, and what it printed."""
+    folder = tmp_path_factory.mktemp("study")
+    file = write_study(folder / "small.yaml", tiny, data)
+    status, out, error = letgo("study", file, "--output_dir", folder / "out", "--jobs", 2)
+    assert status == 0, error
+    return folder / "out", out, error
+
+
+def figures(root):
+    results = json.loads((root / "results.json").read_text())
+    return {key: results[key] for key in ("cells", "effects", "claims")}
+
+
+def test_a_broken_cell_is_reported_and_stops_no_other(finished):
+    root, out, error = finished
+    cells = figures(root)["cells"]
+    assert sorted(cell["status"] for cell in cells.values()) == ["done", "done", "failed"]
+    assert "learning loss is" in cells["sums--talk--broken--0"]["error"]
+    assert "sums--talk--broken--0 failed: letgo: " in error
+    assert "## mixed_vs_sft" in out
+    assert "sums--talk--broken--0: letgo" in (root / "results.md").read_text()
+    assert (root / "forest.png").stat().st_size > 5000
+    tasks = figures(root)["claims"]["mixed_vs_sft"]["tasks"]
+    assert (tasks["sums"]["seeds"], tasks["sums"]["n"]) == (2, 6)
+
+
+def test_runs_share_what_they_can_and_leave_no_models(finished):
+    root, *_ = finished
+    shared = sorted(file.name.split("-")[0] for file in (root / "shared").iterdir() if file.is_dir())
+    assert shared.count("elicit") == 2  # of either forgetting set once, for both seeds
+    assert shared.count("score") == 2  # for either seed
+    cell = root / "cells" / "sums--mixed--lwf--0"
+    assert (cell / "report.html").exists()
+    assert not (cell / "model").exists()
+
+
+def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    words = ["study", file, "--output_dir", tmp_path / "out"]
+    status, out, error = letgo(*words, "--max_minutes", 0.15)
+    assert status == 0, error
+    assert any(c["status"] == "missing" for c in figures(tmp_path / "out")["cells"].values())
+    status, out, error = letgo(*words)
+    assert status == 0, error
+    assert figures(tmp_path / "out") == figures(finished[0])
+    assert "3 runs, 2 done" in letgo(*words, "--plan")[1]
+
+
+def test_one_wrong_digit_is_found(finished, tmp_path):
+    root = tmp_path / "out"
+    shutil.copytree(finished[0], root)
+    assert "every figure is that of its 2 runs" in letgo("study", "--check", root / "results.json")[1]
+    told = json.loads((root / "results.json").read_text())
+    told["claims"]["mixed_vs_sft"]["tasks"]["sums"]["ci95"][1] += 1e-6
+    (root / "results.json").write_text(json.dumps(told))
+    status, _, error = letgo("study", "--check", root / "results.json")
+    assert status == 2
+    assert "claims.mixed_vs_sft.tasks.sums.ci95[1]" in error
+
+
+def test_the_plan_says_what_it_will_cost(tiny, data, tmp_path):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    status, out, error = letgo("study", file, "--plan", "--output_dir", tmp_path / "out")
+    assert status == 0, error
+    assert "sums          mixed         lwf                 0 1" in out
+    assert "about 1 minutes" in out or "about 2 minutes" in out
+    assert not (tmp_path / "out").exists()
+
+
+def synthetic(root, study, seed=0):
+    """Files of finished cells in which the method gains ten points on the second task."""
+    rng = np.random.default_rng(seed)
+    (root / "cells").mkdir(parents=True)
+    hard = rng.normal(size=200)
+    for cell in study.cells():
+        gain = 0.4 if (cell.task, cell.method) == ("b", "lwf") else 0.0
+        answers = {
+            model: {"learn": {str(i): [int(h + rng.normal() + shift > 0), float(rng.gamma(2))]
+                              for i, h in enumerate(hard)}}
+            for model, shift in (("base", -1.0), ("sft", 0.0), ("lwf", gain))
+        }  # fmt: skip
+        write_json(root / "cells" / f"{cell.name}.json", {"seconds": {}, "answers": answers})
+
+
+def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
+    sums = {"learn": "x.jsonl", "learn_test": "y.jsonl"}
+    file = write_study(
+        tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums},
+        methods={"lwf": {}, "control": {"forget": ["mixed"]}}, seeds=[0, 1, 2, 3, 4],
+        claims={"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
+                "against_control": {"method": "lwf", "baseline": "control", "forget": "mixed"}},
+    )  # fmt: skip
+    study = read_study(file)
+    synthetic(tmp_path, study)
+    results = write_results(tmp_path, study, {})
+    check(tmp_path / "results.json")
+    found = {(r["task"], r["forget"], r["method"]): r["accuracy"] for r in results["effects"]}
+    assert len(found) == 6
+    assert found["b", "mixed", "lwf"]["p_holm"] < 0.05 < found["b", "mixed", "control"]["p_holm"]
+    for name in ("mixed_vs_sft", "against_control"):
+        tasks = results["claims"][name]["tasks"]
+        assert tasks["a"]["ci95"][0] < 0 < tasks["b"]["ci95"][0]
+        mean = np.mean([tasks["a"]["relative"], tasks["b"]["relative"]])
+        assert results["claims"][name]["mean_relative"] == pytest.approx(mean)
+    assert (tmp_path / "heatmap-lwf.png").exists()
+    broken = tmp_path / "cells" / "b--mixed--lwf--0.json"
+    broken.write_text(broken.read_text().replace('"199":', '"200":'))
+    with pytest.raises(InputError, match="asked different examples"):
+        write_results(tmp_path, study, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {}}, "methods is missing"),
+        ({"grid": {}}, "unknown key 'grid'"),
+        ({"seeds": 3}, "seeds must be a list"),
+        ({"methods": {"sft": {}}}, "cannot be called sft"),
+        ({"methods": {"a--b": {}}}, "without / and --"),
+        ({"methods": {"lwf": {"forgot": []}}}, "unknown key 'forgot'"),
+        ({"methods": {"lwf": {"forget": ["none"]}}}, "names forget 'none'"),
+        ({"claims": {"c": {"method": "lwf"}}}, "claim c needs"),
+        ({"methods": {"lwf": {"settings": {"nonsense": 1}}}}, "unknown setting 'nonsense'"),
+        ({"forget": {"mixed": "nowhere.jsonl"}, "methods": {"lwf": {}}}, "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line(tiny, data, tmp_path, changes, message):
+    file = write_study(tmp_path / "s.yaml", tiny, data, **{"claims": {}, **changes})
+    status, _, error = letgo("study", file, "--output_dir", tmp_path / "out")
+    assert status == 2
+    assert len(error.strip().splitlines()) == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_settings_is_refused(finished, tiny, data, tmp_path):
+    root = tmp_path / "out"
+    shutil.copytree(finished[0], root)
+    changed = {"model": str(tiny), **SETTINGS, "num_train_epochs": 3}
+    file = write_study(tmp_path / "s.yaml", tiny, data, settings=changed)
+    status, _, error = letgo("study", file, "--output_dir", root)
+    assert status == 2
+    assert "has sums--mixed--lwf--0 with other settings" in error
