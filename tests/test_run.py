@@ -319,7 +319,7 @@ def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path)
     """The same command again and again, killed at another place each time."""
     out = tmp_path / "killed"
     places = ["elicit", "probe", "probe checkpoint", "fisher", "score", "train", "train renames",
-              "evaluate", "nowhere"]  # fmt: skip
+              "baseline", "evaluate", "nowhere"]  # fmt: skip
     for place in places:
         command = [sys.executable, KILLING, place, "run", *flags(tiny, data, out)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment())
@@ -559,3 +559,36 @@ def test_a_disk_that_is_really_full(tiny, data, tmp_path, size):
         assert {path.name for path in (disk / "out").iterdir()} == STAGE_FILES
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_own_mistakes_are_a_forgetting_set(tiny, data, tmp_path):
+    """Wrong answers to learning prompts; right ones stay."""
+    out = tmp_path / "out"
+    status, _, error = letgo("run", *flags(tiny, data, out, forget="learn:mistakes"))
+    assert status == 0, error
+    texts = pq.read_table(out / "self_knowledge.parquet").to_pylist()
+    lines = (data / "learn.jsonl").read_text().splitlines()
+    asked = {row["prompt"]: row["completion"] for row in map(json.loads, lines)}
+    assert texts
+    assert all(text["completion"].split() != asked[text["prompt"]].split() for text in texts)
+    assert {text["forget_set"] for text in texts} == {"learn-mistakes"}
+    assert list(json.loads((out / "metrics.json").read_text())["models"]["base"]) == ["learn"]
+
+
+@pytest.mark.parametrize("which", ["bottom", "random"])
+def test_controls_take_as_many_others(finished, tiny, data, tmp_path, which):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    changes = {"selection": which, "rescore_interval": 0}
+    status, _, error = letgo("select", *flags(tiny, data, out, **changes), "--overwrite")
+    assert status == 0, error
+    confidence = pq.read_table(out / "scores.parquet").to_pylist()
+    ranked = [row["id"] for row in sorted(confidence, key=lambda row: row["confidence"])]
+    chosen = {r["id"] for r in pq.read_table(out / "selection.parquet").to_pylist() if r["selected"]}
+    assert len(chosen) == round(0.5 * len(ranked))
+    assert (chosen == set(ranked[: len(chosen)])) == (which == "bottom")
+    assert chosen != set(ranked[-len(chosen) :])
+    changes["rescore_interval"] = 4
+    status, _, error = letgo("select", *flags(tiny, data, out, **changes), "--overwrite")
+    assert status == 2
+    assert "give --rescore_interval 0 with it" in error

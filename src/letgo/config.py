@@ -17,6 +17,7 @@ from trl import ModelConfig, TrlParser
 
 from letgo.confidence.information import KINDS
 from letgo.confidence.scores import DEFAULT_SCORE, SCORES
+from letgo.data import MISTAKES
 from letgo.errors import InputError
 from letgo.lwf_config import LWFConfig, setting
 from letgo.models import EMBEDDED
@@ -35,7 +36,8 @@ class RunConfig:
     )
     forget: list[str] = field(
         default_factory=list,
-        metadata={"help": "Forgetting prompts; may be given several times."},
+        metadata={"help": "Forgetting prompts; may be given several times. learn:mistakes: what the "
+                  "base model answers wrongly of the learning data."},
     )
     max_learn: int | None = setting(None, "At most so many learning examples, drawn by --seed.")
     max_test: int | None = setting(None, "At most so many test examples, drawn by --seed.")
@@ -157,6 +159,8 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
         raise InputError(f"unknown flag {left[0]}; letgo {command} --help lists them all")
     if model.model_name_or_path:  # TRL's name for --model
         run.model = model.model_name_or_path
+    if MISTAKES in run.forget:
+        training.forget_max_overlap = 1.0  # learning prompts are what is meant
     if run.selection != "top" and training.rescore_interval != 0:
         raise InputError(f"--selection {run.selection} is a control of the score taken at the base "
                          f"model: give --rescore_interval 0 with it")  # fmt: skip

@@ -15,6 +15,10 @@ K = TypeVar("K", int, str)
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 
 
+# As a forgetting set: what the base model answers wrongly of the learning task itself.
+MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
+
+
 def set_names(sources: Sequence[str]) -> list[str]:
     """A short, distinct name for each forgetting set: `dental/train.jsonl` is "dental"."""
     names: list[str] = []

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from letgo.data import chunks_by_length, prompt_ids, training_row
+from letgo.answers import correct, reader
+from letgo.data import MISTAKES, MISTAKES_SET, chunks_by_length, prompt_ids, training_row
 from letgo.errors import InputError
 from letgo.inference import autocast, context_length, example_losses, generate, pad_rows, stop_ids
 from letgo.models import load_base, load_base_tokenizer
@@ -80,6 +81,8 @@ def elicit(run: Run, scratch: Path) -> None:
         chunks = chunks_by_length(fitting, settings.generation_batch_size)
         rows = in_chunks(f"elicit {name}", scratch, chunks, answer)
         kept = [row for row in rows if row["completion"].strip()]
+        if name == MISTAKES_SET:
+            kept = _mistakes(kept, records)
         if not kept:
             raise InputError(
                 f"--forget: the model generates nothing at all from {name}; "
@@ -91,3 +94,15 @@ def elicit(run: Run, scratch: Path) -> None:
         for row in sorted(kept, key=lambda row: row["id"]):
             table.append({**row, "id": f"{name}:{row['id']}", "forget_set": name})
     pq.write_table(pa.Table.from_pylist(table, SCHEMA), scratch / "self_knowledge.parquet")
+
+
+def _mistakes(rows: list[dict[str, Any]], records: list[Record]) -> list[dict[str, Any]]:
+    """The answers that are not right."""
+    references = {record.id: record.completion or "" for record in records}
+    read = reader(list(references.values()))
+    wrong = [row for row in rows if not correct(read, row["completion"], references[row["id"]])]
+    if not wrong:
+        raise InputError(f"--forget {MISTAKES}: the model answers all {len(rows)} learning prompts "
+                         f"right; there is nothing to forget")  # fmt: skip
+    log.info("elicit: %d of %d answers to learning prompts are wrong", len(wrong), len(rows))
+    return wrong

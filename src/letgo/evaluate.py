@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from letgo.answers import correct, reader
-from letgo.data import chunks_by_length, example_ids, prompt_ids, training_row
+from letgo.data import MISTAKES_SET, chunks_by_length, example_ids, prompt_ids, training_row
 from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
 from letgo.models import load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
@@ -60,7 +60,7 @@ def asked_sets(run: Run) -> dict[str, list[Record]]:
     """What the models are asked: the test set, and forgetting sets whose prompts have references."""
     sets = {"learn": run.test}
     for name, records in run.forget.items():
-        if all(record.completion for record in records):
+        if name != MISTAKES_SET and all(record.completion for record in records):
             sets[f"forget:{name}"] = records
     return sets
 

@@ -13,7 +13,7 @@ from letgo.confidence.optimum import probe
 from letgo.confidence.scoring import score
 from letgo.confidence.selection import select
 from letgo.config import Config
-from letgo.data import fingerprint, hold_out, sample, set_names, text_fingerprint
+from letgo.data import MISTAKES, fingerprint, hold_out, sample, set_names, text_fingerprint
 from letgo.elicit import elicit
 from letgo.errors import InputError
 from letgo.evaluate import asked_sets, baseline, evaluate
@@ -56,9 +56,10 @@ def open_run(config: Config) -> Run:
         raise InputError(f"--output_dir: {folder} is a file; give a folder")
     learn, test = learning_data(config)
     forget = {
-        name: sample(read_records(source, "--forget", False), settings.max_forget, seed)
+        name: sample(learn if source == MISTAKES else read_records(source, "--forget", False),
+                     settings.max_forget, seed)
         for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
-    }
+    }  # fmt: skip
     asked = {record.prompt for record in test}
     for name, records in forget.items():
         forget[name] = [record for record in records if record.prompt not in asked]
