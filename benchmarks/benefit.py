@@ -6,9 +6,10 @@ For each learning task, and from two points (the base model, and after 15 learni
 of 102 self-generated texts of six kinds, and every one of 16 random groups of 8 of them, gets one
 normalised ascent step on the scored weights; its benefit is how far the loss of held-out learning
 examples falls. A step is a hundredth as long as a learning update (small) or a tenth (real: letgo's
-default dose); the 8 texts of highest score, and 8 others, take steps of more lengths. Every score is taken at the base model (static) and anew at the
-point (re-scored). Numbers per text are kept in benefit/TASK-POINT.json; what is there is not done
-again. `--choose` does the same with other examples and fewer texts.
+default dose); the 8 texts of highest score, and 8 others, take steps of more lengths. Every score
+is taken at the base model (static) and anew at the point (re-scored). Numbers per text are kept in
+benefit/TASK-POINT.json; what is there is not done again. `--choose` does the same with other
+examples and fewer texts.
 
 Losses are computed in float32: bfloat16 swallows small steps or magnifies them (of the packaged
 weights many lie right between two of its numbers). Without a GPU that takes hours.
@@ -36,8 +37,8 @@ TASKS = ("sst5", "qasc", "dental", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
 EACH, GROUPS, OF = 17, 16, 8
 LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 3000, 256
-# What letgo ranks by: before training the way of the probe, then the learning gradient anew.
-DEFAULT = {"base": "cosine", "early": "cosine with 64 learning examples"}
+# What letgo ranks by: the learning gradient, before training and anew while it learns.
+DEFAULT = {"base": "gradient", "early": "cosine with 64 learning examples"}
 SQUARES = ("norm", "fisher_norm", "curvature")
 SIZES = {"small": 0.01, "real": 0.1}  # of a learning update
 DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -123,8 +124,6 @@ def run_task(
 ) -> None:  # fmt: skip
     """Both points of one learning task."""
     files = {point: folder / f"{task}-{point}.json" for point in DEFAULT}
-    if all(file.exists() for file in files.values()):
-        return
     model.put(base)
     texts = [text["row"] for text in elicited]
     kinds = [text["kind"] for text in elicited]
@@ -247,7 +246,7 @@ def summary(folder: Path) -> dict[str, Any]:
                     oracle = scores["cosine with oracle"][case]["spearman"]
                     own[label] = {**scores[DEFAULT[name]][case], "oracle": oracle}
     texts = {name: case for name, case in own.items() if "texts" in name}  # groups are few
-    return {"default": {"score": "cosine", **overall(texts)},
+    return {"default": {"score": "gradient", **overall(texts)},
             "regimes": regimes(own), "cases_of_default": own, "scores": scores,
             "helped": helped, "doses": doses}  # fmt: skip
 
@@ -280,17 +279,23 @@ def main() -> None:
         file = file.with_stem(f"{file.stem}_choice")
     folder = file.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    model = Model()
-    base, elicited = model.copy(), elicit(model, arguments.data, arguments.choose)
-    for task in arguments.tasks:
-        run_task(model, base, elicited, task, arguments.data, folder, arguments.choose)
-        found = {**summary(folder), "machine": machine(), "versions": versions(),
-                 "git_revision": git_revision()}  # fmt: skip
-        file.write_text(json.dumps(rounded(found), indent=1) + "\n")
-        spearman = {name: {case: figures["spearman"] for case, figures in by.items()}
-                    for name, by in found["scores"].items()}  # fmt: skip
-        cases = [case for case in spearman["cosine"] if "texts" in case]
-        draw(spearman, cases, 0.0, "Spearman with the measured benefit", file.with_suffix(".png"))
+    missing = [
+        task
+        for task in arguments.tasks
+        if not all((folder / f"{task}-{point}.json").exists() for point in DEFAULT)
+    ]
+    if missing:
+        model = Model()
+        base, elicited = model.copy(), elicit(model, arguments.data, arguments.choose)
+        for task in missing:
+            run_task(model, base, elicited, task, arguments.data, folder, arguments.choose)
+    found = {**summary(folder), "machine": machine(), "versions": versions(),
+             "git_revision": git_revision()}  # fmt: skip
+    file.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    spearman = {name: {case: figures["spearman"] for case, figures in by.items()}
+                for name, by in found["scores"].items()}  # fmt: skip
+    cases = [case for case in spearman["gradient"] if "texts" in case]
+    draw(spearman, cases, 0.0, "Spearman with the measured benefit", file.with_suffix(".png"))
 
 
 if __name__ == "__main__":

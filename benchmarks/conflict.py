@@ -157,7 +157,7 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
                         [(numbers[score], truth) for numbers, truth in cases]
                     )
                 own[label] = scores[DEFAULT[point]][label]["auc"]
-    return {"default": {"score": "cosine", "mean_auc": mean(list(own.values())),
+    return {"default": {"score": "gradient", "mean_auc": mean(list(own.values())),
                         "worst_auc": min(own.values())},
             "cases_of_default": own, "scores": scores}  # fmt: skip
 
@@ -182,19 +182,20 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.json.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    model = Model()
-    base, others = model.copy(), neutral_texts(model)
-    for seed in arguments.seeds:
-        for name in arguments.conflicts:
-            file = folder / f"{name}-{seed}.json"
-            if not file.exists():
-                run(model, base, others, name, seed, file)
+    files = {(name, seed): folder / f"{name}-{seed}.json"
+             for seed in arguments.seeds for name in arguments.conflicts}  # fmt: skip
+    missing = {case: file for case, file in files.items() if not file.exists()}
+    if missing:
+        model = Model()
+        base, others = model.copy(), neutral_texts(model)
+        for (name, seed), file in missing.items():
+            run(model, base, others, name, seed, file)
     found = {**summary(folder, arguments.seeds), "machine": machine(), "versions": versions(),
              "git_revision": git_revision()}  # fmt: skip
     arguments.json.write_text(json.dumps(rounded(found), indent=1) + "\n")
     areas = {name: {case: figures["auc"] for case, figures in by.items()}
              for name, by in found["scores"].items()}  # fmt: skip
-    draw(areas, list(areas["cosine"]), 0.5, "area under the ROC curve",
+    draw(areas, list(areas["gradient"]), 0.5, "area under the ROC curve",
          arguments.json.with_suffix(".png"))  # fmt: skip
 
 

@@ -5,6 +5,7 @@ What the two benchmarks that judge scores share (benefit.py, conflict.py).
 
 import copy
 import random
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -210,16 +211,18 @@ def scores_of(rows: Sequence[dict[str, Any]], point: dict[str, Any]) -> dict[str
         point: "constant" (<delta, F delta>), "gram" of the directions, "rate".
     """
     lengths = {name: point["gram"][name][name] for name in point["gram"]}
+    learned = max((n for n in lengths if re.fullmatch(r"\d+ learning examples", n)),
+                  key=lambda name: int(name.split()[0]))  # fmt: skip
     found: dict[str, list[float]] = {}
     for row in rows:
         dots = row["dots"]
         text = {"linear": dots["fisher_delta"], "quadratic": row["fisher_norm"],
-                "inner": dots["delta"], "norm": row["norm"],
+                "inner": dots["delta"], "learning": dots[learned], "norm": row["norm"],
                 "loss_base": 0.0, "loss_probe": row["interference"]}  # fmt: skip
-        own = {name: score(text, Task(point["constant"], lengths["delta"], None))
+        own = {name: score(text, Task(point["constant"], lengths["delta"], lengths[learned], None))
                for name, score in SCORES.items() if name != "fisher_distance"}  # fmt: skip
         for name, alpha in (("auto", None), ("rate", point["rate"]), ("0.01", 0.01)):
-            task = Task(point["constant"], lengths["delta"], alpha)
+            task = Task(point["constant"], lengths["delta"], lengths[learned], alpha)
             own[f"fisher_distance, alpha {name}"] = SCORES["fisher_distance"](text, task)
         for name in dots.keys() - {"delta", "fisher_delta"}:
             own[f"cosine with {name}"] = -dots[name] / (lengths[name] * row["norm"]) ** 0.5

@@ -179,7 +179,7 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
     found = model.products(texts, weighted, squares)
     scores: dict[str, dict[str, list[float]]] = {}
     for kind in fishers:
-        task = Task(dot(weighted[kind], delta), 1.0, None)
+        task = Task(dot(weighted[kind], delta), 1.0, 1.0, None)
         numbers = [{"linear": row["dots"][kind], "quadratic": row[f"{kind} norm"]} for row in found]
         scores[kind] = {
             "fisher_distance": [SCORES["fisher_distance"](text, task) for text in numbers],

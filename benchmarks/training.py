@@ -3,7 +3,8 @@
 usage: python benchmarks/training.py [--quick] --json FILE
 
 Short runs of TRL's SFTTrainer and of LWFTrainer (N_u = 10) take turns on SmolLM2-135M with equal
-batch shapes; ratios are medians over the turns. Peak memory is that of a process of its own.
+batch shapes; ratios are medians over the turns. Peak memory is that of a process of its own. What
+re-scoring adds is measured apart: how often it comes is a setting.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def make(kind: str, folder: str, steps: int, loss: str, interval: int) -> Any:
         output_dir=folder, per_device_train_batch_size=BATCH, max_steps=steps, report_to="none",
         save_strategy="no", logging_strategy="no", gradient_checkpointing=False,
         disable_tqdm=True, unlearning_interval=interval, unlearning_loss=loss,
-        unlearning_ceiling=1e9,
+        unlearning_ceiling=1e9, rescore_interval=0,
     )  # fmt: skip
     common = {
         "model": AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
@@ -104,6 +105,25 @@ def compare(rounds: int) -> dict[str, Any]:
     }
 
 
+def rescoring(rounds: int, count: int = 32) -> dict[str, Any]:
+    """What scoring a text anew costs, or taking a learning example for it, in learning examples."""
+    from letgo.unlearning.rescore import Rescore
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make("lwf", folder, count // BATCH, "bounded_ga", INTERVAL)
+        rows = trainer.train_dataset.to_list()[:count]
+        rescore, ratios = Rescore(trainer, rows), []
+        for _ in range(rounds + 1):
+            step = statistics.median(timed(trainer)[1])
+            begun = time.perf_counter()
+            rescore._scores(list(range(count)), rows)
+            seconds = time.perf_counter() - begun
+            ratios.append(seconds / (2 * count) / (step / BATCH))
+    ratios = ratios[1:]  # the first run allocates
+    print(f"re-scoring: {statistics.median(ratios):.2f} learning examples each", flush=True)
+    return {"rescoring_ratio": statistics.median(ratios), "rescoring_rounds": ratios}
+
+
 def peak(kind: str, loss: str, times: int) -> float:
     """Peak resident memory of a short run in a process of its own, in bytes; the median."""
     command = [sys.executable, __file__, "--peak", kind, loss]
@@ -138,7 +158,7 @@ def main() -> None:
 
     from letgo.config import git_revision, versions
 
-    result = compare(2 if arguments.quick else 12)
+    result = compare(2 if arguments.quick else 12) | rescoring(1 if arguments.quick else 6)
     times = 1 if arguments.quick else 3
     plain = peak("sft", "ga", times)
     result["memory_ratio"] = {}

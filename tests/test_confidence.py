@@ -130,21 +130,23 @@ def test_fisher_distance_equals_the_published_formula(rows, alpha):
     diagonal = {name: f.tensors["diagonal"] for name, f in fisher.items()}
     for i, row in enumerate(rows):
         text = {key: value[i].item() for key, value in found.items()}
-        fast = SCORES["fisher_distance"](text, Task(constant, 1.0, alpha))
+        fast = SCORES["fisher_distance"](text, Task(constant, 1.0, 1.0, alpha))
         slow = oracle.confidence(model, weights.layers, row, diagonal, theta, alpha)
         assert fast == pytest.approx(slow, rel=1e-4)
 
 
 def test_auto_alpha_is_the_step_as_long_as_the_way_and_free_of_scale():
-    task = Task(constant=3.0, length=2.0, alpha=None)
-    text = {"linear": 0.7, "quadratic": 0.5, "inner": 0.2, "norm": 4.0}
+    task = Task(constant=3.0, length=2.0, learning=5.0, alpha=None)
+    text = {"linear": 0.7, "quadratic": 0.5, "inner": 0.2, "learning": 0.3, "norm": 4.0}
     alpha = (task.constant / text["quadratic"]) ** 0.5
     by_hand = 0.5 * (task.constant - 2 * alpha * 0.7 + alpha**2 * 0.5)
     assert SCORES["fisher_distance"](text, task) == pytest.approx(by_hand)
-    longer = {"linear": 7.0, "quadratic": 50.0, "inner": 2.0, "norm": 400.0}  # gradient x 10
-    for name in ("fisher_distance", "fisher_cosine", "cosine"):
+    longer = {"linear": 7.0, "quadratic": 50.0, "inner": 2.0, "learning": 3.0,
+              "norm": 400.0}  # gradient x 10  # fmt: skip
+    for name in ("fisher_distance", "fisher_cosine", "cosine", "gradient"):
         assert SCORES[name](longer, task) == pytest.approx(SCORES[name](text, task))
     assert SCORES["cosine"](text, task) == pytest.approx(-0.2 / 8**0.5)
+    assert SCORES["gradient"](text, task) == pytest.approx(-0.3 / 20**0.5)
     assert SCORES["cosine"]({**text, "norm": 0.0}, task) == 0
 
 

@@ -195,6 +195,6 @@ def test_two_processes_score_what_one_does(tiny, data, tmp_path):
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("score cosine, ") == 1  # one process tells
+    assert done.stdout.count("score gradient, ") == 1  # one process tells
     assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()
     assert not (two / "score.part").exists()

@@ -16,6 +16,7 @@ from letgo import LWFTrainer
 from letgo.confidence.gradients import trained_weights
 from letgo.errors import InputError
 from letgo.unlearning.checks import examples
+from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.texts import reference_log_probs
 
 EVERY = {"rescore_interval": 2, "rescore_texts": 8, "per_device_train_batch_size": 2}
@@ -193,3 +194,36 @@ def test_what_cannot_be_scored_is_refused(tmp_path):
 def test_any_optimizer_will_do(tmp_path):
     trainer = train(LWFTrainer, config(tmp_path, **EVERY, optim="sgd"), FORGET)
     assert trainer.memory.pool is not None
+
+
+def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, monkeypatch):
+    """And then as often as costs a tenth of the run: 64 texts and 64 examples, every 320 steps."""
+    scored = []
+    inner = Rescore._scores
+
+    def scores(rescore, *given):
+        scored.append(rescore.trainer.state.global_step)
+        return inner(rescore, *given)
+
+    monkeypatch.setattr(Rescore, "_scores", scores)
+    trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None), FORGET)
+    assert (trainer.rescore.interval, scored) == (320, [trainer.kinds.index(True)])
+    trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None, rescore_texts=1), FORGET)
+    learned = [trainer.kinds[:at].count(False) for at in scored[1:]]
+    assert (trainer.rescore.interval, learned) == (5, [3, 5, 10])
+
+
+def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
+    """Where it was asked for by name, that is an error."""
+    for changes in ({"unlearning_loss": "graddiff"}, {"unlearning_rate": 1e-4}):
+        assert config(tmp_path, rescore_interval=None, **changes).rescore_interval == 0
+    assert config(tmp_path, rescore_interval=None).rescore_interval is None
+    trainer, _ = prepared(tmp_path, rescore_interval=None)
+    assert rescoring(trainer, FORGET, sharded=True) is None
+    trainer.model.requires_grad_(False)
+    assert rescoring(trainer, FORGET, sharded=False) is None
+    trainer.args.rescore_interval = 2
+    with pytest.raises(InputError, match="no linear layer is trained"):
+        rescoring(trainer, FORGET, sharded=False)
+    with pytest.raises(InputError, match="FSDP"):
+        rescoring(trainer, FORGET, sharded=True)

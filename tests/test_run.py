@@ -27,7 +27,8 @@ COLUMNS = {
     "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",
                                "completion_ids", "finish_reason", "mean_logprob"],
     "scores.parquet": ["id", "forget_set", "tokens", "loss_base", "loss_probe", "interference",
-                       "linear", "quadratic", "inner", "norm", "confidence", "score"],
+                       "linear", "quadratic", "inner", "learning", "norm", "confidence",
+                       "score"],
     "selection.parquet": ["id", "selected", "reason"],
 }  # fmt: skip
 
@@ -102,15 +103,15 @@ def test_the_run_folder_is_as_designed(finished):
         assert row["interference"] == pytest.approx(row["loss_probe"] - row["loss_base"])
         known = next(t for t in texts if t["id"] == row["id"])
         assert row["loss_base"] == pytest.approx(-known["mean_logprob"], rel=1e-3)
-        length = float(scores.schema.metadata[b"length"])
-        assert row["score"] == "cosine"
-        assert row["confidence"] == pytest.approx(-row["inner"] / (length * row["norm"]) ** 0.5)
+        square = float(scores.schema.metadata[b"learning"]) * row["norm"]
+        assert row["score"] == "gradient"
+        assert row["confidence"] == pytest.approx(-row["learning"] / square**0.5)
     selection = pq.read_table(finished / "selection.parquet").to_pylist()
     assert sum(row["selected"] for row in selection) == round(0.5 * len(selection))
     by_confidence = sorted(scores.to_pylist(), key=lambda row: -row["confidence"])
     top = {row["id"] for row in by_confidence[: round(0.5 * len(selection))]}
     assert {row["id"] for row in selection if row["selected"]} == top
-    assert "\n- score: cosine\n" in (finished / "model" / "README.md").read_text()
+    assert "\n- score: gradient\n" in (finished / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("interval", [0, 2])
@@ -126,7 +127,7 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
     )
     selection = pq.read_table(finished / "selection.parquet")["selected"].to_pylist()
     assert sum(row["selected"] for row in given) == (len(given) if interval else sum(selection))
-    assert {row["score"] for row in given} == {"cosine"}
+    assert {row["score"] for row in given} == {"gradient"}
 
 
 def test_metrics_are_the_answers_counted(finished):

@@ -44,17 +44,20 @@ def again(out, tiny, data, *commands, **changes):
 
 
 @pytest.mark.parametrize(
-    "score", ["fisher_distance", "linear", "cosine", "fisher_cosine", "interference"]
+    "score", ["fisher_distance", "linear", "gradient", "cosine", "fisher_cosine", "interference"]
 )
 def test_every_score_is_a_function_of_the_numbers_in_the_file(out, tiny, data, score):
     table = again(out, tiny, data, "score", score=score, alpha="auto")
     notes = table.schema.metadata
-    constant, length = float(notes[b"constant"]), float(notes[b"length"])
+    constant, length, learning = (
+        float(notes[key]) for key in (b"constant", b"length", b"learning")
+    )
     for row in table.to_pylist():
         fisher_cosine = row["linear"] / (constant * row["quadratic"]) ** 0.5
         expected = {
             "fisher_distance": constant * (1 - fisher_cosine),
             "linear": -row["linear"],
+            "gradient": -row["learning"] / (learning * row["norm"]) ** 0.5,
             "cosine": -row["inner"] / (length * row["norm"]) ** 0.5,
             "fisher_cosine": -fisher_cosine,
             "interference": row["loss_probe"] - row["loss_base"],
@@ -98,7 +101,12 @@ def test_every_optimum_gives_scores(out, tiny, data, optimum):
 
 
 def test_gradient_as_optimum_is_the_mean_learning_gradient(out, tiny, data):
-    again(out, tiny, data, "probe", "fisher", "score", optimum="gradient", fisher_examples=500)
+    """The same that the score `gradient` is the cosine with, whatever the optimum is."""
+    examples = {"fisher_examples": 500, "tokens_per_batch": 40}
+    measured = again(out, tiny, data, "fisher", "score", **examples).to_pylist()
+    found = again(out, tiny, data, "probe", "fisher", "score", optimum="gradient", **examples)
+    for ours, theirs in zip(measured, found.to_pylist(), strict=True):
+        assert ours["confidence"] == pytest.approx(theirs["confidence"], rel=1e-4)
     stored = load_file(out / "probe" / "gradient.safetensors")
     model = AutoModelForCausalLM.from_pretrained(tiny)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
@@ -108,12 +116,18 @@ def test_gradient_as_optimum_is_the_mean_learning_gradient(out, tiny, data):
     for name, gradient in stored.items():
         mean = sum(e[name] for e in each) / len(each)
         torch.testing.assert_close(gradient, mean, rtol=1e-3, atol=1e-6)
+    texts = pq.read_table(out / "self_knowledge.parquet").to_pylist()
+    for text, row in zip(texts, measured, strict=True):
+        own = training_row(text["prompt_ids"], text["completion_ids"])
+        gradient = gradient_of_one(model, scored_weights(model).layers, own)[1]
+        product = sum(float((stored[name] * g).sum()) for name, g in gradient.items())
+        assert row["learning"] == pytest.approx(product, rel=1e-3, abs=1e-6)
 
 
 def test_explain_says_what_a_ranking_is_made_of(out, tiny, data):
     status, printed, error = letgo("score", *flags(tiny, data, out), "--explain")
     assert status == 0, error
-    assert "score cosine, 15 texts" in printed
+    assert "score gradient, 15 texts" in printed
     assert "self_attn.q_proj" in printed
     assert "block 1" in printed
     assert printed.count("rank correlation with") == 2

@@ -36,7 +36,7 @@ def config(folder, **changes):
         "output_dir": str(folder), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
         "num_train_epochs": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
         "bf16": False, "gradient_checkpointing": False, "unlearning_interval": 3, "seed": 5,
-        "unlearning_ceiling": 100.0, "disable_tqdm": True,
+        "unlearning_ceiling": 100.0, "disable_tqdm": True, "rescore_interval": 0,
     }  # fmt: skip
     return LWFConfig(**{**settings, **changes})
 

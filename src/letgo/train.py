@@ -16,7 +16,7 @@ def train(run: Run, scratch: Path) -> None:
         {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
     )
-    rescoring = run.config.training.rescore_interval > 0
+    rescoring = run.config.training.rescore_interval != 0
     forget = [
         {
             **{name: text[name] for name in

@@ -29,7 +29,7 @@ from letgo.unlearning.limits import check_settings
 from letgo.unlearning.loader import mixed_loader, step_stream
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
 from letgo.unlearning.memory import Memory
-from letgo.unlearning.rescore import Rescore, check_rescoring
+from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.schedule import of_learning_steps, plan
 from letgo.unlearning.steps import Steps
 from letgo.unlearning.stream import MixedBatches, MixedRows, labels_in
@@ -93,13 +93,12 @@ class LWFTrainer(SFTTrainer):
         self.forget_dataset, known, self.chosen = prepare(
             dataset, self.train_dataset, self.model, self._tokenizer, args, self._tokenize_texts
         )
-        self.rescore = Rescore(self, known) if args.rescore_interval else None
+        self.rescore = rescoring(self, known, self._sharded)
         # The trainer clips only where there is a bound; the one for unlearning is always there.
         args.max_grad_norm = args.max_grad_norm or math.inf
         self.add_callback(Memory())
         self.add_callback(Steps(self))
         if self.rescore:
-            check_rescoring(self._sharded)
             self.add_callback(self.rescore)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:

@@ -30,7 +30,10 @@ def probe(run: Run, scratch: Path) -> None:
     settings = run.config.run
     if settings.optimum == "gradient":
         (scratch / "probe").mkdir(exist_ok=True)
-        save_file(mean_gradient(run), scratch / "probe" / "gradient.safetensors")
+        model = models.load_base(run.config)
+        gradient = mean_gradient(run, model, scored_weights(model))
+        save_file({n: g.cpu() for n, g in gradient.items()},
+                  scratch / "probe" / "gradient.safetensors")  # fmt: skip
         return
     training, adapter = copy.deepcopy(run.config.training), None
     if settings.optimum.startswith("steps:"):
@@ -44,15 +47,19 @@ def probe(run: Run, scratch: Path) -> None:
     (scratch / "train_log.jsonl").rename(scratch / "probe" / "train_log.jsonl")
 
 
-def mean_gradient(run: Run) -> dict[str, Tensor]:
-    """Mean over learning examples of the gradient at the base model, (out, in) per matrix.
+def mean_gradient(run: Run, model: Any, weights: Weights) -> dict[str, Tensor]:
+    """Mean over learning examples of the gradient at the base model, (out, in) float32 per matrix.
+
+    Args:
+        run: its learning examples, `--fisher_examples` of them.
+        model: the base model.
+        weights: which matrices.
 
     Raises:
-        InputError: an example's loss is not a finite number.
+        InputError: an example's loss is not a finite number, and such are not to be left out.
     """
     settings, training = run.config.run, run.config.training
-    model, tokenizer = models.load_base(run.config), models.load_base_tokenizer(run.config)
-    weights = scored_weights(model)
+    tokenizer = models.load_base_tokenizer(run.config)
     rows = learning_rows(run.config, tokenizer, run.learn, model.config)
     rows = sample(rows, settings.fisher_examples, training.seed)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
@@ -62,11 +69,14 @@ def mean_gradient(run: Run) -> dict[str, Tensor]:
     )  # fmt: skip
     if left_out:
         text = tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
-        raise InputError(
-            f"--learn: the base model's loss of {len(left_out)} learning examples is not a finite "
-            f"number (first: {text!r}); leave them out, or give --bf16 false"
-        )
-    return {name: tensor.div_(len(rows)).cpu() for name, tensor in total.items()}
+        message = (f"the base model's loss of {len(left_out)} learning examples is not a finite "
+                   f"number (first: {text!r})")  # fmt: skip
+        if not settings.skip_non_finite or len(left_out) == len(rows):
+            raise InputError(
+                f"--learn: {message}; leave them out by --skip_non_finite, or give --bf16 false"
+            )
+        log.warning("%s, left out", message)
+    return {name: tensor.div_(len(rows) - len(left_out)) for name, tensor in total.items()}
 
 
 def way(

@@ -1,10 +1,12 @@
 """Forgetting scores: pure functions of a few numbers per text; higher is forgotten first.
 
-With `g_x` the gradient of the text's mean NLL at the base model, `delta = theta_base - theta_L*`
-and `F` the learning task's Fisher information, a text is known by
+With `g_x` the gradient of the text's mean NLL at the base model, `g_L` the mean gradient of
+learning examples there, `delta = theta_base - theta_L*` and `F` the learning task's Fisher
+information, a text is known by
 
-    linear     <F delta, g_x>   inner   <delta, g_x>      loss_base
-    quadratic  <g_x, F g_x>     norm    <g_x, g_x>        loss_probe
+    linear     <F delta, g_x>   inner     <delta, g_x>    loss_base
+    quadratic  <g_x, F g_x>     learning  <g_L, g_x>      loss_probe
+                                norm      <g_x, g_x>
 
 so every score can be had from `scores.parquet` afterwards, without a new gradient.
 """
@@ -21,11 +23,13 @@ class Task:
     Args:
         constant: `<delta, F delta>`.
         length: `<delta, delta>`.
+        learning: `<g_L, g_L>`.
         alpha: step length of the published score; None for `auto`.
     """
 
     constant: float
     length: float
+    learning: float
     alpha: float | None
 
 
@@ -56,13 +60,22 @@ def linear(text: Text, task: Task) -> float:
     return -text["linear"]
 
 
+def gradient(text: Text, task: Task) -> float:
+    """How straight a step of ascent on the text lowers the learning loss now: `-cos(g_L, g_x)`.
+
+    A normalised step of ascent of length `s` changes the learning loss by `s <g_L, g_x> / |g_x|`,
+    to first order. Re-scoring asks the same of the model as it is then.
+    """
+    return -_ratio(text["learning"], task.learning * text["norm"])
+
+
 def cosine(text: Text, task: Task) -> float:
-    """How straight a step of ascent on the text leads where learning leads: `-cos(delta, g_x)`."""
+    """The same along the whole way that learning takes: `-cos(delta, g_x)`."""
     return -_ratio(text["inner"], task.length * text["norm"])
 
 
 def fisher_cosine(text: Text, task: Task) -> float:
-    """The same, with lengths and angles measured by the Fisher information."""
+    """That cosine with lengths and angles measured by the Fisher information."""
     return -_ratio(text["linear"], task.constant * text["quadratic"])
 
 
@@ -78,11 +91,12 @@ def _ratio(product: float, squares: float) -> float:
 SCORES: Mapping[str, Callable[[Text, Task], float]] = {
     "fisher_distance": fisher_distance,
     "linear": linear,
+    "gradient": gradient,
     "cosine": cosine,
     "fisher_cosine": fisher_cosine,
     "interference": interference,
 }
-DEFAULT_SCORE = "cosine"
+DEFAULT_SCORE = "gradient"
 # The product with a direction that decides each score's sign, where there is one.
 PRODUCT_OF = {"fisher_distance": "linear", "linear": "linear", "fisher_cosine": "linear",
-              "cosine": "inner"}  # fmt: skip
+              "cosine": "inner", "gradient": "learning"}  # fmt: skip

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from letgo import models, processes
 from letgo.confidence.fisher import load
@@ -22,7 +24,7 @@ from letgo.confidence.measure import (
     gradient_products,
     plain_norms,
 )
-from letgo.confidence.optimum import way
+from letgo.confidence.optimum import mean_gradient, way
 from letgo.confidence.scores import PRODUCT_OF, SCORES, Task
 from letgo.data import generated_rows
 from letgo.errors import InputError
@@ -30,8 +32,8 @@ from letgo.inference import autocast, example_losses, pad_rows
 from letgo.progress import log
 from letgo.stages import Run, in_chunks, need
 
-NUMBERS = ("loss_base", "loss_probe", "interference", "linear", "quadratic", "inner", "norm",
-           "confidence")  # fmt: skip
+NUMBERS = ("loss_base", "loss_probe", "interference", "linear", "quadratic", "inner", "learning",
+           "norm", "confidence")  # fmt: skip
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -62,8 +64,6 @@ def score(run: Run, scratch: Path) -> None:
         models.device(),
     )  # fmt: skip
     weights, wanted, task = prepare(run, probe, base, weights, fisher)
-    if bf16:
-        keep_in_bfloat16(weights)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
 
     def measure(batch: list[int]) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def score(run: Run, scratch: Path) -> None:
     ]
     _check(table, settings.skip_non_finite)
     # With these the confidence can be had for another alpha, or another score, without a gradient.
-    notes = {"constant": repr(task.constant), "length": repr(task.length)}
+    notes = {name: repr(getattr(task, name)) for name in ("constant", "length", "learning")}
     if shares:
         notes["shares"] = json.dumps(shares)
     if settings.score == "fisher_distance":
@@ -113,18 +113,34 @@ def prepare(
     weighted = {name: fisher[name].times(delta[name]) for name in weights.shapes}
     constant = sum(float((weighted[n] * delta[n]).sum()) for n in weights.shapes)
     length = sum(float((delta[n] ** 2).sum()) for n in weights.shapes)
+    bf16 = bool(run.config.training.bf16)
+    if bf16:
+        keep_in_bfloat16(weights)  # from here on the model is only looked at
+    learned = learning_gradient(run, probe, base, weights)
+    learning = sum(float((g**2).sum()) for g in learned.values())
     # In the dtype of the backward pass, where they are multiplied.
-    dtype = torch.bfloat16 if run.config.training.bf16 else next(base.parameters()).dtype
+    dtype = torch.bfloat16 if bf16 else next(base.parameters()).dtype
     if not dtype.is_floating_point:  # quantized
         dtype = torch.float32
     wanted = {
         "linear": along({n: weighted.pop(n).to(dtype) for n in weights.shapes}),
         "inner": along({n: delta.pop(n).to(dtype) for n in weights.shapes}),
+        "learning": along({n: learned.pop(n).to(dtype) for n in weights.shapes}),
         "quadratic": fisher_norms(fisher),
         "norm": plain_norms,
     }
     alpha = run.config.training.alpha or "auto"
-    return weights, wanted, Task(constant, length, None if alpha == "auto" else float(alpha))
+    step = None if alpha == "auto" else float(alpha)
+    return weights, wanted, Task(constant, length, learning, step)
+
+
+def learning_gradient(run: Run, probe: Path, base: Any, weights: Weights) -> dict[str, Tensor]:
+    """The mean learning gradient at the base model, (out, in) per matrix."""
+    file = probe / "gradient.safetensors"  # where the optimum is no more than that
+    if not file.exists():
+        return mean_gradient(run, base, weights)
+    stored = load_file(file, device=str(models.device()))
+    return {name: stored[name] for name in weights.shapes}
 
 
 def _losses_after(
@@ -152,7 +168,7 @@ def _losses_after(
 def _row(
     text: dict[str, Any], found: dict[str, float], after: float, task: Task, name: str
 ) -> dict[str, Any]:
-    products = ("linear", "quadratic", "inner", "norm")
+    products = ("linear", "quadratic", "inner", "learning", "norm")
     loss = found.get("loss", math.nan)
     row = {"loss_base": loss, "loss_probe": after,
            **{key: found.get(key, math.nan) for key in products}}  # fmt: skip

@@ -21,6 +21,8 @@ MEANINGS = {
     "learning task, weighted by the Fisher information of that task (fisher_distance)",
     "linear": "how far a step of ascent on a text leads along the way of fine-tuning, weighted by "
     "the Fisher information of the learning task (linear)",
+    "gradient": "how straight a step of ascent on a text lowers the loss of the learning task: the "
+    "cosine with the learning gradient, from -1 to 1 (gradient)",
     "cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: the "
     "cosine of the two, from -1 to 1 (cosine)",
     "fisher_cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from letgo.confidence.gradients import Weights, trained_weights
+from letgo.confidence.gradients import trained_weights
 from letgo.confidence.measure import (
     along,
     finite_batch,
@@ -26,29 +26,45 @@ from letgo.confidence.measure import (
 )
 from letgo.data import top_fraction
 from letgo.errors import InputError
+from letgo.progress import log
 from letgo.unlearning.checks import examples
+
+COST = 0.1  # of the learning steps' examples, where nobody says how often
 
 
 class Rescore(TrainerCallback):
-    """Chooses the texts to unlearn anew after every so many learning steps.
+    """Chooses the texts to unlearn anew, before they are unlearned first and every so often.
 
     Args:
         trainer: an `LWFTrainer`.
         rows: all texts, as rows with `input_ids` and `labels`.
+
+    Raises:
+        InputError: no linear layer is trained.
     """
 
     def __init__(self, trainer: Any, rows: Sequence[dict[str, Any]]):
         self.trainer, self.rows = trainer, rows
-        self.weights: Weights | None = None
+        self.weights = trained_weights(trainer.model)
+        args = trainer.args
+        step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        # Texts, and as many learning examples, each about as dear as an example of a learning step.
+        automatic = math.ceil(2 * args.rescore_texts / COST / step)
+        self.interval = args.rescore_interval or automatic
+
+    def _due(self, at: int) -> bool:
+        """Whether the texts are scored after this many steps of both kinds."""
+        done, coming = self.trainer.kinds[:at], self.trainer.kinds[at:]
+        if done[-1] or not any(coming):
+            return False
+        first = coming[0] and not any(done)
+        return first or done.count(False) % self.interval == 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score a sample; those of its top fraction that help are unlearned from now on."""
         trainer = self.trainer
-        done = trainer.kinds[: state.global_step]
-        if done[-1] or done.count(False) % args.rescore_interval:
+        if not self._due(state.global_step):
             return
-        if not any(trainer.kinds[state.global_step :]):
-            return  # nobody would ask for it
         # A seed of the step's own, so that a resumed run draws the same samples.
         draw = random.Random(f"{args.seed} {state.global_step}")
         enough = math.ceil(trainer.forgotten_per_step / args.forget_fraction)
@@ -89,7 +105,7 @@ class Rescore(TrainerCallback):
         """
         trainer, args = self.trainer, self.trainer.args
         model, pad = trainer.model, trainer._tokenizer.pad_token_id
-        weights = self.weights = self.weights or trained_weights(model)
+        weights = self.weights
         training = model.training
         model.eval()
 
@@ -118,14 +134,29 @@ class Rescore(TrainerCallback):
         return [float(value) for value in shared]
 
 
-def check_rescoring(sharded: bool) -> None:
-    """Refuse what cannot be scored while it is trained.
+def rescoring(trainer: Any, rows: Sequence[dict[str, Any]], sharded: bool) -> Rescore | None:
+    """What scores the texts of this run again, if anything.
+
+    Args:
+        trainer: an `LWFTrainer`.
+        rows: all texts, as rows with `input_ids` and `labels`.
+        sharded: whether the weights are split over processes.
 
     Raises:
-        InputError: the weights are split over processes.
+        InputError: it was asked for by name, and cannot be had with this model or these processes.
     """
-    if sharded:
-        raise InputError(
-            "--rescore_interval needs whole weights in every process; it does not work with FSDP "
-            "or DeepSpeed"
-        )
+    asked = trainer.args.rescore_interval
+    if asked == 0:
+        return None
+    try:
+        if sharded:
+            raise InputError(
+                "--rescore_interval needs whole weights in every process; it does not work with "
+                "FSDP or DeepSpeed"
+            )
+        return Rescore(trainer, rows)
+    except InputError as error:
+        if asked:
+            raise
+        log.warning("the texts are not scored again while the model learns: %s", error)
+        return None

@@ -70,7 +70,7 @@ def prepare(
         InputError: as the functions below say, or nothing is left of any text.
     """
     check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
-    chosen = choose(dataset, args.forget_fraction, bool(args.rescore_interval))
+    chosen = choose(dataset, args.forget_fraction, args.rescore_interval != 0)
     kept, rows = labelled_rows(dataset.select(chosen.allowed), tokenize)
     if len(kept) < len(chosen.allowed):
         log.warning("%d texts to unlearn are left out: within --max_length they have no answer",
