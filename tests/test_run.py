@@ -585,7 +585,9 @@ def test_controls_take_as_many_others(finished, tiny, data, tmp_path, which):
     assert status == 0, error
     confidence = pq.read_table(out / "scores.parquet").to_pylist()
     ranked = [row["id"] for row in sorted(confidence, key=lambda row: row["confidence"])]
-    chosen = {r["id"] for r in pq.read_table(out / "selection.parquet").to_pylist() if r["selected"]}
+    chosen = {
+        r["id"] for r in pq.read_table(out / "selection.parquet").to_pylist() if r["selected"]
+    }
     assert len(chosen) == round(0.5 * len(ranked))
     assert (chosen == set(ranked[: len(chosen)])) == (which == "bottom")
     assert chosen != set(ranked[-len(chosen) :])

@@ -71,7 +71,9 @@ def test_a_broken_cell_is_reported_and_stops_no_other(finished):
 
 def test_runs_share_what_they_can_and_leave_no_models(finished):
     root, *_ = finished
-    shared = sorted(file.name.split("-")[0] for file in (root / "shared").iterdir() if file.is_dir())
+    shared = sorted(
+        file.name.split("-")[0] for file in (root / "shared").iterdir() if file.is_dir()
+    )
     assert shared.count("elicit") == 2  # of either forgetting set once, for both seeds
     assert shared.count("score") == 2  # for either seed
     cell = root / "cells" / "sums--mixed--lwf--0"
@@ -82,10 +84,10 @@ def test_runs_share_what_they_can_and_leave_no_models(finished):
 def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
     file = write_study(tmp_path / "small.yaml", tiny, data)
     words = ["study", file, "--output_dir", tmp_path / "out"]
-    status, out, error = letgo(*words, "--max_minutes", 0.15)
+    status, _, error = letgo(*words, "--max_minutes", 0.15)
     assert status == 0, error
     assert any(c["status"] == "missing" for c in figures(tmp_path / "out")["cells"].values())
-    status, out, error = letgo(*words)
+    status, _, error = letgo(*words)
     assert status == 0, error
     assert figures(tmp_path / "out") == figures(finished[0])
     assert "3 runs, 2 done" in letgo(*words, "--plan")[1]
@@ -94,7 +96,9 @@ def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
 def test_one_wrong_digit_is_found(finished, tmp_path):
     root = tmp_path / "out"
     shutil.copytree(finished[0], root)
-    assert "every figure is that of its 2 runs" in letgo("study", "--check", root / "results.json")[1]
+    assert (
+        "every figure is that of its 2 runs" in letgo("study", "--check", root / "results.json")[1]
+    )
     told = json.loads((root / "results.json").read_text())
     told["claims"]["mixed_vs_sft"]["tasks"]["sums"]["ci95"][1] += 1e-6
     (root / "results.json").write_text(json.dumps(told))
@@ -124,7 +128,10 @@ def synthetic(root, study, seed=0):
                               for i, h in enumerate(hard)}}
             for model, shift in (("base", -1.0), ("sft", 0.0), ("lwf", gain))
         }  # fmt: skip
-        write_json(root / "cells" / f"{cell.name}.json", {"seconds": {}, "answers": answers})
+        losses = [[1, 2, 3], [2.0, 1.0, 0.5]]
+        write_json(root / "cells" / f"{cell.name}.json", {
+            "seconds": {}, "answers": answers, "curves": {"sft": losses, "method": losses},
+        })  # fmt: skip
 
 
 def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
@@ -148,6 +155,7 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
         mean = np.mean([tasks["a"]["relative"], tasks["b"]["relative"]])
         assert results["claims"][name]["mean_relative"] == pytest.approx(mean)
     assert (tmp_path / "heatmap-lwf.png").exists()
+    assert (tmp_path / "curves.png").exists()
     broken = tmp_path / "cells" / "b--mixed--lwf--0.json"
     broken.write_text(broken.read_text().replace('"199":', '"200":'))
     with pytest.raises(InputError, match="asked different examples"):
@@ -158,6 +166,7 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     ("changes", "message"),
     [
         ({"methods": {}}, "methods is missing"),
+        ({"learn": {"sums": {"learn": "a.jsonl"}}}, "needs learn and learn_test"),
         ({"grid": {}}, "unknown key 'grid'"),
         ({"seeds": 3}, "seeds must be a list"),
         ({"methods": {"sft": {}}}, "cannot be called sft"),

@@ -36,8 +36,10 @@ class RunConfig:
     )
     forget: list[str] = field(
         default_factory=list,
-        metadata={"help": "Forgetting prompts; may be given several times. learn:mistakes: what the "
-                  "base model answers wrongly of the learning data."},
+        metadata={
+            "help": "Forgetting prompts; may be given several times. learn:mistakes: what the "
+            "base model answers wrongly of the learning data."
+        },
     )
     max_learn: int | None = setting(None, "At most so many learning examples, drawn by --seed.")
     max_test: int | None = setting(None, "At most so many test examples, drawn by --seed.")
@@ -67,8 +69,9 @@ class RunConfig:
     generation_batch_size: int = setting(32, "Prompts answered together.")
     checkpoint_minutes: float = setting(5.0, "An interrupted training loses at most so much.")
     shared: str | None = setting(
-        None, "Folder that runs share: what one has elicited, scored or fine-tuned without "
-        "unlearning, others with the same settings take from there."
+        None,
+        "Folder that runs share: what one has elicited, scored or fine-tuned without "
+        "unlearning, others with the same settings take from there.",
     )
     overwrite: bool = setting(False, "Make stages again whose inputs have changed.")
     quiet: bool = setting(False, "No progress, only results and warnings.")

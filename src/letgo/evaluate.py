@@ -57,7 +57,7 @@ def evaluate(run: Run, scratch: Path) -> None:
 
 
 def asked_sets(run: Run) -> dict[str, list[Record]]:
-    """What the models are asked: the test set, and forgetting sets whose prompts have references."""
+    """What the models are asked: the test set, and forgetting sets that have references."""
     sets = {"learn": run.test}
     for name, records in run.forget.items():
         if name != MISTAKES_SET and all(record.completion for record in records):
@@ -102,7 +102,9 @@ def _answers(
             new = generate(model, tokenizer, prompts, most, bool(training.bf16))
             decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
             texts.update(zip(fitting, decoded, strict=True))
-            nll.update(_nll_of_references(model, tokenizer, chunk, references, limit, training.bf16))
+            nll.update(
+                _nll_of_references(model, tokenizer, chunk, references, limit, training.bf16)
+            )
         return [
             {
                 "model": label,

@@ -22,10 +22,12 @@ def select(run: Run, scratch: Path) -> None:
     scores = pq.read_table(need(run, "scores.parquet", "score"), columns=["id", "confidence"])
     ids, confidence = scores["id"].to_pylist(), scores["confidence"].to_pylist()
     finite = [i for i, value in enumerate(confidence) if math.isfinite(value)]
-    draw = random.Random(seed)
-    order = {"top": lambda value: value, "bottom": lambda value: -value,
-             "random": lambda value: draw.random()}[which]  # fmt: skip
-    values = [order(confidence[i]) for i in finite]
+    values = [confidence[i] for i in finite]
+    if which == "bottom":
+        values = [-value for value in values]
+    elif which == "random":
+        draw = random.Random(seed)
+        values = [draw.random() for _ in values]
     chosen = top_fraction([ids[i] for i in finite], values, fraction)
 
     def reason(name: str, value: float) -> str:

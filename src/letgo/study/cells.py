@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from letgo.progress import Progress, log
+from letgo.report.folder import read_log
+from letgo.report.training import follow
 from letgo.stages import read_json, write_json
 from letgo.study.plan import Cell, Study
 
@@ -41,14 +43,23 @@ def keep_answers(root: Path, cell: Cell) -> None:
     """Write `answers_of` a finished run, which says that it is done."""
     folder = folder_of(root, cell)
     columns = ["model", "set", "id", "correct", "reference_nll"]
-    answers: dict[str, dict[str, dict[str, list[float]]]] = {}
+    answers: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     for row in pq.read_table(folder / "answers.parquet", columns=columns).to_pylist():
         by_id = answers.setdefault(row["model"], {}).setdefault(row["set"], {})
         nll = row["reference_nll"]
         by_id[row["id"]] = [int(row["correct"]), round(nll, 5) if math.isfinite(nll) else None]
     stages = read_json(folder / "stages.json")
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
-    write_json(answers_of(root, cell), {"seconds": seconds, "answers": answers})
+    logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"),
+            "method": read_log(folder / "train_log.jsonl")}  # fmt: skip
+    curves = {name: follow(lines).learning for name, lines in logs.items()}
+    # What re-scoring found: learning and unlearning steps so far, share of texts that help, cosine.
+    rescored = [
+        [line["step"], line["unlearn/helpful"], line.get("unlearn/confidence")]
+        for line in logs["method"] if "unlearn/helpful" in line
+    ]  # fmt: skip
+    write_json(answers_of(root, cell), {"seconds": seconds, "curves": curves,
+                                        "rescored": rescored, "answers": answers})  # fmt: skip
 
 
 class Runner:

@@ -20,7 +20,7 @@ from letgo.study.estimate import estimate, open_cell, told
 from letgo.study.page import page
 from letgo.study.pictures import draw
 from letgo.study.plan import Study, read_study
-from letgo.study.results import collect, differences
+from letgo.study.results import collect, curves, differences
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,11 +88,11 @@ def _begin(root: Path, study: Study, file: Path) -> None:
     kept = root / "study.yaml"
     if kept.exists():
         before = read_study(kept)
-        for cell in before.cells():
-            if is_done(root, cell) and cell in study.cells():
-                if before.flags(cell) != study.flags(cell):
-                    raise InputError(f"--output_dir: {root} has {cell.name} with other settings "
-                                     f"than {file}; give another folder")  # fmt: skip
+        known = {*before.cells()} & {*study.cells()}
+        for cell in known:
+            if is_done(root, cell) and before.flags(cell) != study.flags(cell):
+                raise InputError(f"--output_dir: {root} has {cell.name} with other settings "
+                                 f"than {file}; give another folder")  # fmt: skip
     root.mkdir(parents=True, exist_ok=True)
     if not kept.exists() or not kept.samefile(file):
         shutil.copyfile(file, kept)
@@ -107,7 +107,7 @@ def write_results(root: Path, study: Study, failed: dict[str, str]) -> dict[str,
     validate(results)
     write_json(root / "results.json", results)
     (root / "results.md").write_text(page(results), encoding="utf-8")
-    draw(results, root)
+    draw(results, curves(root, study), root)
     return results
 
 

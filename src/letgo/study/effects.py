@@ -53,9 +53,9 @@ def mean_squares(values: np.ndarray) -> np.ndarray:
 def crossed_mean(values: np.ndarray) -> Mean:
     """The mean of a table (seeds, examples), both drawn at random.
 
-    The variance is the moment estimate of the two-way random model without replication, `(MS_seeds +
-    MS_examples - MS_left) / (seeds * examples)`, its degrees of freedom are Satterthwaite's
-    (Biometrics Bulletin 2, 1946). With one seed it holds for that seed alone.
+    The variance is the moment estimate of the two-way random model without replication,
+    `(MS_seeds + MS_examples - MS_left) / (seeds * examples)`, its degrees of freedom are
+    Satterthwaite's (Biometrics Bulletin 2, 1946). With one seed it holds for that seed alone.
     """
     seeds, examples = values.shape
     if seeds == 1:

@@ -42,8 +42,8 @@ def estimate(study: Study, todo: Sequence[Cell], jobs: int) -> Cost:
     """Time and disk of the cells that are still to be run.
 
     What runs share is counted once: texts per forgetting set, plain fine-tuning and its answers per
-    task and seed, scores per task, forgetting set and seed. The model is timed on the median example
-    of the first cell's task.
+    task and seed, scores per task, forgetting set and seed. The model is timed on the median
+    example of the first cell's task.
     """
     runs = {(c.task, c.forget): open_cell(study, c) for c in todo}
     first = next(iter(runs.values()))
@@ -95,7 +95,7 @@ def _speed(run: Run) -> tuple[float, float, float]:
     def learn() -> None:
         with autocast(bf16):
             loss = example_losses(model.train(), batch).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         model.zero_grad()
 
     prompts = [prompt_ids(tokenizer, r.prompt)[-limit + ANSWER_TOKENS :] for r in run.learn[:16]]

@@ -1,20 +1,56 @@
 """Pictures of a study's results."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 
-def draw(results: dict[str, Any], folder: Path) -> None:
-    """`forest.png`, differences with intervals, and per method `heatmap-METHOD.png`."""
+class Curve(NamedTuple):
+    """The learning loss of a run."""
+
+    task: str
+    method: str
+    steps: list[int]
+    losses: list[float]
+
+
+def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
+    """`forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
+
+    Args:
+        results: as `results.collect`.
+        curves: learning losses of the runs that are done.
+        folder: where to.
+    """
     if results["effects"]:
         _forest(results["effects"], folder / "forest.png")
+    if curves:
+        _curves(curves, folder / "curves.png")
     for method in sorted({row["method"] for row in results["effects"]}):
         rows = [row for row in results["effects"] if row["method"] == method]
         if len({row["forget"] for row in rows}) > 1:
             _heat_map(rows, method, folder / f"heatmap-{method}.png")
+
+
+def _curves(curves: list[Curve], file: Path) -> None:
+    """Learning loss over learning steps: of every method the mean over its runs, by task."""
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    figure, axes = plt.subplots(len(tasks), figsize=(7, 2.4 * len(tasks)), squeeze=False)
+    for task, axis in zip(tasks, axes[:, 0], strict=True):
+        for method in dict.fromkeys(curve.method for curve in curves):
+            runs = [c for c in curves if (c.task, c.method) == (task, method) and c.losses]
+            if runs:
+                shortest = min(len(run.losses) for run in runs)
+                mean = np.mean([run.losses[:shortest] for run in runs], 0)
+                axis.plot(runs[0].steps[:shortest], mean, linewidth=1,
+                          label=f"{method} ({len(runs)})")  # fmt: skip
+        axis.set(title=task, ylabel="learning loss", yscale="log")
+        axis.legend(fontsize=7)
+    axes[-1, 0].set_xlabel("learning steps")
+    figure.tight_layout()
+    _save(figure, file)
 
 
 def _forest(rows: list[dict[str, Any]], file: Path) -> None:

@@ -1,6 +1,6 @@
 """From STUDY.yaml to the cells of its grid."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +100,10 @@ def read_study(file: Path) -> Study:
     study = Study(given.get("settings", {}), given["learn"], forget,
                   {n: m or {} for n, m in given["methods"].items()}, given["seeds"],
                   given.get("claims", {}))  # fmt: skip
+    for name, task in study.learn.items():
+        if not isinstance(task, dict) or not {"learn", "learn_test"} <= set(task):
+            raise InputError(f"{file}: learn {name} needs learn and learn_test: all seeds must be "
+                             f"asked the same")  # fmt: skip
     for kind, names in (("learn", study.learn), ("method", study.methods), ("forget", forget)):
         for name in names:
             if not isinstance(name, str) or "--" in name or "/" in name:
@@ -121,8 +125,10 @@ def _check_names(file: Path, where: str, given: Any, keys: set[str], study: Stud
         raise InputError(f"{file}: {where} must be a mapping")
     if unknown := set(given) - keys:
         raise InputError(f"{file}: {where} has an unknown key {sorted(unknown)[0]!r}")
-    known = {"learn": study.learn, "forget": study.forget, "method": study.methods,
-             "baseline": {*study.methods, SFT, "base"}}  # fmt: skip
+    known: dict[str, Collection[str]] = {
+        "learn": study.learn, "forget": study.forget, "method": study.methods,
+        "baseline": {*study.methods, SFT, "base"},
+    }  # fmt: skip
     for key in known.keys() & given.keys():
         names = given[key] if isinstance(given[key], list) else [given[key]]
         for name in names:

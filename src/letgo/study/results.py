@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from letgo.errors import InputError
-from letgo.statistics import accuracy
 from letgo.stages import read_json
+from letgo.statistics import accuracy
 from letgo.study.cells import answers_of, is_done
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
+from letgo.study.pictures import Curve
 from letgo.study.plan import SFT, Cell, Study
 
 DIGITS = 9  # beyond them, two machines may differ
@@ -139,6 +140,19 @@ def _claim(study: Study, known: Known, claim: dict[str, str]) -> dict[str, Any]:
             "mean_ci95": mean.interval() if mean else None}  # fmt: skip
 
 
+def curves(root: Path, study: Study) -> list[Curve]:
+    """Learning losses of the finished runs; plain fine-tuning's once per task and seed."""
+    found: dict[tuple[str, str, int], Curve] = {}
+    for cell in study.cells():
+        if is_done(root, cell):
+            known = read_json(answers_of(root, cell))["curves"]
+            for method, which in ((SFT, "sft"), (cell.method, "method")):
+                forget = "" if method == SFT else cell.forget
+                key = cell.task, f"{method} {forget}", cell.seed
+                found[key] = Curve(cell.task, method, *known[which])
+    return list(found.values())
+
+
 def rounded(value: Any) -> Any:
     """Figures with `DIGITS` significant digits, so that another machine finds the same."""
     if isinstance(value, dict):
@@ -151,10 +165,13 @@ def rounded(value: Any) -> Any:
 def differences(told: Any, found: Any, where: str = "") -> list[str]:
     """Where two results disagree, as paths of keys."""
     if isinstance(told, dict) and isinstance(found, dict):
-        keys = {**told, **found}
-        return [line for key in keys
-                for line in differences(told.get(key), found.get(key), f"{where}.{key}")]  # fmt: skip
+        return [
+            line for key in {**told, **found}
+            for line in differences(told.get(key), found.get(key), f"{where}.{key}")
+        ]  # fmt: skip
     if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
         pairs = enumerate(zip(told, found, strict=True))
         return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
-    return [] if told == found else [f"{where.lstrip('.')}: {told} in the file, {found} by the cells"]
+    return (
+        [] if told == found else [f"{where.lstrip('.')}: {told} in the file, {found} by the cells"]
+    )
