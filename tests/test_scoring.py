@@ -215,3 +215,23 @@ def test_unknown_choices(tiny, data, tmp_path, flag, value, said):
     status, _, error = letgo("run", *flags(tiny, data, tmp_path / "out", **{flag: value}))
     assert (status, error.count("\n")) == (2, 1)
     assert said in error
+
+
+def test_rank_says_what_a_set_promises(tiny, data, tmp_path):
+    """The mean of the top half, and nothing for texts that would hurt."""
+    sets = [data / "talk.jsonl", data / "letters"]
+    words = flags(tiny, data, tmp_path / "out", forget=None, output_dir=tmp_path / "out")
+    status, printed, error = letgo("rank", *words, "--candidates", *sets)
+    assert status == 0, error
+    rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    assert {row["score"] for row in rows} == {"gradient"}
+    promise = {}
+    for name in ("talk", "letters"):
+        values = sorted(row["confidence"] for row in rows if row["forget_set"] == name)
+        top = values[-round(0.5 * len(values)) :]
+        promise[name] = sum(max(0, value) for value in top) / len(top)
+    lines = [line for line in printed.splitlines() if line.startswith(("talk", "letters"))]
+    assert [line.split()[0] for line in lines] == sorted(promise, key=lambda name: -promise[name])
+    for line in lines:
+        assert f"{promise[line.split()[0]]:.4f} [" in line
+    assert not (tmp_path / "out" / "model").exists()

@@ -12,6 +12,7 @@ letgo: fine-tune a language model and let go of the knowledge that stands in the
 usage: letgo COMMAND [--FLAG VALUE ...]
 
   run        all stages below, one after the other; goes on where an interrupted run stood
+  rank       which of several forgetting sets promises most, without training
   study      a grid of runs, with statistics: does forgetting help?
   demo       run on built-in data with the built-in model (about six minutes on two cores)
 
@@ -32,7 +33,7 @@ letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfi
 A stage's command takes its settings from the run folder where flags do not say otherwise.
 """
 STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
-COMMANDS = ("run", "study", "demo", *STAGES)
+COMMANDS = ("run", "rank", "study", "demo", *STAGES)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from letgo import config as cfg
-from letgo import demo, processes, progress
+from letgo import demo, processes, progress, ranking
 from letgo.confidence.explain import explain
 from letgo.errors import InputError
 from letgo.pipeline import execute
@@ -28,10 +28,14 @@ def execute_command(command: str, arguments: list[str]) -> None:
         return _study(arguments)
     wanted = command == "score" and "--explain" in arguments
     arguments = [word for word in arguments if not (wanted and word == "--explain")]
+    if command == "rank":
+        arguments = ["--forget" if word == "--candidates" else word for word in arguments]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
     progress.configure(config.run.quiet or not processes.is_first())
     if command == "demo":
         demo.generate_data(Path(config.training.output_dir) / "data")
+    if command == "rank":
+        return _rank(config)
     run = execute(config, None if command in ("run", "demo") else command)
     if not processes.is_first():
         return
@@ -44,6 +48,14 @@ def execute_command(command: str, arguments: list[str]) -> None:
     if command in ("run", "demo", "report"):
         print(f"report: {run.folder / 'report.html'}")
         print(_verdict(run))
+
+
+def _rank(config: cfg.Config) -> None:
+    """Every stage up to the scores, and what they promise."""
+    for stage in ("elicit", "probe", "fisher", "score"):
+        run = execute(config, stage)
+    candidates = ranking.rank(run.folder / "scores.parquet", config.training.forget_fraction)
+    print(ranking.table(candidates))
 
 
 def _study(arguments: list[str]) -> None:
@@ -64,6 +76,8 @@ def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
         folder = given[-1] if given else "runs/demo"
         text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
         return {**json.loads(text), "output_dir": folder}
+    if command == "rank":
+        return ranking.SETTINGS
     file = Path(given[-1]) / "config.yaml" if given else Path()
     if command != "run" and cfg.take_config(arguments)[0] is None and file.is_file():
         return {**cfg.read(file), "overwrite": False, "quiet": False}
