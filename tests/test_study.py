@@ -26,7 +26,7 @@ def write_study(file, tiny, data, **changes):
     study = {
         "settings": {"model": str(tiny), **SETTINGS},
         "learn": {"sums": sums},
-        "forget": {"talk": str(data / "talk.jsonl"),
+        "forget": {"talk": "$LETGO_TALK",
                    "mixed": [str(data / "talk.jsonl"), str(data / "letters")]},
         "methods": {
             "lwf": {"forget": ["mixed"]},
@@ -39,6 +39,14 @@ def write_study(file, tiny, data, **changes):
     }  # fmt: skip
     file.write_text(yaml.safe_dump(study))
     return file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def talk(data):
+    """Where one of the forgetting sets is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LETGO_TALK", str(data / "talk.jsonl"))
+        yield
 
 
 @pytest.fixture(scope="module")

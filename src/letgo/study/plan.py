@@ -1,5 +1,6 @@
 """From STUDY.yaml to the cells of its grid."""
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,16 @@ class Study:
                             yield Cell(task, forget, name, seed)
 
     def flags(self, cell: Cell) -> dict[str, Any]:
-        """Settings of a cell's `letgo run`, but for its folder."""
+        """Settings of a cell's `letgo run`, but for its folder; `$NAME` in paths is filled in.
+
+        Filled in only here, so that results do not hold the paths of a machine.
+        """
+        task = {name: os.path.expandvars(value) if isinstance(value, str) else value
+                for name, value in self.learn[cell.task].items()}  # fmt: skip
         return {
             **self.settings,
-            **self.learn[cell.task],
-            "forget": self.forget[cell.forget],
+            **task,
+            "forget": [os.path.expandvars(source) for source in self.forget[cell.forget]],
             **self.methods[cell.method].get("settings", {}),
             "seed": cell.seed,
         }
