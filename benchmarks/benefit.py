@@ -219,6 +219,16 @@ def judge(score: list[float], benefit: list[float]) -> dict[str, Any]:
             "helped_share_top20": float((b[top] > 0).mean())}  # fmt: skip
 
 
+def chosen(score: list[float], benefit: list[float]) -> dict[str, Any]:
+    """What re-scoring would unlearn: of the better half the texts with a score above 0."""
+    s, b = np.array(score), np.array(benefit)
+    places = [i for i in np.argsort(-s, kind="stable")[: len(s) // 2] if s[i] > 0]
+    return {"chosen": len(places) / len(s),
+            "chosen_helped_share": float((b[places] > 0).mean()) if places else None,
+            "chosen_mean_benefit": float(b[places].mean()) if places else None,
+            "mean_benefit": float(b.mean())}  # fmt: skip
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """Every score judged in every case."""
     scores: dict[str, dict[str, Any]] = {}
@@ -244,7 +254,8 @@ def summary(folder: Path) -> dict[str, Any]:
                             scores.setdefault(score, {})[f"{label}, {when}"] = judged
                     case = f"{label}, {list(taken)[-1]}"
                     oracle = scores["cosine with oracle"][case]["spearman"]
-                    own[label] = {**scores[DEFAULT[name]][case], "oracle": oracle}
+                    own[label] = {**scores[DEFAULT[name]][case], "oracle": oracle,
+                                  **chosen(numbers[DEFAULT[name]], benefit)}  # fmt: skip
     texts = {name: case for name, case in own.items() if "texts" in name}  # groups are few
     return {"default": {"score": "gradient", **overall(texts)},
             "regimes": regimes(own), "cases_of_default": own, "scores": scores,

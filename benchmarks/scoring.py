@@ -242,7 +242,7 @@ def main() -> None:
         row
         for shape, bf16 in ([("8x64", True)] if quick else
                             [(shape, bf16) for shape in SHAPES for bf16 in (True, False)])
-        for row in compare(shape, bf16, 2 if quick else 7)
+        for row in compare(shape, bf16, 2 if quick else 3)
     ]  # fmt: skip
     model = load()
     model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
