@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def run_for_peak(method: str, shape: str, dtype: str) -> None:
 def add_peak(row: dict[str, Any], model_bytes: int) -> None:
     """Measure and add the peak memory of a case."""
     command = [sys.executable, __file__, "--peak", row["method"], row["batch"], row["dtype"]]
-    run = subprocess.run(command, capture_output=True, text=True)
+    # On one thread, so that two processes at once do not stand in each other's way.
+    run = subprocess.run(command, capture_output=True, text=True,
+                         env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     if run.returncode:
         row["missing"] = f"peak memory: {run.stderr.strip().splitlines()[-1]}"
         return
@@ -248,10 +251,10 @@ def main() -> None:
     model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     largest = max(out * into for out, into in scored_weights(model).shapes.values())
     del model
-    for row in cases:
-        if "missing" not in row and (not quick or row["method"] in ("floor", "diagonal",
-                                                                     "factored")):  # fmt: skip
-            add_peak(row, model_bytes)
+    wanted = ("floor", "diagonal", "factored") if quick else tuple(METHODS)
+    measured = [row for row in cases if "missing" not in row and row["method"] in wanted]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda row: add_peak(row, model_bytes), measured))
     parts = {}
     for learned, forgotten in PAIRS[:1] if quick else PAIRS:
         found = rank_agreement(arguments.data, learned, forgotten, quick)
