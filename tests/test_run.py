@@ -169,7 +169,7 @@ def test_a_finished_run_is_kept(finished, tiny, data):
     times = {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
     status, _, error = letgo("run", *flags(tiny, data, finished))
     assert status == 0
-    assert error.count("done before, kept") == 8
+    assert error.count("done before, kept") == 9
     assert digest(finished) == before
     assert times == {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
 
@@ -357,7 +357,7 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     words = flags(tiny, data, out, score="fisher_distance", alpha=0.5, overwrite="true")
     status, _, error = letgo("run", *words)
     assert status == 0, error
-    assert error.count("done before, kept") == 3  # elicit, probe, fisher
+    assert error.count("done before, kept") == 4  # elicit, probe, fisher, baseline
     new = pq.read_table(out / "scores.parquet").schema.metadata
     assert new[b"alpha"] == b"0.5"
 
