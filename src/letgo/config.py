@@ -111,8 +111,6 @@ class Config(NamedTuple):
     model: ModelConfig
 
 
-# Settings of the run that do not change what it computes.
-PRESENTATION = {"overwrite", "quiet", "checkpoint_minutes", "shared"}
 # TRL's defaults suit long runs on a cluster; a run folder wants every step in its log, and its
 # checkpoints come by the clock (`checkpoint_minutes`).
 DEFAULTS = {"logging_steps": 1, "save_strategy": "no", "save_total_limit": 1, "report_to": "none"}

@@ -52,18 +52,12 @@ class Study:
 
     def cells(self) -> list[Cell]:
         """All runs, those of one seed and task together: they share the most."""
-        found = {
-            seed: [c for c in self._of_methods() if c.seed == seed]
-            for seed in sorted({s for m in self.methods.values() for s in self._seeds(m)})
-        }
-        return [c for t in self.learn for seed in found for c in found[seed] if c.task == t]
-
-    def _seeds(self, method: dict[str, Any]) -> list[int]:
-        return method.get("seeds", self.seeds)
+        tasks = list(self.learn)
+        return sorted(self._of_methods(), key=lambda cell: (tasks.index(cell.task), cell.seed))
 
     def _of_methods(self) -> Iterator[Cell]:
         for name, method in self.methods.items():
-            for seed in self._seeds(method):
+            for seed in method.get("seeds", self.seeds):
                 for task in method.get("learn", self.learn):
                     for forget in method.get("forget", self.forget):
                         if forget != task:
