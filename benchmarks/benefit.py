@@ -32,6 +32,7 @@ from letgo.config import git_revision, versions
 from letgo.demo import LEARN, TOPICS, base9, sums
 from letgo.progress import track
 from letgo.records import read_records
+from letgo.study.results import rounded
 
 TASKS = ("sst5", "qasc", "dental", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
@@ -41,6 +42,7 @@ LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 3000, 256
 DEFAULT = {"base": "gradient", "early": "cosine with 64 learning examples"}
 SQUARES = ("norm", "fisher_norm", "curvature")
 SIZES = {"small": 0.01, "real": 0.1}  # of a learning update
+DIGITS = 6  # enough to do the figures again
 DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -173,7 +175,7 @@ def run_task(
             {**grouped([rows[i] for i in members], benefit), "members": members}
             for members, benefit in zip(groups, table[len(texts) :], strict=True)
         ]
-        files[point].write_text(json.dumps(rounded(said)) + "\n")
+        files[point].write_text(json.dumps(rounded(said, DIGITS)) + "\n")
         print(f"RESULT {files[point].name}", flush=True)
 
 
@@ -192,15 +194,6 @@ def dose_curve(
         which: {size: benefit[size] for size in sizes}
         for which, benefit in zip(chosen, found, strict=True)
     }
-
-
-def rounded(value: Any) -> Any:
-    """Six digits are enough to do the figures again."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -302,7 +295,7 @@ def main() -> None:
             run_task(model, base, elicited, task, arguments.data, folder, arguments.choose)
     found = {**summary(folder), "machine": machine(), "versions": versions(),
              "git_revision": git_revision()}  # fmt: skip
-    file.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    file.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
     spearman = {name: {case: figures["spearman"] for case, figures in by.items()}
                 for name, by in found["scores"].items()}  # fmt: skip
     cases = [case for case in spearman["gradient"] if "texts" in case]

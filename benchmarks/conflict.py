@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benefit import DEFAULT, rounded
+from benefit import DEFAULT, DIGITS
 from conflict_data import CONFLICTS, DIRECT_NEUTRAL, TEXTS, VERBOSE_NEUTRAL, filled, says
 from heatmap import draw
 from machine import machine
@@ -25,6 +25,7 @@ from points import Model, Row, Vectors, dot, gram, learn, mean, scores_of
 from scipy.stats import rankdata
 
 from letgo.config import git_revision, versions
+from letgo.study.results import rounded
 
 RATE, MOST = 1e-4, 40
 
@@ -113,7 +114,7 @@ def run(
                          "rows": numbers}  # fmt: skip
     for text in texts:
         text["answer"] = said(model, text.pop("row"))
-    file.write_text(json.dumps(rounded({"texts": texts, "points": points})) + "\n")
+    file.write_text(json.dumps(rounded({"texts": texts, "points": points}, DIGITS)) + "\n")
     print(f"RESULT {file.name}: {sum(text['conflict'] for text in texts)} of {len(texts)} conflict",
           flush=True)  # fmt: skip
 
@@ -192,7 +193,7 @@ def main() -> None:
             run(model, base, others, name, seed, file)
     found = {**summary(folder, arguments.seeds), "machine": machine(), "versions": versions(),
              "git_revision": git_revision()}  # fmt: skip
-    arguments.json.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    arguments.json.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
     areas = {name: {case: figures["auc"] for case, figures in by.items()}
              for name, by in found["scores"].items()}  # fmt: skip
     draw(areas, list(areas["gradient"]), 0.5, "area under the ROC curve",

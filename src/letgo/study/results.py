@@ -153,13 +153,13 @@ def curves(root: Path, study: Study) -> list[Curve]:
     return list(found.values())
 
 
-def rounded(value: Any) -> Any:
-    """Figures with `DIGITS` significant digits, so that another machine finds the same."""
+def rounded(value: Any, digits: int = DIGITS) -> Any:
+    """Figures with so many significant digits, so that another machine finds the same."""
     if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
+        return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        return [rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def differences(told: Any, found: Any, where: str = "") -> list[str]:
