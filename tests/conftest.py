@@ -76,12 +76,15 @@ def write_lines(file: Path, records: list[dict]) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with learning data (24 examples), two forgetting sets and a test set."""
+    """A folder with learning (24 examples), validation and test data, and two forgetting sets."""
     folder = tmp_path_factory.mktemp("data")
     sums = [{"prompt": f"{a} + {b}?", "completion": str(a + b)} for a in range(6) for b in range(4)]
     write_lines(folder / "learn.jsonl", sums)
     write_lines(folder / "heldout.jsonl", [
         {"prompt": f"{a} + 9?", "completion": str(a + 9)} for a in range(6)
+    ])  # fmt: skip
+    write_lines(folder / "validation.jsonl", [
+        {"prompt": f"{a} + 8?", "completion": str(a + 8)} for a in range(5)
     ])  # fmt: skip
     write_lines(folder / "letters" / "train.jsonl", [
         {"prompt": f"which letter is number {n}?", "completion": f"{letter}. letter"}

@@ -73,7 +73,7 @@ def between_renames():
 
     def rename_and_die(self, target):
         result = rename(self, target)
-        if Path(target).name == "model":
+        if Path(target).name == "lwf":
             die()
         return result
 

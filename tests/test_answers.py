@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, ttest_rel
 
 from letgo.answers import correct, exact, letter, number, reader
-from letgo.statistics import accuracy, paired_difference, verdict
+from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,31 @@ def test_the_interval_covers_and_the_test_holds_its_level():
     for _ in range(200):
         ours, theirs = rng.random(80) < 0.6, rng.random(80) < 0.6
         result = paired_difference(ours.tolist(), theirs.tolist())
-        alarms += verdict(result) != "no difference"
+        alarms += result["p_value"] < 0.05
         covered += result["ci95"][0] <= 0 <= result["ci95"][1]
     assert alarms <= 18
     assert covered >= 180
 
 
-def test_the_verdict_follows_the_paired_test():
+def test_the_verdict_keeps_plain_fine_tuning_unless_a_gain_is_shown():
+    same = paired_mean([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    likelier = paired_mean([0.1, 0.2, 0.1, 0.2], [1.0, 1.2, 1.1, 1.3])
+    unlikelier = paired_mean([1.0, 1.2, 1.1, 1.3], [0.1, 0.2, 0.1, 0.2])
     better = paired_difference([True] * 30 + [False] * 5, [False] * 30 + [False] * 5)
-    assert verdict(better) == "lwf"
-    worse = paired_difference([False] * 30, [True] * 30)
-    assert verdict(worse) == "sft"
-    assert verdict(paired_difference([True, False], [False, True])) == "no difference"
+    equal = paired_difference([True, False], [False, True])
+    fewer = paired_difference([False, True, True], [True, True, True])
+    for accuracy_of, nll, kept in (
+        (better, same, "lwf"), (better, unlikelier, "lwf"), (equal, likelier, "lwf"),
+        (equal, same, "sft"), (equal, unlikelier, "sft"), (fewer, likelier, "sft"),
+    ):  # fmt: skip
+        assert verdict({**accuracy_of, "reference_nll": nll}) == kept
+
+
+def test_a_paired_mean_is_the_t_test():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(0.3, 1, 40), rng.normal(0, 1, 40)
+    found = paired_mean([*ours, np.nan], [*theirs, 1.0])  # a pair without a figure is left out
+    assert found["p_value"] == pytest.approx(ttest_rel(ours, theirs).pvalue)
+    assert found["difference"] == pytest.approx((ours - theirs).mean())
+    assert found["ci95"][0] < found["difference"] < found["ci95"][1]
+    assert paired_mean([1.0], [2.0])["p_value"] == 1

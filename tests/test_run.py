@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -16,12 +17,13 @@ from conftest import write_lines
 
 from letgo import cli
 from letgo import train as third
+from letgo.neutral import neutral_texts
 
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
     "config.yaml", "stages.json", "self_knowledge.parquet", "probe", "fisher.safetensors",
-    "scores.parquet", "selection.parquet", "model", "train_log.jsonl", "baseline.parquet",
-    "metrics.json", "answers.parquet", "report.html",
+    "scores.parquet", "selection.parquet", "lwf", "train_log.jsonl", "baseline.parquet",
+    "metrics.json", "answers.parquet", "model", "report.html",
 }  # fmt: skip
 COLUMNS = {
     "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",
@@ -37,6 +39,7 @@ def flags(tiny, data, out, **changes):
     """The command line of a small run."""
     settings = {
         "model": tiny, "learn": data / "learn.jsonl", "learn_test": data / "heldout.jsonl",
+        "learn_validation": data / "validation.jsonl",
         "forget": [data / "letters" / "train.jsonl", data / "talk.jsonl"], "output_dir": out,
         "per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-3,
         "max_new_tokens": 6, "unlearning_interval": 4, "generation_batch_size": 4,
@@ -74,7 +77,8 @@ def letgo(*words):
 def digest(folder):
     """What two equal runs must share, byte for byte."""
     files = ["self_knowledge.parquet", "scores.parquet", "selection.parquet", "metrics.json",
-             "answers.parquet", "model/model.safetensors", "probe/model.safetensors"]  # fmt: skip
+             "answers.parquet", "model/model.safetensors", "lwf/model.safetensors",
+             "probe/model.safetensors"]  # fmt: skip
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 
@@ -111,7 +115,7 @@ def test_the_run_folder_is_as_designed(finished):
     by_confidence = sorted(scores.to_pylist(), key=lambda row: -row["confidence"])
     top = {row["id"] for row in by_confidence[: round(0.5 * len(selection))]}
     assert {row["id"] for row in selection if row["selected"]} == top
-    assert "\n- score: gradient\n" in (finished / "model" / "README.md").read_text()
+    assert "\n- score: gradient\n" in (finished / "lwf" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("interval", [0, 2])
@@ -133,17 +137,47 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
 def test_metrics_are_the_answers_counted(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     answers = pq.read_table(finished / "answers.parquet").to_pylist()
-    assert set(metrics) == {"models", "lwf_minus_sft", "verdict"}
+    assert set(metrics) == {"models", "lwf_minus_sft", "neutral_perplexity", "verdict"}
     assert set(metrics["models"]) == {"base", "sft", "lwf"}
     for model, sets in metrics["models"].items():
-        assert set(sets) == {"learn", "forget:letters"}  # the other set has no references
+        decides = {"validation"} - ({"validation"} if model == "base" else set())
+        assert set(sets) == {"learn", "forget:letters"} | decides  # the other has no references
         for name, score in sets.items():
             right = [a["correct"] for a in answers if (a["model"], a["set"]) == (model, name)]
             assert score["n"] == len(right)
             assert score["accuracy"] == sum(right) / len(right)
             assert score["ci95"][0] <= score["accuracy"] <= score["ci95"][1]
-    assert set(metrics["lwf_minus_sft"]["learn"]) == {"difference", "ci95", "p_value"}
-    assert metrics["verdict"] in ("lwf", "sft", "no difference")
+    paired = metrics["lwf_minus_sft"]["learn"]
+    assert set(paired) == {"difference", "ci95", "p_value", "reference_nll"}
+    for model, perplexity in metrics["neutral_perplexity"].items():
+        read = [a["reference_nll"] for a in answers if (a["model"], a["set"]) == (model, "neutral")]
+        assert len(read) == len(neutral_texts())
+        assert perplexity == pytest.approx(np.exp(np.mean(read)))
+
+
+def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monkeypatch):
+    """`model/` is plain fine-tuning's unless the validation set shows a gain of LWF."""
+    kept = {"sft": "probe", "lwf": "lwf"}
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert same_files(finished / "model", finished / kept[metrics["verdict"]])
+    other = "lwf" if metrics["verdict"] == "sft" else "sft"
+    monkeypatch.setattr("letgo.evaluate.verdict", lambda difference: other)
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    stages = json.loads((out / "stages.json").read_text())
+    del stages["evaluate"]
+    (out / "stages.json").write_text(json.dumps(stages))
+    for name in ("metrics.json", "answers.parquet", "report.html"):
+        (out / name).unlink()
+    shutil.rmtree(out / "model")
+    assert letgo("evaluate", "--output_dir", out)[0] == 0
+    assert same_files(out / "model", out / kept[other])
+
+
+def same_files(one, other):
+    names = sorted(file.name for file in one.iterdir())
+    assert names == sorted(file.name for file in other.iterdir())
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
 def test_unlearning_steps_happen_where_the_schedule_says(finished):
@@ -166,12 +200,12 @@ def test_nothing_pickled_is_left(finished):
 
 def test_a_finished_run_is_kept(finished, tiny, data):
     before = digest(finished)
-    times = {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
+    times = {path: path.stat().st_mtime_ns for path in (finished / "lwf").iterdir()}
     status, _, error = letgo("run", *flags(tiny, data, finished))
     assert status == 0
     assert error.count("done before, kept") == 9
     assert digest(finished) == before
-    assert times == {path: path.stat().st_mtime_ns for path in (finished / "model").iterdir()}
+    assert times == {path: path.stat().st_mtime_ns for path in (finished / "lwf").iterdir()}
 
 
 def test_config_yaml_repeats_the_run(finished, tmp_path):
@@ -476,6 +510,23 @@ def test_a_tenth_is_kept_apart_and_never_trained_on(tiny, data, tmp_path):
     assert len(run.test) == 2
     assert len(run.learn) == 22
     assert not {r.prompt for r in run.test} & {r.prompt for r in run.learn}
+    for test_set in (None, data / "heldout.jsonl"):
+        words = flags(tiny, data, tmp_path / "out", learn_test=test_set, learn_validation=None)
+        run = pipeline.open_run(config.parse("run", words, {}))
+        parts = [{r.prompt for r in part} for part in (run.learn, run.validation, run.test)]
+        assert len(set.union(*parts)) == sum(map(len, parts))
+        assert len(run.validation) == 2
+    words += ["--optimum", "steps:2"]  # no plain fine-tuning to decide against
+    assert not pipeline.open_run(config.parse("run", words, {})).validation
+
+
+def test_few_validation_examples_are_enough(data):
+    from letgo.data import hold_out
+    from letgo.records import Record
+
+    records = [Record(str(i), f"{i}?", "1", "") for i in range(3000)]
+    learn, apart = hold_out(records, 0, 200)
+    assert (len(learn), len(apart)) == (2800, 200)
 
 
 def test_off_gives_the_baseline(tiny, data, tmp_path):
@@ -484,8 +535,8 @@ def test_off_gives_the_baseline(tiny, data, tmp_path):
     status, _, error = letgo("run", *flags(tiny, data, out, unlearning_interval=0))
     assert status == 0, error
     made = digest(out)
-    assert made["model/model.safetensors"] == made["probe/model.safetensors"]
-    assert json.loads((out / "metrics.json").read_text())["verdict"] == "no difference"
+    assert made["lwf/model.safetensors"] == made["probe/model.safetensors"]
+    assert json.loads((out / "metrics.json").read_text())["verdict"] == "sft"
 
 
 @pytest.mark.parametrize("extra", [[], ["--use_dora"]])
@@ -494,8 +545,8 @@ def test_a_lora_run(tiny, data, tmp_path, extra):
     words = flags(tiny, data, out, lora_r=2, lora_target_modules=["q_proj", "v_proj"])
     status, _, error = letgo("run", *words, "--use_peft", *extra)
     assert status == 0, error
-    assert (out / "model" / "adapter_model.safetensors").exists()
-    assert not (out / "model" / "model.safetensors").exists()
+    assert (out / "lwf" / "adapter_model.safetensors").exists()
+    assert not (out / "lwf" / "model.safetensors").exists()
     assert "4 of 14 weight matrices" in error  # only those the adapter can move are scored
     assert (out / "report.html").exists()
 

@@ -34,7 +34,11 @@ def write_study(file, tiny, data, **changes):
                        "seeds": [0]},
         },
         "seeds": [0, 1],
-        "claims": {"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"}},
+        "claims": {
+            "mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
+            "returned_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed",
+                                "returned": True},
+        },
         **changes,
     }  # fmt: skip
     file.write_text(yaml.safe_dump(study))
@@ -87,6 +91,38 @@ def test_runs_share_what_they_can_and_leave_no_models(finished):
     cell = root / "cells" / "sums--mixed--lwf--0"
     assert (cell / "report.html").exists()
     assert not (cell / "model").exists()
+
+
+def test_what_was_forgotten_and_returned(finished, tmp_path):
+    """By the answers: what is left of forgetting sets, and which model the validation set kept."""
+    shutil.copytree(finished[0], tmp_path / "out")
+    study = read_study(tmp_path / "out" / "study.yaml")
+    files = sorted((tmp_path / "out" / "cells").glob("sums--mixed--lwf--*.json"))
+    for number, file in enumerate(files):
+        cell = json.loads(file.read_text())
+        answers = cell["answers"]
+        for model, right in (("sft", 0), ("lwf", 1)):  # the method is right everywhere, ...
+            answers[model]["learn"] = {
+                i: [right, nll] for i, (_, nll) in answers[model]["learn"].items()
+            }
+        gains = int(number == 0)  # ... and the validation set of the first seed alone knows it
+        for model, right in (("sft", 0), ("lwf", gains)):
+            answers[model]["validation"] = {str(i): [right, 1.0] for i in range(12)}
+        answers["base"]["forget:letters"] = {"a": [1, 0.5], "b": [0, 0.5]}
+        file.write_text(json.dumps(cell))
+    results = write_results(tmp_path / "out", study, {})
+    kept = [results["cells"][file.stem]["returned"] for file in files]
+    assert kept == ["lwf", "sft"]
+    claims = {name: claim["tasks"]["sums"]["difference"]
+              for name, claim in results["claims"].items()}  # fmt: skip
+    assert claims == {"mixed_vs_sft": 1.0, "returned_vs_sft": 0.5}
+    row = next(row for row in results["effects"] if row["method"] == "lwf")
+    assert row["returned_lwf"] == 1
+    assert row["forgotten"]["accuracy"]["base"] == 0.5
+    perplexity = row["forgotten"]["perplexity"]
+    assert set(perplexity) == {"base", "sft", "lwf"}
+    assert all(value > 1 for value in perplexity.values())
+    assert "0.500 > " in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):

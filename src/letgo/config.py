@@ -34,6 +34,11 @@ class RunConfig:
     learn_test: str | None = setting(
         None, "Held-out learning data; without it a seeded tenth of --learn is kept apart."
     )
+    learn_validation: str | None = setting(
+        None,
+        "Learning data that decide between LWF and plain fine-tuning; without it a seeded tenth of "
+        "--learn, at most 200 examples, is kept apart.",
+    )
     forget: list[str] = field(
         default_factory=list,
         metadata={
@@ -79,7 +84,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if isinstance(self.forget, str):  # YAML with one set and no list
             self.forget = [self.forget]
-        for name in ("model", "learn", "learn_test"):
+        for name in ("model", "learn", "learn_test", "learn_validation"):
             if not isinstance(getattr(self, name), str | None):
                 raise InputError(f"--{name} must be one name, not {getattr(self, name)}")
         if not all(isinstance(name, str) for name in self.forget):

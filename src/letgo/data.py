@@ -43,16 +43,24 @@ def sample(records: Sequence[T], count: int | None, seed: int) -> list[T]:
     return [records[index] for index in kept]
 
 
-def hold_out(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
-    """Keep a seeded tenth of the learning data apart as a test set.
+def hold_out(
+    records: Sequence[Record], seed: int, most: int | None = None
+) -> tuple[list[Record], list[Record]]:
+    """Keep a seeded tenth of the learning data apart, to test on or to decide by.
 
-    Records that share a prompt stay on one side, so that no test prompt is ever trained on.
+    Records that share a prompt stay on one side, so that no prompt kept apart is ever trained on.
+
+    Args:
+        records: at least two prompts.
+        seed: of the draw.
+        most: at most so many prompts.
 
     Returns:
-        (learning records, test records), each in the old order.
+        (learning records, records kept apart), each in the old order.
     """
     prompts = sorted({record.prompt for record in records})
-    apart = set(random.Random(seed).sample(prompts, max(1, len(prompts) // 10)))
+    count = max(1, len(prompts) // 10)
+    apart = set(random.Random(seed).sample(prompts, min(count, most or count)))
     return (
         [record for record in records if record.prompt not in apart],
         [record for record in records if record.prompt in apart],

@@ -10,6 +10,7 @@ from typing import Any
 SETTINGS = {
     "model": "smollm2-135m",
     "learn": "{data}/base9.jsonl",
+    "learn_validation": "{data}/base9_validation.jsonl",
     "learn_test": "{data}/base9_test.jsonl",
     "forget": ["{data}/base10.jsonl", "{data}/everyday.jsonl"],
     "learning_rate": 5e-5,
@@ -20,7 +21,7 @@ SETTINGS = {
     "max_new_tokens": 32,
     "fisher_examples": 64,
 }
-LEARNING, TEST, SUMS, QUESTIONS = 288, 120, 40, 32
+LEARNING, TEST, SUMS, QUESTIONS, VALIDATION = 288, 120, 40, 32, 100
 
 LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
 TOPICS = {
@@ -55,15 +56,16 @@ def sums(
 
 
 def generate_data(folder: Path, seed: int = 0) -> None:
-    """Write the demo's four data sets: base-9 sums to learn and to be tested on, base-10 sums and
-    everyday questions as forgetting prompts. No test sum is among the learning sums."""
+    """Write the demo's data sets: base-9 sums to learn, to decide by and to be tested on, base-10
+    sums and everyday questions as forgetting prompts. No sum is in two of them."""
     rng = random.Random(seed)
-    pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], LEARNING + TEST + SUMS)
-    apart = LEARNING + TEST
+    apart, known = LEARNING + TEST, LEARNING + TEST + SUMS
+    pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], known + VALIDATION)
     questions = [form.format(x) for form, things in TOPICS.items() for x in things]
     write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
     write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:apart], base9))
-    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[apart:], str))
+    write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[known:], base9))
+    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[apart:known], str))
     write_lines(folder / "everyday.jsonl", [{"prompt": q} for q in questions[:QUESTIONS]])
 
 

@@ -1,24 +1,29 @@
 """Stage 4: what base, SFT and LWF answer, and how often they are right."""
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from letgo import neutral
 from letgo.answers import correct, reader
 from letgo.data import MISTAKES_SET, chunks_by_length, example_ids, prompt_ids, training_row
 from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
 from letgo.models import load_base, load_base_tokenizer, load_trained
 from letgo.progress import log
 from letgo.records import Record
+from letgo.sharing import link
 from letgo.stages import Run, in_chunks, need, write_json
-from letgo.statistics import accuracy, paired_difference, verdict
+from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
 
+VALIDATION = "validation"
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
 
@@ -37,28 +42,46 @@ def baseline(run: Run, scratch: Path) -> None:
 
 
 def evaluate(run: Run, scratch: Path) -> None:
-    """Write `metrics.json` and `answers.parquet`: greedy answers against the references."""
-    model = need(run, "model", "train")
+    """Write `metrics.json`, `answers.parquet` and `model/`, the better of LWF and SFT.
+
+    Greedy answers are held against the references. Plain fine-tuning is kept unless the validation
+    set shows a gain; nothing is chosen by the test set.
+    """
+    model = need(run, "lwf", "train")
     rows = pq.read_table(need(run, "baseline.parquet", "baseline")).to_pylist()
     rows += _all_answers(run, scratch, "lwf", partial(load_trained, run.config, model))
     right: dict[tuple[str, str], list[bool]] = {}
+    nll: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        right.setdefault((row["model"], row["set"]), []).append(row["correct"])
+        nll.setdefault((row["model"], row["set"]), []).append(row["reference_nll"])
+        if row["set"] != neutral.SET:
+            right.setdefault((row["model"], row["set"]), []).append(row["correct"])
     labels, sets = (list(dict.fromkeys(names)) for names in zip(*right, strict=True))
     compared = sets if "sft" in labels else []
-    differences = {n: paired_difference(right["lwf", n], right["sft", n]) for n in compared}
+    differences = {
+        n: paired_difference(right["lwf", n], right["sft", n])
+        | {"reference_nll": paired_mean(nll["lwf", n], nll["sft", n])}
+        for n in compared
+    }
+    decided = verdict(differences[VALIDATION]) if compared else "no baseline"
     metrics = {
-        "models": {m: {n: accuracy(right[m, n]) for n in sets} for m in labels},
+        "models": {m: {n: accuracy(right[m, n]) for n in sets if (m, n) in right} for m in labels},
         "lwf_minus_sft": differences,
-        "verdict": verdict(differences["learn"]) if differences else "no baseline",
+        "neutral_perplexity": {m: math.exp(fmean(nll[m, neutral.SET])) for m in labels},
+        "verdict": decided,
     }
     write_json(scratch / "metrics.json", metrics)
     pq.write_table(pa.Table.from_pylist(rows), scratch / "answers.parquet")
+    kept = need(run, "probe", "probe") if decided == "sft" else model
+    shutil.rmtree(scratch / "model", ignore_errors=True)
+    link(kept, scratch / "model")
 
 
 def asked_sets(run: Run) -> dict[str, list[Record]]:
-    """What the models are asked: the test set, and forgetting sets that have references."""
+    """What the models are asked: test and validation set, forgetting sets that have references."""
     sets = {"learn": run.test}
+    if run.validation:
+        sets[VALIDATION] = run.validation
     for name, records in run.forget.items():
         if name != MISTAKES_SET and all(record.completion for record in records):
             sets[f"forget:{name}"] = records
@@ -71,10 +94,27 @@ def _all_answers(
     """One model's answers to all sets."""
     # Loaded at the first question only: a resumed run may have all the answers.
     model = cache(load)
-    return [
-        row for name, records in asked_sets(run).items()
-        for row in _answers(run, scratch, label, name, records, model)
-    ]  # fmt: skip
+    sets = asked_sets(run)
+    if label == "base":
+        sets.pop(VALIDATION, None)  # it decides between the other two
+    rows = [row for name, records in sets.items()
+            for row in _answers(run, scratch, label, name, records, model)]  # fmt: skip
+    return rows + _neutral(run, scratch, label, model)
+
+
+def _neutral(
+    run: Run, scratch: Path, label: str, load: Callable[[], Any]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows like those of answers, for texts that are read and not answered."""
+
+    def read(_: list[None]) -> list[dict[str, Any]]:
+        tokenizer = load_base_tokenizer(run.config)
+        nll = neutral.neutral_nll(load(), tokenizer, bool(run.config.training.bf16))
+        return [{"model": label, "set": neutral.SET, "id": name, "prompt": "", "reference": "",
+                 "generated": "", "correct": None, "reference_nll": value}
+                for name, value in nll.items()]  # fmt: skip
+
+    return in_chunks(f"evaluate {label} neutral text", scratch, [[None]], read)
 
 
 def _answers(

@@ -37,6 +37,9 @@ TELLING = {
     "trackio_static_space_id", "use_cpu", "per_device_eval_batch_size", "local_rank",
 }  # fmt: skip
 
+# Examples beyond them cost more to ask than they tell.
+MOST_VALIDATION = 200
+
 
 def open_run(config: Config) -> Run:
     """Read and check all data of a run; writes nothing.
@@ -54,13 +57,13 @@ def open_run(config: Config) -> Run:
     folder = Path(config.training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir: {folder} is a file; give a folder")
-    learn, test = learning_data(config)
+    learn, validation, test = learning_data(config)
     forget = {
         name: sample(learn if source == MISTAKES else read_records(source, "--forget", False),
                      settings.max_forget, seed)
         for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
     }  # fmt: skip
-    asked = {record.prompt for record in test}
+    asked = {record.prompt for record in [*validation, *test]}
     for name, records in forget.items():
         forget[name] = [record for record in records if record.prompt not in asked]
         if not forget[name]:
@@ -78,30 +81,48 @@ def open_run(config: Config) -> Run:
     models.fingerprint(settings.model, config.training.trust_remote_code)
     tokenizer = models.load_base_tokenizer(config)
     source = Path(models.resolve(settings.model)).resolve()
-    if any(source.is_relative_to((folder / kept).resolve()) for kept in ("model", "probe")):
+    if any(source.is_relative_to((folder / kept).resolve()) for kept in ("model", "lwf", "probe")):
         raise InputError(f"--output_dir: the run would replace its own --model {settings.model}")
-    return Run(folder, config, learn, test, forget, tokenizer.chat_template)
+    return Run(folder, config, learn, validation, test, forget, tokenizer.chat_template)
 
 
-def learning_data(config: Config) -> tuple[list[Record], list[Record]]:
-    """(learning examples, test examples) that share no prompt."""
+def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Record]]:
+    """(learning, validation, test examples), of which no two share a prompt."""
     settings, seed = config.run, config.training.seed
     learn = read_records(settings.learn or "", "--learn", True)
-    if settings.learn_test is None:
-        if len({record.prompt for record in learn}) < 2:
-            raise InputError("--learn: too few examples to keep a tenth apart; give --learn_test")
-        learn, test = hold_out(learn, seed)
-    else:
-        test = read_records(settings.learn_test, "--learn_test", True)
+    learn, test = _apart(learn, "learn_test", settings.learn_test, seed)
+    validation: list[Record] = []
+    if settings.optimum == "full":  # else there is no plain fine-tuning to decide against
+        learn, validation = _apart(learn, "learn_validation", settings.learn_validation, seed,
+                                   MOST_VALIDATION)  # fmt: skip
         asked = {record.prompt for record in test}
-        apart = [record for record in learn if record.prompt not in asked]
-        if len(apart) < len(learn):
-            log.warning("%d learning examples are also test prompts and are not trained on",
-                        len(learn) - len(apart))  # fmt: skip
-        if not apart:
-            raise InputError("--learn_test: it holds every learning prompt; give other data")
-        learn = apart
-    return sample(learn, settings.max_learn, seed), sample(test, settings.max_test, seed)
+        validation = [record for record in validation if record.prompt not in asked]
+        if not validation:
+            raise InputError("--learn_validation: all its prompts are test prompts; give others")
+    return (
+        sample(learn, settings.max_learn, seed),
+        validation,
+        sample(test, settings.max_test, seed),
+    )
+
+
+def _apart(
+    learn: list[Record], flag: str, source: str | None, seed: int, most: int | None = None
+) -> tuple[list[Record], list[Record]]:
+    """Learning examples, and those of `source` or else a tenth of the learning data."""
+    if source is None:
+        if len({record.prompt for record in learn}) < 2:
+            raise InputError(f"--learn: too few examples to keep a tenth apart; give --{flag}")
+        return hold_out(learn, seed, most)
+    given = read_records(source, f"--{flag}", True)
+    asked = {record.prompt for record in given}
+    kept = [record for record in learn if record.prompt not in asked]
+    if len(kept) < len(learn):
+        log.warning("%d learning examples are also prompts of --%s and are not trained on",
+                    len(learn) - len(kept), flag)  # fmt: skip
+    if not kept:
+        raise InputError(f"--{flag}: it holds every learning prompt; give other data")
+    return kept, given
 
 
 def stages(run: Run) -> list[Stage]:
@@ -149,9 +170,9 @@ def stages(run: Run) -> list[Stage]:
         Stage("fisher", ("fisher.safetensors",), fisher, informed, True),
         Stage("score", ("scores.parquet",), score, scored, True),
         Stage("select", ("selection.parquet",), select, selected),
-        Stage("train", ("model", "train_log.jsonl"), train, trained),
+        Stage("train", ("lwf", "train_log.jsonl"), train, trained),
         Stage("baseline", ("baseline.parquet",), baseline, compared, True),
-        Stage("evaluate", ("metrics.json", "answers.parquet"), evaluate, tested),
+        Stage("evaluate", ("metrics.json", "answers.parquet", "model"), evaluate, tested),
         Stage("report", ("report.html",), report, tested),
     ]
 
@@ -199,6 +220,8 @@ def execute(config: Config, only: str | None = None) -> Run:
 def write_config(run: Run, model: str) -> None:
     """Write `config.yaml`: all settings, and where they came from; `model` is its fingerprint."""
     data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}
+    if run.validation:
+        data["learn_validation"] = run.validation
     data.update({f"forget {name}": records for name, records in run.forget.items()})
     provenance: dict[str, Any] = {
         "versions": cfg.versions(),

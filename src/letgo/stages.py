@@ -30,7 +30,9 @@ class Run:
         folder: the output folder.
         config: all settings.
         learn: learning examples, after `--max_learn`.
-        test: held-out learning examples.
+        validation: learning examples that decide between LWF and plain fine-tuning; none where
+            there is no plain fine-tuning.
+        test: held-out learning examples, to be reported.
         forget: prompts (perhaps with references) of each forgetting set.
         chat_template: how the tokenizer shows a prompt to the model, if it has a template.
     """
@@ -38,6 +40,7 @@ class Run:
     folder: Path
     config: Config
     learn: list[Record]
+    validation: list[Record]
     test: list[Record]
     forget: dict[str, list[Record]]
     chat_template: str | None

@@ -10,7 +10,7 @@ from letgo.training import fit
 
 
 def train(run: Run, scratch: Path) -> None:
-    """Write `model/` and `train_log.jsonl`: the base model after Learning With Forgetting."""
+    """Write `lwf/` and `train_log.jsonl`: the base model after Learning With Forgetting."""
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
     scores, selection = (
         {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
@@ -26,7 +26,7 @@ def train(run: Run, scratch: Path) -> None:
         }
         for text in texts
     ]  # fmt: skip
-    fit(run, scratch, scratch / "model", "fine-tune (LWF)", forget)
+    fit(run, scratch, scratch / "lwf", "fine-tune (LWF)", forget)
 
 
 def may_be_unlearned(row: dict[str, Any], rescoring: bool) -> bool:

@@ -21,9 +21,10 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   fisher     3  Fisher information of the learning task            fisher.safetensors
   score      4  forgetting confidence of every text                scores.parquet
   select     5  the most confident texts                           selection.parquet
-  train      6  fine-tuning with periodic unlearning               model/, train_log.jsonl
+  train      6  fine-tuning with periodic unlearning               lwf/, train_log.jsonl
   baseline   7  base and SFT on held-out data                      baseline.parquet
-  evaluate   8  base, SFT and LWF on held-out data                 metrics.json, answers.parquet
+  evaluate   8  base, SFT and LWF on held-out data                 metrics.json, answers.parquet,
+                and which of SFT and LWF to keep                   model/
   report     9  one page with pictures                             report.html
 
 example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.jsonl \\

@@ -100,23 +100,27 @@ def _hush_libraries() -> None:
 
 def result_table(metrics: dict[str, Any]) -> str:
     """Accuracy of base, SFT and LWF with intervals, and the paired difference, as text."""
-    sets = list(metrics["models"]["base"])
+    sets = list(metrics["models"]["lwf"])
     lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
     for model, label in (("base", "base"), ("sft", "SFT"), ("lwf", "LWF")):
         if model in metrics["models"]:
-            cells = [_cell(metrics["models"][model][name]) for name in sets]
+            cells = [_cell(metrics["models"][model].get(name)) for name in sets]
             lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))
     lines.append(f"{'n':26}" + "".join(f"{metrics['models']['lwf'][n]['n']:>24}" for n in sets))
+    neutral = ", ".join(f"{m} {value:.2f}" for m, value in metrics["neutral_perplexity"].items())
+    neutral = f"perplexity of neutral text: {neutral}"
     if not metrics["lwf_minus_sft"]:
-        return "\n".join(lines)
+        return "\n".join([*lines, neutral])
     paired = [metrics["lwf_minus_sft"][name] for name in sets]
     cells = [f"{p['difference']:+.3f} [{p['ci95'][0]:+.3f}, {p['ci95'][1]:+.3f}]" for p in paired]
     lines.append(f"{'LWF - SFT, paired':26}" + "".join(f"{cell:>24}" for cell in cells))
     lines.append(f"{'p (McNemar, exact)':26}" + "".join(f"{p['p_value']:>24.3g}" for p in paired))
-    return "\n".join(lines)
+    return "\n".join([*lines, neutral])
 
 
-def _cell(score: dict[str, Any]) -> str:
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "-"
     return f"{score['accuracy']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
 
 
@@ -138,11 +142,12 @@ def texts(folder: Path, count: int = 3) -> str:
 
 
 def _verdict(run: Run) -> str:
+    metrics, kept = read_json(run.folder / "metrics.json"), run.folder / "model"
+    count = metrics["models"]["lwf"].get("validation", {}).get("n")
     return {
-        "lwf": f"verdict: LWF is better than plain fine-tuning; it is in {run.folder / 'model'}",
-        "sft": f"verdict: LWF is worse than plain fine-tuning; keep {run.folder / 'probe'}",
-        "no baseline": f"LWF is in {run.folder / 'model'}; with --optimum full it would be "
-        "compared with plain fine-tuning",
-        "no difference": "verdict: no difference beyond chance between LWF "
-        f"({run.folder / 'model'}) and plain fine-tuning ({run.folder / 'probe'})",
-    }[read_json(run.folder / "metrics.json")["verdict"]]
+        "lwf": f"verdict: LWF gains on {count} validation examples; {kept} is LWF's",
+        "sft": f"verdict: no gain shown on {count} validation examples; {kept} is that of plain "
+        f"fine-tuning (LWF's: {run.folder / 'lwf'})",
+        "no baseline": f"{kept} is LWF's; with --optimum full it would be compared with plain "
+        "fine-tuning",
+    }[metrics["verdict"]]

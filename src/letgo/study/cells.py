@@ -21,7 +21,7 @@ from letgo.report.training import follow
 from letgo.stages import read_json, write_json
 from letgo.study.plan import Cell, Study
 
-HEAVY = ("model", "probe")  # gigabytes that nothing is read from any more
+HEAVY = ("model", "lwf", "probe")  # gigabytes that nothing is read from any more
 
 
 def folder_of(root: Path, cell: Cell) -> Path:
@@ -47,7 +47,8 @@ def keep_answers(root: Path, cell: Cell) -> None:
     for row in pq.read_table(folder / "answers.parquet", columns=columns).to_pylist():
         by_id = answers.setdefault(row["model"], {}).setdefault(row["set"], {})
         nll = row["reference_nll"]
-        by_id[row["id"]] = [int(row["correct"]), round(nll, 5) if math.isfinite(nll) else None]
+        right = None if row["correct"] is None else int(row["correct"])
+        by_id[row["id"]] = [right, round(nll, 5) if math.isfinite(nll) else None]
     stages = read_json(folder / "stages.json")
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
     logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"),

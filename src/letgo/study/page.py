@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from letgo import neutral
+
 
 def page(results: dict[str, Any]) -> str:
     """Claims, effects, what was forgotten and what broke, as Markdown."""
@@ -12,7 +14,8 @@ def page(results: dict[str, Any]) -> str:
              f"seeds and other examples, p-values corrected over tasks (Holm).", ""]  # fmt: skip
     for name, claim in results["claims"].items():
         lines += [f"## {name}", "", f"{claim['method']} against {claim['baseline']}, forgetting "
-                  f"{claim['setting']}: mean relative gain {_mean(claim)}.", ""]  # fmt: skip
+                  f"{claim['setting']}{_whose(claim)}: mean relative gain {_mean(claim)}.",
+                  ""]  # fmt: skip
         lines += _table(
             ["task", "difference", "relative", "p (Holm)", "seeds", "n", "seeds for 2 points"],
             [[task, _points(f), _percent(f["relative"], f["relative_ci95"]), f"{f['p_holm']:.3g}",
@@ -26,11 +29,21 @@ def page(results: dict[str, Any]) -> str:
           f"{row['accuracy']['p_holm']:.3g}", _nats(row["reference_nll"]),
           row["accuracy"]["seeds"]] for row in results["effects"]],
     )  # fmt: skip
+    lines += ["## What was forgotten", "", "Accuracy on the forgetting sets and perplexity of "
+              "neutral text, base model > SFT > method; and how many runs returned the method's "
+              "model, by their validation sets.", ""]  # fmt: skip
+    lines += _table(
+        ["task", "forgetting set", "method", "accuracy", "perplexity", "returned"],
+        [[row["task"], row["forget"], row["method"], _path(row["forgotten"]["accuracy"], ".3f"),
+          _path(row["forgotten"]["perplexity"], ".2f"),
+          f"{row['returned_lwf']} of {row['accuracy']['seeds']}"] for row in results["effects"]],
+    )  # fmt: skip
     lines += ["## Every run", "", "Accuracy of base, SFT and the method; in the rows of forgetting "
               "sets, what is left of what the model knew.", ""]  # fmt: skip
     lines += _table(["run", "set", "base", "SFT", "method"], [
         [name, which, *(_share(models.get(m)) for m in ("base", "sft", "lwf"))]
         for name, cell in cells.items() for which, models in cell.get("sets", {}).items()
+        if which != neutral.SET
     ])  # fmt: skip
     broken = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
     if broken:
@@ -61,6 +74,14 @@ def _percent(value: float | None, ends: list[float] | None) -> str:
 
 def _mean(claim: dict[str, Any]) -> str:
     return _percent(claim["mean_relative"], claim["mean_ci95"])
+
+
+def _whose(claim: dict[str, Any]) -> str:
+    return " (the models that the runs returned)" if claim["returned"] else ""
+
+
+def _path(by_model: dict[str, float], form: str) -> str:
+    return " > ".join(format(by_model[m], form) for m in ("base", "sft", "lwf") if m in by_model)
 
 
 def _share(figures: dict[str, Any] | None) -> str:

@@ -40,7 +40,8 @@ class Study:
         methods: of each method its `settings` (flags), and which `learn`, `forget` and `seeds` it
             is tried on; all where it does not say.
         seeds: of all methods that do not say otherwise.
-        claims: by name the `method`, its `baseline` and the `forget` set that are compared.
+        claims: by name the `method`, its `baseline` and the `forget` set that are compared; with
+            `returned`, the model that a run returns, by its validation set, instead of LWF's.
     """
 
     settings: dict[str, Any]
@@ -48,7 +49,7 @@ class Study:
     forget: dict[str, list[str]]
     methods: dict[str, dict[str, Any]]
     seeds: list[int]
-    claims: dict[str, dict[str, str]]
+    claims: dict[str, dict[str, Any]]
 
     def cells(self) -> list[Cell]:
         """All runs, those of one seed and task together: they share the most."""
@@ -111,8 +112,8 @@ def read_study(file: Path) -> Study:
     for name, method in study.methods.items():
         _check_names(file, f"method {name}", method, METHOD_KEYS, study)
     for name, claim in study.claims.items():
-        _check_names(file, f"claim {name}", claim, CLAIM_KEYS, study)
-        if set(claim) != CLAIM_KEYS:
+        _check_names(file, f"claim {name}", claim, CLAIM_KEYS | {"returned"}, study)
+        if set(claim) - {"returned"} != CLAIM_KEYS:
             raise InputError(f"{file}: claim {name} needs {', '.join(sorted(CLAIM_KEYS))}")
     if SFT in study.methods:
         raise InputError(f"{file}: a method cannot be called {SFT}: every run has it beside it")

@@ -1,14 +1,17 @@
 """From the files of finished cells to `results.json`."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from letgo import neutral
 from letgo.errors import InputError
+from letgo.evaluate import VALIDATION
 from letgo.stages import read_json
-from letgo.statistics import accuracy
+from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
 from letgo.study.cells import answers_of, is_done
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
 from letgo.study.pictures import Curve
@@ -49,14 +52,28 @@ def _cell(answers: dict[str, dict[str, Answers]] | None, error: str | None) -> d
     for model, sets in answers.items():
         for name, by_example in sets.items():
             right, nll = np.array(list(by_example.values()), float).T
-            figures.setdefault(name, {})[model] = {
-                **accuracy([bool(r) for r in right]), "reference_nll": float(np.nanmean(nll)),
-            }  # fmt: skip
-    return {"status": "done", "sets": figures}
+            mean = float(np.nanmean(nll))
+            figures.setdefault(name, {})[model] = (
+                {"perplexity": math.exp(mean)} if name == neutral.SET
+                else {**accuracy([bool(r) for r in right]), "reference_nll": mean}
+            )  # fmt: skip
+    return {"status": "done", "sets": figures, "returned": returned(answers)}
+
+
+def returned(answers: dict[str, dict[str, Answers]]) -> str | None:
+    """Which model the run returned, "sft" or "lwf", by its validation set; None without one."""
+    ours, theirs = (answers.get(model, {}).get(VALIDATION) for model in ("lwf", SFT))
+    if not ours or not theirs:
+        return None
+    pairs = [(ours[name], theirs[name]) for name in ours]
+    difference = paired_difference([bool(a[0]) for a, _ in pairs], [bool(b[0]) for _, b in pairs])
+    nll = np.array([(a[1], b[1]) for a, b in pairs], float)
+    return verdict({**difference, "reference_nll": paired_mean(*nll.T)})
 
 
 def table(
-    known: Known, task: str, forget: str, method: str, seeds: list[int], figure: int
+    known: Known, task: str, forget: str, method: str, seeds: list[int], figure: int,
+    chosen: bool = False,
 ) -> np.ndarray | None:  # fmt: skip
     """A figure of a method (or "base", "sft") by (seed, example); None where a seed is missing.
 
@@ -65,6 +82,7 @@ def table(
         task, forget, method: of the cells; "base" and "sft" stand beside every method.
         seeds: rows.
         figure: 0 for right or wrong, 1 for the NLL of the right answer.
+        chosen: take the model that the run returned, the method's or plain fine-tuning's.
 
     Raises:
         InputError: the seeds were asked different examples.
@@ -76,7 +94,8 @@ def table(
                      and (beside or (c.forget, c.method) == (forget, method))), None)  # fmt: skip
         if cell is None:
             return None
-        answers = known[cell].get(method if beside else "lwf", {}).get("learn")
+        model = method if beside else returned(known[cell]) if chosen else "lwf"
+        answers = known[cell].get(model or "", {}).get("learn")
         if answers is None:
             return None  # with an optimum of another kind there is no SFT
         if asked not in (None, sorted(answers)):
@@ -106,7 +125,7 @@ def _effects(study: Study, known: Known) -> list[dict[str, Any]]:
                         kept = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
                         row[name] = effect(ours[:, kept], theirs[:, kept])
                 if "accuracy" in row:
-                    family.append(row)
+                    family.append({**row, **_beside(known, task, forget, method, seeds)})
             for name in ("accuracy", "reference_nll"):
                 corrected = holm([row[name]["p_value"] for row in family])
                 for row, p in zip(family, corrected, strict=True):
@@ -115,16 +134,39 @@ def _effects(study: Study, known: Known) -> list[dict[str, Any]]:
     return found
 
 
-def _claim(study: Study, known: Known, claim: dict[str, str]) -> dict[str, Any]:
+def _beside(
+    known: Known, task: str, forget: str, method: str, seeds: list[int]
+) -> dict[str, Any]:  # fmt: skip
+    """What else became of these runs: what is left of what the model knew, and what was returned.
+
+    Accuracy is over all forgetting sets with references together; means are over seeds.
+    """
+    cells = [known[Cell(task, forget, method, seed)] for seed in seeds]
+    left: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
+    for model in ("base", SFT, "lwf"):
+        sets = [(name, by_example) for cell in cells
+                for name, by_example in cell.get(model, {}).items()]  # fmt: skip
+        right = [row[0] for name, rows in sets if name.startswith("forget:")
+                 for row in rows.values()]  # fmt: skip
+        nll = [row[1] for name, rows in sets if name == neutral.SET for row in rows.values()]
+        if right:
+            left["accuracy"][model] = float(np.mean(right))
+        if nll:
+            left["perplexity"][model] = math.exp(float(np.mean(nll)))
+    return {"forgotten": left, "returned_lwf": sum(returned(cell) == "lwf" for cell in cells)}
+
+
+def _claim(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any]:
     """One comparison over all tasks, on the seeds that both methods have."""
     method, baseline, forget = claim["method"], claim["baseline"], claim["forget"]
+    chosen = claim.get("returned", False)
     tasks: dict[str, dict[str, Any]] = {}
     ratios: list[Mean] = []
     for task in study.learn:
         seeds = set(_seeds(known, task, forget, method))
         if baseline not in ("base", SFT):
             seeds &= set(_seeds(known, task, forget, baseline))
-        ours, theirs = (table(known, task, forget, which, sorted(seeds), 0)
+        ours, theirs = (table(known, task, forget, which, sorted(seeds), 0, chosen)
                         for which in (method, baseline))  # fmt: skip
         if ours is None or theirs is None:
             continue
@@ -135,7 +177,8 @@ def _claim(study: Study, known: Known, claim: dict[str, str]) -> dict[str, Any]:
     for figures, p in zip(tasks.values(), corrected, strict=True):
         figures["p_holm"] = p
     mean = mean_of(ratios) if ratios else None
-    return {"method": method, "baseline": baseline, "setting": forget, "tasks": tasks,
+    return {"method": method, "baseline": baseline, "setting": forget, "returned": chosen,
+            "tasks": tasks,
             "mean_relative": mean.value if mean else None,
             "mean_ci95": mean.interval() if mean else None}  # fmt: skip
 
