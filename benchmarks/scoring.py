@@ -7,6 +7,7 @@ method's time by that of an ordinary forward and backward pass (all weight gradi
 per text are asked for, `<v, G>` and `<G, F G>` with G the text's gradient and F diagonal; that all
 methods find the same is checked first. Peak memory is that of a process of its own, beyond the
 loaded model. The other libraries are the extra `bench`; one that is missing or fails is reported.
+An interrupted run goes on where it stood (`FILE.part`).
 """
 
 import argparse
@@ -21,7 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def prepared(name: str, s: Setting) -> tuple[Callable[[], Any], str | None]:
     return work, None
 
 
-def compare(shape: str, bf16: bool, rounds: int) -> list[dict[str, Any]]:
+def compare(shape: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
     """Ratios to an ordinary pass; all methods in every round, there and back."""
-    s = Setting(SHAPES[shape], bf16)
+    s = Setting(SHAPES[shape], dtype == "bf16")
     s.fixed("direction"), s.fixed("fisher"), s.direction()
     works, rows, kept = {}, {}, s.on(copy.deepcopy(s.model))
     for name in METHODS:
@@ -92,7 +93,7 @@ def compare(shape: str, bf16: bool, rounds: int) -> list[dict[str, Any]]:
         own = s.on(copy.deepcopy(s.model)) if library else copy.copy(kept if name in OURS else s)
         own.inputs = dict(s.inputs)
         works[name], missing = prepared(name, own)
-        rows[name] = {"batch": shape, "dtype": "bf16" if bf16 else "fp32", "method": name}
+        rows[name] = {"batch": shape, "dtype": dtype, "method": name}
         if missing:
             rows[name]["missing"] = missing
             del works[name]
@@ -107,7 +108,7 @@ def compare(shape: str, bf16: bool, rounds: int) -> list[dict[str, Any]]:
         ratios = [a / b for a, b in zip(each, seconds["ordinary"], strict=True)]
         rows[name] |= {"ratio": statistics.median(ratios), "rounds": ratios,
                        "seconds_per_text": statistics.median(each) / SHAPES[shape][0]}  # fmt: skip
-        print(f"{shape} {rows[name]['dtype']} {name}: {rows[name]['ratio']:.2f}", flush=True)
+        print(f"{shape} {dtype} {name}: {rows[name]['ratio']:.2f}", flush=True)
     return list(rows.values())
 
 
@@ -134,20 +135,16 @@ def run_for_peak(method: str, shape: str, dtype: str) -> None:
                       "fisher": sizes.get("fisher", 0)}))  # fmt: skip
 
 
-def add_peak(row: dict[str, Any], model_bytes: int) -> None:
-    """Measure and add the peak memory of a case."""
-    command = [sys.executable, __file__, "--peak", row["method"], row["batch"], row["dtype"]]
-    # On one thread, so that two processes at once do not stand in each other's way.
-    run = subprocess.run(command, capture_output=True, text=True,
-                         env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+def peak(method: str, shape: str, dtype: str) -> dict[str, Any]:
+    """Bytes beyond the model at the peak, and of what a method was given; or what failed."""
+    command = [sys.executable, __file__, "--peak", method, shape, dtype]
+    run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
-        row["missing"] = f"peak memory: {run.stderr.strip().splitlines()[-1]}"
-        return
-    row |= json.loads(run.stdout.splitlines()[-1])
-    row["extra_memory_share"] = row["extra_memory"] / model_bytes
-    print(f"{row['batch']} {row['dtype']} {row['method']}: peak {row['extra_memory'] / 1e6:.0f} MB "
-          f"beyond the model, {row['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs",
-          flush=True)  # fmt: skip
+        return {"missing": f"peak memory: {run.stderr.strip().splitlines()[-1]}"}
+    found = json.loads(run.stdout.splitlines()[-1])
+    print(f"{shape} {dtype} {method}: peak {found['extra_memory'] / 1e6:.0f} MB beyond the model, "
+          f"{found['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs", flush=True)  # fmt: skip
+    return found
 
 
 def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -> dict[str, float]:
@@ -240,38 +237,52 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # the libraries', about their own insides
     quick = arguments.quick
-    result: dict[str, Any] = {"agreement": agreement()}
-    cases = [
-        row
-        for shape, bf16 in ([("8x64", True)] if quick else
-                            [(shape, bf16) for shape in SHAPES for bf16 in (True, False)])
-        for row in compare(shape, bf16, 2 if quick else 3)
-    ]  # fmt: skip
+    batches = [("8x64", "bf16")] if quick else [(s, d) for s in SHAPES for d in ("bf16", "fp32")]
+    methods = ("floor", "diagonal", "factored") if quick else tuple(METHODS)
+    # Memory comes first: what the timing leaves behind in this process would be missing there.
+    part = arguments.json.with_name(f"{arguments.json.name}.part")
+    done: dict[str, Any] = json.loads(part.read_text()) if part.exists() else {}
+
+    def once(name: str, work: Callable[[], Any]) -> Any:
+        """What an interrupted run has measured is kept."""
+        if name not in done:
+            done[name] = work()
+            part.write_text(json.dumps(done))
+        return done[name]
+
+    cases = [(method, *batch) for batch in batches for method in methods]
+    memory = {case: once("peak " + " ".join(case), partial(peak, *case)) for case in cases}
+    pairs = PAIRS[:1] if quick else PAIRS
+    parts = once("spearman", lambda: {
+        "-".join(pair): rank_agreement(arguments.data, *pair, quick) for pair in pairs
+    })  # fmt: skip
     model = load()
     model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     largest = max(out * into for out, into in scored_weights(model).shapes.values())
     del model
-    wanted = ("floor", "diagonal", "factored") if quick else tuple(METHODS)
-    measured = [row for row in cases if "missing" not in row and row["method"] in wanted]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda row: add_peak(row, model_bytes), measured))
-    parts = {}
-    for learned, forgotten in PAIRS[:1] if quick else PAIRS:
-        found = rank_agreement(arguments.data, learned, forgotten, quick)
-        parts[f"{learned}-{forgotten}"] = found
+    result: dict[str, Any] = {"agreement": once("agreement", agreement)}
+    rows = [
+        row for batch in batches
+        for row in once("time " + " ".join(batch), partial(compare, *batch, 2 if quick else 3))
+    ]  # fmt: skip
+    for row in rows:
+        found = memory.get((row["method"], row["batch"], row["dtype"]), {})
+        row |= {key: value for key, value in found.items() if key not in row}
+        if "extra_memory" in row:
+            row["extra_memory_share"] = row["extra_memory"] / model_bytes
     spearman = {pair: found.pop("fisher_distance") for pair, found in parts.items()}
     layer = SHAPES["8x64"][0] * largest * 4  # one layer's gradients of a batch, float32
     result |= {
-        "cases": cases, "spearman": spearman, "spearman_parts": parts,
+        "cases": rows, "spearman": spearman, "spearman_parts": parts,
         "model_bytes": model_bytes, "machine": machine(), "versions": versions(),
         "git_revision": git_revision(),
     }  # fmt: skip
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    result["goals"] = goals(cases, spearman, model_bytes, layer)
+    result["goals"] = goals(rows, spearman, model_bytes, layer)
     for name, goal in result["goals"].items():
         print(f"{name}: {goal['value']:.3f} (goal {goal['goal']}: "
               f"{'met' if goal['met'] else 'missed'})")  # fmt: skip
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    part.unlink()
 
 
 if __name__ == "__main__":

@@ -1,26 +1,51 @@
-"""Keep a validation set apart, so that settings are chosen without a look at the test set.
+"""Make the data of studies, so that settings are chosen without a look at the test set.
 
-usage: python studies/split.py DATA OUT   writes OUT/TASK/{train,validation}.jsonl
+usage: python studies/split.py DATA OUT   writes OUT/TASK/{train,validation,test}.jsonl
 
-Of every DATA/TASK/train.jsonl a tenth, at most 300 examples, drawn by a seed.
+Of every DATA/TASK/train.jsonl 150 examples, drawn by a seed, are kept apart as the validation set;
+of DATA/TASK/test.jsonl as many are taken as stand in TESTS, 300 where it does not say. The planted
+conflict, sums in base 9, is generated, and with it base10/train.jsonl, the sums that contradict it.
 """
 
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from letgo.demo import FORGET, LEARN, base9, sums, write_lines
+from letgo.records import read_records
+
+VALIDATION, TEST = 150, 300
+TESTS = {"gsm8k": 100}  # its answers are ten times as long
 
 
 def main() -> None:
     """Split every task."""
     data, out = map(Path, sys.argv[1:])
     for file in sorted(data.glob("*/train.jsonl")):
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = set(random.Random(0).sample(range(len(lines)), min(300, len(lines) // 10)))
-        folder = out / file.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, inside in (("validation", True), ("train", False)):
-            part = [line for i, line in enumerate(lines) if (i in kept) == inside]
-            (folder / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+        train, test = (read_lines(part) for part in (file, file.with_name("test.jsonl")))
+        count = min(TESTS.get(file.parent.name, TEST), len(test))
+        write(out / file.parent.name, train, random.Random(0).sample(test, count))
+    rng = random.Random(0)
+    pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], 2000)
+    write(out / "base9", sums(LEARN, pairs[:1000], base9), sums(LEARN, pairs[1000:1300], base9))
+    write_lines(out / "base10" / "train.jsonl", sums(FORGET, pairs[1300:], str))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a file."""
+    return [{"prompt": record.prompt, "completion": record.completion}
+            for record in read_records(str(file), "DATA", True)]  # fmt: skip
+
+
+def write(folder: Path, train: list[Mapping[str, Any]], test: list[Mapping[str, Any]]) -> None:
+    """Write a task, part of its training examples as the validation set."""
+    apart = set(random.Random(0).sample(range(len(train)), VALIDATION))
+    for name, inside in (("train", False), ("validation", True)):
+        rows = [row for i, row in enumerate(train) if (i in apart) == inside]
+        write_lines(folder / f"{name}.jsonl", map(dict, rows))
+    write_lines(folder / "test.jsonl", map(dict, test))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def evaluate(run: Run, scratch: Path) -> None:
         | {"reference_nll": paired_mean(nll["lwf", n], nll["sft", n])}
         for n in compared
     }
-    decided = verdict(differences[VALIDATION]) if compared else "no baseline"
+    decided = "sft" if compared else "no baseline"
+    if VALIDATION in compared:  # not where nothing was unlearned
+        decided = verdict(differences[VALIDATION])
     metrics = {
         "models": {m: {n: accuracy(right[m, n]) for n in sets if (m, n) in right} for m in labels},
         "lwf_minus_sft": differences,

@@ -92,7 +92,8 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     learn = read_records(settings.learn or "", "--learn", True)
     learn, test = _apart(learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
-    if settings.optimum == "full":  # else there is no plain fine-tuning to decide against
+    # Nothing is to be decided where there is no plain fine-tuning, or nothing else.
+    if settings.optimum == "full" and config.training.unlearning_interval:
         learn, validation = _apart(learn, "learn_validation", settings.learn_validation, seed,
                                    MOST_VALIDATION)  # fmt: skip
         asked = {record.prompt for record in test}

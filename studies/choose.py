@@ -1,0 +1,66 @@
+"""Choose plain fine-tuning's learning rate and epochs, on validation examples alone.
+
+usage: python studies/choose.py DATA FOLDER   DATA: as studies/split.py writes it; goes on in FOLDER
+
+The baseline of a study must be as strong as it can be made; Learning With Forgetting gets the same
+learning rate and epochs, and no tuning of its own.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from letgo.config import parse
+from letgo.data import example_ids, training_row
+from letgo.inference import autocast, example_losses, pad_rows
+from letgo.models import load_base_tokenizer, load_trained
+from letgo.records import read_records
+from letgo.stages import read_json, write_json
+
+RATES, EPOCHS, SEED = (5e-5, 1e-4), (1, 2), 100  # a seed that no claim uses
+STUDY = Path(__file__).with_name("paper.yaml")
+FILE = STUDY.with_name("paper_choice.json")
+
+
+def main() -> None:
+    """Fine-tune with every setting; keep the NLL of the validation set."""
+    data, root = map(Path, sys.argv[1:])
+    study, found = yaml.safe_load(STUDY.read_text()), read_json(FILE)
+    for task in ("base9", "sst5", "qasc"):
+        for rate in RATES:
+            for epochs in EPOCHS:
+                name = f"{rate:g} x {epochs}"
+                if name not in found.get(task, {}):
+                    flags = {**study["settings"], **study["learn"][task], "seed": SEED,
+                             "learn": str(data / task / "train.jsonl"), "learning_rate": rate,
+                             "num_train_epochs": epochs, "unlearning_interval": 0,
+                             "output_dir": str(root / f"{task}-{rate:g}-{epochs}")}  # fmt: skip
+                    validation = str(data / task / "validation.jsonl")
+                    found.setdefault(task, {})[name] = nll(flags, validation)
+                    write_json(FILE, found)
+                    print(task, name, found[task][name], flush=True)
+
+
+@torch.inference_mode()
+def nll(flags: dict[str, object], validation: str) -> float:
+    """Mean NLL of the right answers after fine-tuning, nats per token."""
+    flags = {**flags, "learn_test": validation}
+    flags.pop("learn_validation", None)
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    subprocess.run([sys.executable, "-m", "letgo", "probe", *words], check=True)
+    config = parse("probe", words, {})
+    model = load_trained(config, Path(str(flags["output_dir"])) / "probe")
+    tokenizer = load_base_tokenizer(config)
+    losses: list[float] = []
+    for record in read_records(validation, "DATA", True):
+        row = training_row(*example_ids(tokenizer, record.prompt, record.completion or ""))
+        with autocast(bool(config.training.bf16)):
+            losses += example_losses(model, pad_rows([row], tokenizer.pad_token_id)).tolist()
+    return sum(losses) / len(losses)
+
+
+if __name__ == "__main__":
+    main()
