@@ -108,6 +108,7 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
     logged = [e for e in trainer.state.log_history if "unlearn/helpful" in e]
     assert logged
     assert all(0 <= e["unlearn/helpful"] <= 1 for e in logged)
+    assert all(e["unlearn/learning_norm"] > 0 for e in logged)
     assert all(-1 < e["unlearn/confidence"] < 1 for e in logged)
 
 

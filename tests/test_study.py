@@ -11,6 +11,7 @@ from test_run import letgo
 from letgo.errors import InputError
 from letgo.stages import write_json
 from letgo.study.command import check, write_results
+from letgo.study.mechanism import mechanism
 from letgo.study.plan import read_study
 
 SETTINGS = {
@@ -125,6 +126,36 @@ def test_what_was_forgotten_and_returned(finished, tmp_path):
     assert "0.500 > " in (tmp_path / "out" / "results.md").read_text()
 
 
+def test_why_is_told_by_the_same_batches():
+    """The first step is where the loss first differs; a promise is cosine x gradient x length."""
+    sft = [2.0, 1.5, 1.2, 1.0]
+    line = {"step": 3, "helpful": 0.5, "confidence": 0.1, "learning_norm": 2.0, "update": 0.03}
+    nothing = {**line, "helpful": 0.0, "confidence": None, "update": 0.0}
+    cells = [
+        {"curves": {"sft": [[1, 2, 3, 4], sft], "method": [[1, 2, 3, 4], [2.0, 1.5, *late]]},
+         "rescored": rescored}
+        for late, rescored in (([1.3, 1.2], [line, nothing]), ([1.4, 1.0], [line]))
+    ]  # fmt: skip
+    found = mechanism(cells)
+    assert found["first_step"]["difference"] == pytest.approx(0.15)
+    assert found["learning_loss"]["difference"] == pytest.approx((0.15 + 0.1) / 2)
+    assert found["promise"] == pytest.approx(0.1 * 2.0 * 0.03)
+    assert found["helpful"] == pytest.approx(1 / 3)
+    same = [{"curves": {"sft": [[1], [2.0]], "method": [[1], [2.0]]}, "rescored": []}]
+    assert set(mechanism(same).values()) == {None}
+
+
+def test_a_mixed_set_leaves_out_the_tasks_own_data(tmp_path):
+    sets = {"mixed": ["a.jsonl", "b.jsonl"]}
+    learn = {n: {"learn": f"{n}.jsonl", "learn_test": "t.jsonl"} for n in ("a", "b", "c")}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({"learn": learn, "forget": sets, "methods": {"lwf": {}},
+                                    "seeds": [0]}))  # fmt: skip
+    study = read_study(file)
+    given = {cell.task: study.flags(cell)["forget"] for cell in study.cells()}
+    assert given == {"a": ["b.jsonl"], "b": ["a.jsonl"], "c": ["a.jsonl", "b.jsonl"]}
+
+
 def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
     file = write_study(tmp_path / "small.yaml", tiny, data)
     words = ["study", file, "--output_dir", tmp_path / "out"]
@@ -174,7 +205,8 @@ def synthetic(root, study, seed=0):
         }  # fmt: skip
         losses = [[1, 2, 3], [2.0, 1.0, 0.5]]
         write_json(root / "cells" / f"{cell.name}.json", {
-            "seconds": {}, "answers": answers, "curves": {"sft": losses, "method": losses},
+            "seconds": {}, "answers": answers, "rescored": [],
+            "curves": {"sft": losses, "method": losses},
         })  # fmt: skip
 
 

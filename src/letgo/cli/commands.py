@@ -147,8 +147,9 @@ def _verdict(run: Run) -> str:
     return {
         "lwf": f"verdict: LWF gains on {count} validation examples; {kept} is LWF's",
         "sft": f"verdict: no gain shown on {count} validation examples; {kept} is that of plain "
-        f"fine-tuning (LWF's: {run.folder / 'lwf'})" if count else
-        f"verdict: nothing was unlearned; {kept} is that of plain fine-tuning",
+        f"fine-tuning (LWF's: {run.folder / 'lwf'})"
+        if count
+        else f"verdict: nothing was unlearned; {kept} is that of plain fine-tuning",
         "no baseline": f"{kept} is LWF's; with --optimum full it would be compared with plain "
         "fine-tuning",
     }[metrics["verdict"]]

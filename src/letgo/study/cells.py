@@ -54,11 +54,10 @@ def keep_answers(root: Path, cell: Cell) -> None:
     logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"),
             "method": read_log(folder / "train_log.jsonl")}  # fmt: skip
     curves = {name: follow(lines).learning for name, lines in logs.items()}
-    # What re-scoring found: learning and unlearning steps so far, share of texts that help, cosine.
-    rescored = [
-        [line["step"], line["unlearn/helpful"], line.get("unlearn/confidence")]
-        for line in logs["method"] if "unlearn/helpful" in line
-    ]  # fmt: skip
+    names = ("step", "unlearn/helpful", "unlearn/confidence", "unlearn/learning_norm",
+             "unlearn/update")  # fmt: skip
+    rescored = [{name.removeprefix("unlearn/"): line.get(name) for name in names}
+                for line in logs["method"] if "unlearn/helpful" in line]  # fmt: skip
     write_json(answers_of(root, cell), {"seconds": seconds, "curves": curves,
                                         "rescored": rescored, "answers": answers})  # fmt: skip
 

@@ -38,6 +38,16 @@ def page(results: dict[str, Any]) -> str:
           _path(row["forgotten"]["perplexity"], ".2f"),
           f"{row['returned_lwf']} of {row['accuracy']['seeds']}"] for row in results["effects"]],
     )  # fmt: skip
+    lines += ["## Why", "", "Share of the texts that would help to first order, the cosine of "
+              "those with the learning gradient, how far the first unlearning step would lower the "
+              "learning loss by that, and what it did to the next batch's; then what all of them "
+              "did to the learning loss. Nats per token, on the batches of plain fine-tuning.",
+              ""]  # fmt: skip
+    lines += _table(
+        ["task", "forgetting set", "method", "help", "cosine", "promised", "first step", "all"],
+        [[row["task"], row["forget"], row["method"], *_why(row["mechanism"])]
+         for row in results["effects"]],
+    )  # fmt: skip
     lines += ["## Every run", "", "Accuracy of base, SFT and the method; in the rows of forgetting "
               "sets, what is left of what the model knew.", ""]  # fmt: skip
     lines += _table(["run", "set", "base", "SFT", "method"], [
@@ -74,6 +84,23 @@ def _percent(value: float | None, ends: list[float] | None) -> str:
 
 def _mean(claim: dict[str, Any]) -> str:
     return _percent(claim["mean_relative"], claim["mean_ci95"])
+
+
+def _why(figures: dict[str, Any]) -> list[str]:
+    told = [
+        f"{value:{form}}" if value is not None else "-"
+        for value, form in (
+            (figures["helpful"], ".0%"),
+            (figures["cosine"], ".3f"),
+            (figures["promise"], ".4f"),
+        )
+    ]
+    for change in (figures["first_step"], figures["learning_loss"]):
+        known = change and change["ci95"][0] is not None
+        told.append(f"{change['difference']:+.4f} [{change['ci95'][0]:+.4f}, "
+                    f"{change['ci95'][1]:+.4f}]" if known else
+                    f"{change['difference']:+.4f}" if change else "-")  # fmt: skip
+    return told
 
 
 def _whose(claim: dict[str, Any]) -> str:

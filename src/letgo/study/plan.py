@@ -36,7 +36,7 @@ class Study:
         settings: flags of `letgo run` for all cells.
         learn: flags of each learning task, `learn` and `learn_test` among them.
         forget: the forgetting prompts of each set, as `--forget`; one named like a learning task
-            is not combined with it.
+            is not combined with it, and of a mixed set the task's own learning data is left out.
         methods: of each method its `settings` (flags), and which `learn`, `forget` and `seeds` it
             is tried on; all where it does not say.
         seeds: of all methods that do not say otherwise.
@@ -74,7 +74,11 @@ class Study:
         return {
             **self.settings,
             **task,
-            "forget": [os.path.expandvars(source) for source in self.forget[cell.forget]],
+            "forget": [
+                os.path.expandvars(source)
+                for source in self.forget[cell.forget]
+                if source != self.learn[cell.task]["learn"]
+            ],
             **self.methods[cell.method].get("settings", {}),
             "seed": cell.seed,
         }

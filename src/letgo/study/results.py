@@ -14,6 +14,7 @@ from letgo.stages import read_json
 from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
 from letgo.study.cells import answers_of, is_done
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
+from letgo.study.mechanism import mechanism
 from letgo.study.pictures import Curve
 from letgo.study.plan import SFT, Cell, Study
 
@@ -36,10 +37,15 @@ def collect(root: Path, study: Study, failed: Mapping[str, str]) -> dict[str, An
         InputError: runs of one task were asked different examples.
     """
     cells = study.cells()
-    known = {c: read_json(answers_of(root, c))["answers"] for c in cells if is_done(root, c)}
+    files = {c: read_json(answers_of(root, c)) for c in cells if is_done(root, c)}
+    known = {c: file["answers"] for c, file in files.items()}
     return rounded({
         "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
-        "effects": _effects(study, known),
+        "effects": [
+            {**row, "mechanism": mechanism([files[cell] for cell in known if cell[:3] == (
+                row["task"], row["forget"], row["method"])])}
+            for row in _effects(study, known)
+        ],
         "claims": {name: _claim(study, known, claim) for name, claim in study.claims.items()},
     })  # fmt: skip
 

@@ -18,9 +18,19 @@ class Figures:
         self._window: dict[str, float] = defaultdict(float)
         self._chosen: dict[str, float] = {}
 
-    def rescored(self, scores: Sequence[float], chosen: Sequence[float]) -> None:
-        """Take in the new scores of a sample of texts, and of those of them that were chosen."""
-        self._chosen = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores)}
+    def rescored(
+        self, scores: Sequence[float], chosen: Sequence[float], learning_norm: float
+    ) -> None:  # fmt: skip
+        """Take in the new scores of a sample of texts, and of those of them that were chosen.
+
+        Args:
+            scores: cosines.
+            chosen: those of the texts that are unlearned from now on.
+            learning_norm: of the mean learning gradient; times a cosine and the length of an
+                update it is by how much that lowers the learning loss, to first order.
+        """
+        self._chosen = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores),
+                        "unlearn/learning_norm": learning_norm}  # fmt: skip
         if chosen:
             self._chosen["unlearn/confidence"] = fmean(chosen)
 
@@ -40,7 +50,8 @@ class Figures:
             reduce: sums a tensor over all processes.
             device: where it reduces.
             norm: of the unlearning gradient before clipping.
-            strength: what the step came to.
+            strength: what the step came to, as a fraction of a recent learning update (with
+                separate state; the figure `update`, its length, holds then).
             clipped, paused: whether these guards acted.
         """
         loss, nll, texts, skipped = reduce(torch.tensor(self._step, device=device)).tolist()
@@ -49,7 +60,8 @@ class Figures:
         for name, count in acted.items():
             memory.acted[name] += count
         figures = {"loss": loss, "nll": nll, "texts": texts, "grad_norm": norm,
-                   "strength": strength, "steps": 1, **acted}  # fmt: skip
+                   "strength": strength, "update": strength * memory.update.value, "steps": 1,
+                   **acted}  # fmt: skip
         for name, value in figures.items():
             self._window[name] += value
 
@@ -59,7 +71,8 @@ class Figures:
         if not sums:
             return {}
         figures = {
-            f"unlearn/{n}": sums[n] / sums["steps"] for n in ("loss", "grad_norm", "strength")
+            f"unlearn/{n}": sums[n] / sums["steps"]
+            for n in ("loss", "grad_norm", "strength", "update")
         }
         figures["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
         for name in ("skipped", "clipped", "paused"):

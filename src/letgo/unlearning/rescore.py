@@ -35,6 +35,9 @@ COST = 0.1  # of the learning steps' examples, where nobody says how often
 class Rescore(TrainerCallback):
     """Chooses the texts to unlearn anew, before they are unlearned first and every so often.
 
+    Attributes:
+        learning_norm: of the mean learning gradient that the last scores were taken against.
+
     Args:
         trainer: an `LWFTrainer`.
         rows: all texts, as rows with `input_ids` and `labels`.
@@ -44,7 +47,7 @@ class Rescore(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, rows: Sequence[dict[str, Any]]):
-        self.trainer, self.rows = trainer, rows
+        self.trainer, self.rows, self.learning_norm = trainer, rows, 0.0
         self.weights = trained_weights(trainer.model)
         args = trainer.args
         step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -78,7 +81,8 @@ class Rescore(TrainerCallback):
         # Ascent on a text with a score below 0 would raise the learning loss.
         scored = dict(zip(places, scores, strict=True))
         pool = trainer.memory.pool = sorted(place for place in chosen if scored[place] > 0)
-        trainer.figures.rescored(scores, [scored[place] for place in pool])
+        chosen_scores = [scored[place] for place in pool]
+        trainer.figures.rescored(scores, chosen_scores, self.learning_norm)
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.
@@ -117,6 +121,7 @@ class Rescore(TrainerCallback):
         direction, _ = summed_gradient(model, weights, learning, own(learning), pad, bf16)
         direction = {name: reduce(gradient) for name, gradient in direction.items()}
         length = sum(float((g**2).sum()) for g in direction.values()) ** 0.5
+        self.learning_norm = length / len(learning)
         wanted = {"inner": along(direction), "norm": plain_norms}
         rows = [self.rows[place] for place in places]
         found = torch.zeros(len(rows), dtype=torch.float64)
