@@ -103,6 +103,19 @@ def test_the_verdict_keeps_plain_fine_tuning_unless_a_gain_is_shown():
         assert verdict({**accuracy_of, "reference_nll": nll}) == kept
 
 
+def test_equal_models_are_rarely_told_apart():
+    """Two models with the same ability, right answers and likelihoods correlated."""
+    rng = np.random.default_rng(2)
+    found = 0
+    for _ in range(150):
+        shared = rng.normal(size=100)
+        ours, theirs = (shared + 0.5 * rng.normal(size=100) for _ in range(2))
+        right = paired_difference((ours > 0).tolist(), (theirs > 0).tolist())
+        nll = paired_mean((-ours).tolist(), (-theirs).tolist())
+        found += verdict({**right, "reference_nll": nll}) == "lwf"
+    assert found <= 12  # 3.5 % expected
+
+
 def test_a_paired_mean_is_the_t_test():
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(0.3, 1, 40), rng.normal(0, 1, 40)
