@@ -1,9 +1,10 @@
 # make demo   set up .venv and run Learning With Forgetting on built-in data
 # make test   set up .venv and run the tests
+# make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint study clean
 
 demo: .venv/installed
 	$(BIN)/letgo demo
@@ -28,3 +29,8 @@ lint: .venv/installed
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache
+
+# The study behind studies/README.md; it goes on where it stood, and cells that are committed are kept.
+study: .venv/installed
+	$(BIN)/python studies/split.py $(or $(LETGO_DATA),data) runs/study-data
+	LETGO_STUDY_DATA=runs/study-data $(BIN)/letgo study studies/paper.yaml --output_dir studies/paper
