@@ -56,10 +56,12 @@ def estimate(study: Study, todo: Sequence[Cell], jobs: int) -> Cost:
     for cell in {c.task: c for c in todo}.values():
         run = runs[cell.task, cell.forget]
         train = step * _examples(run.config, len(run.learn))
-        ask = token * len(run.test) * _answer_length(run)
+        answer = token * _answer_length(run)
+        base = answer * len(run.test)
+        tuned = base + answer * len(run.validation)  # the base model is not asked what decides
         seeds = len({c.seed for c in todo if c.task == cell.task})
         of_task = [c for c in todo if c.task == cell.task]
-        total += seeds * (train + 2 * ask) + len(of_task) * (train + ask)
+        total += seeds * (train + base + tuned) + len(of_task) * (train + tuned)
         for forget in {c.forget for c in of_task}:
             texts = sum(map(len, runs[cell.task, forget].forget.values()))
             total += seeds * FORGETTING_IS * step * texts
