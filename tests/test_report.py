@@ -14,10 +14,13 @@ import pytest
 import yaml
 
 from letgo.errors import InputError
-from letgo.report import render
-from letgo.report.figures import confidence_histogram, rank_correlation
+from letgo.report import FORMATS, render, save_figures
+from letgo.report.drawing import inline
+from letgo.report.figures import confidence
 from letgo.report.formats import clean, decimal, duration, memory, p_value, shorten
-from letgo.report.page import compare_answers, data_origins, extremes
+from letgo.report.picks import compare_answers, data_origins, decided, extremes, outcomes, sample
+from letgo.report.plots import plot_all
+from letgo.report.shown import collect, rank_correlation
 from letgo.report.training import follow
 
 HOSTILE = (
@@ -51,7 +54,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -75,7 +78,9 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
     columns = ("id", "forget_set", "prompt", "completion", "finish_reason")
     schema = pa.schema([(column, pa.string()) for column in columns])
     pq.write_table(pa.Table.from_pylist(words, schema), folder / "self_knowledge.parquet")
-    metadata = {"alpha": "1.5", "constant": "0.25"}
+    shares = {f"model.layers.{i}.{kind}": i + 1.0
+              for i in range(3) for kind in ("self_attn.q_proj", "mlp.up_proj")}  # fmt: skip
+    metadata = {"alpha": "1.5", "constant": "0.25", "shares": json.dumps(shares)}
     table = pa.Table.from_pylist(scores).replace_schema_metadata(metadata)
     pq.write_table(table, folder / "scores.parquet")
     pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
@@ -115,9 +120,10 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
                "lwf_minus_sft": {"learn": difference}, "verdict": "no difference"}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
-    answers = [{"model": model, "set": "learn", "id": str(i), "prompt": text, "reference": "4",
+    answers = [{"model": model, "set": name, "id": str(i), "prompt": text, "reference": "4",
                 "generated": model + text, "correct": model == "lwf" or i % 2 == 0}
-               for i in range(20) for model in ("base", "sft", "lwf")]  # fmt: skip
+               for name, n in (("learn", 20), *((f"forget:{s}", 3) for s in sets[:1]))
+               for i in range(n) for model in ("base", "sft", "lwf")]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
     stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
     (folder / "stages.json").write_text(json.dumps(stages))
@@ -285,7 +291,7 @@ def test_data_origins():
 ])  # fmt: skip
 def test_histogram_of_any_range(values):
     rows = [{"forget_set": "a", "confidence": value, "selected": True} for value in values]
-    assert "<svg" in confidence_histogram(rows, max(values)).svg
+    assert "<svg" in inline("a", confidence(rows, max(values))).svg
 
 
 def test_rank_correlation():
