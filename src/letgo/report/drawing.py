@@ -61,7 +61,11 @@ def _style(**changes: Any) -> Iterator[None]:
 def new_figure(height: float) -> Iterator[Figure]:
     """Give an empty figure, `height` inches high, that is to be filled in this block."""
     with _style():
-        yield Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        yield figure
+        # Laid out once: every file of it comes out the same, however often it is saved.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def inline(name: str, drawing: Drawing) -> Picture:
