@@ -19,6 +19,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from letgo import report
+from letgo.confidence.explain import layer_shares
 from letgo.errors import InputError
 from letgo.report import FORMATS, render, save_figures
 from letgo.report.drawing import COLOURS, inline
@@ -452,6 +453,14 @@ def test_data_origins():
 def test_histogram_of_any_range(values):
     rows = [{"forget_set": "a", "confidence": value, "selected": True} for value in values]
     assert "<svg" in inline("a", confidence(rows, max(values))).svg
+
+
+def test_layers_come_in_their_order():
+    names = [f"model.layers.{i}.mlp.up_proj" for i in (10, 9, 0)]  # as a backward pass meets them
+    shares = layer_shares({b"shares": json.dumps(dict.fromkeys(names, 2.0)).encode()})
+    assert list(shares["block"]) == ["block 0", "block 9", "block 10"]
+    assert shares["matrix"] == pytest.approx({"mlp.up_proj": 1.0})
+    assert layer_shares(None) == layer_shares({}) == {}
 
 
 def test_rank_correlation():

@@ -31,17 +31,17 @@ def layer_shares(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, 
         metadata: of the schema of a `scores.parquet`.
 
     Returns:
-        shares by "matrix" and by "block", groups in the model's order; empty for a score that is
-        made of losses.
+        shares by "matrix" and by "block", blocks in their order; empty for a score that is made of
+        losses.
     """
     shares: dict[str, float] = json.loads((metadata or {}).get(b"shares", b"{}"))
     total = sum(shares.values())
     if not total:
         return {}
     grouped: dict[str, dict[str, float]] = {"matrix": {}, "block": {}}
-    for name, share in shares.items():
+    for name in sorted(shares, key=_in_order):
         for groups, key in ((grouped["matrix"], kind(name)), (grouped["block"], block(name))):
-            groups[key] = groups.get(key, 0.0) + share / total
+            groups[key] = groups.get(key, 0.0) + shares[name] / total
     return grouped
 
 
@@ -74,6 +74,12 @@ def explain(file: Path) -> str:
         if rho**2 > MOST:
             lines.append(f"WARNING: the ranking is hardly more than the {label}; change --score")
     return "\n".join(lines)
+
+
+def _in_order(name: str) -> list[str | int]:
+    """A key that puts block 10 behind block 9; the file has the order of a backward pass."""
+    parts: list[str | int] = re.split(r"(\d+)", name)  # words and numbers take turns
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _bars(shares: dict[str, float]) -> list[str]:

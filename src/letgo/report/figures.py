@@ -174,12 +174,12 @@ def _layers(shares: dict[str, dict[str, float]]) -> Drawing:
         above.barh(range(len(kinds)), list(kinds.values()), color=COLOURS[0])
         above.set_yticks(range(len(kinds)), [_label(name) for name in kinds])
         above.invert_yaxis()
-        above.xaxis.set_major_formatter(PercentFormatter(1))
+        above.xaxis.set_major_formatter(PercentFormatter(1, 0))
         below.bar(range(len(blocks)), list(blocks.values()), color=COLOURS[0])
         every = range(0, len(blocks), -(-len(blocks) // 10))
         names = [_label(name.removeprefix("block ")) for name in blocks]
         below.set_xticks(every, [names[i] for i in every])
-        below.yaxis.set_major_formatter(PercentFormatter(1))
+        below.yaxis.set_major_formatter(PercentFormatter(1, 0))
         below.set_xlabel("block")
         figure.supylabel("share of the score", fontsize=9)
         most = [max(group, key=lambda name: group[name]) for group in (kinds, blocks)]

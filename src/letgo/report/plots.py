@@ -178,7 +178,13 @@ def _layers(shares: dict[str, dict[str, float]]) -> Plot:
         "showlegend": False,
         "xaxis": {**share, "anchor": "y"},
         "yaxis": {"domain": domains[0], "autorange": "reversed", "type": "category"},
-        "xaxis2": {"anchor": "y2", "type": "category", "title": {"text": "block"}},
+        "xaxis2": {
+            "anchor": "y2",
+            "type": "category",
+            "title": {"text": "block"},
+            "tickangle": 0,
+            "nticks": 12,
+        },
         "yaxis2": {**share, "domain": domains[1]},
     }
     return {"data": data, "layout": layout}
