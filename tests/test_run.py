@@ -140,6 +140,9 @@ def test_figures_are_written_beside_a_finished_report(finished, tmp_path):
     assert {path.suffix for path in made} == {".pdf", ".svg"}
     assert all(f"figure: {path}\n" in text for path in made)
     assert (out / "report.html").read_bytes() == before
+    (out / "metrics.json").unlink()
+    status, text, error = letgo("report", "--output_dir", out)
+    assert (status, text.splitlines()[-1][:14]) == (0, "no verdict yet"), error
     status, _, error = letgo("report", "--output_dir", out, "--figures", "jpg")
     assert (status, error.count("\n")) == (2, 1)
     assert "--figures must be one or several of svg, pdf, png" in error

@@ -164,4 +164,5 @@ def _verdict(run: Run) -> str:
         "compared with plain fine-tuning",
         "no difference": "verdict: no difference beyond chance between LWF "
         f"({run.folder / 'model'}) and plain fine-tuning ({run.folder / 'probe'})",
-    }[read_json(run.folder / "metrics.json")["verdict"]]
+        None: "no verdict yet: letgo evaluate asks the models",
+    }[read_json(run.folder / "metrics.json").get("verdict")]
