@@ -134,6 +134,24 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
     assert {row["score"] for row in given} == {"gradient"}
 
 
+def test_figures_are_written_beside_a_finished_report(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = (out / "report.html").read_bytes()
+    status, text, error = letgo("report", "--output_dir", out, "--figures", "pdf,svg")
+    assert status == 0, error
+    assert "done before" in error
+    made = sorted((out / "figures").iterdir())
+    assert {path.suffix for path in made} == {".pdf", ".svg"}
+    assert all(f"figure: {path}\n" in text for path in made)
+    assert (out / "report.html").read_bytes() == before
+    (out / "metrics.json").unlink()
+    status, text, error = letgo("report", "--output_dir", out)
+    assert (status, text.splitlines()[-1][:14]) == (0, "no verdict yet"), error
+    status, _, error = letgo("report", "--output_dir", out, "--figures", "jpg")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "--figures must be one or several of svg, pdf, png" in error
+
+
 def test_metrics_are_the_answers_counted(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     answers = pq.read_table(finished / "answers.parquet").to_pylist()

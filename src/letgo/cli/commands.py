@@ -14,6 +14,7 @@ from letgo import demo, processes, progress, ranking
 from letgo.confidence.explain import explain
 from letgo.errors import InputError
 from letgo.pipeline import execute
+from letgo.report import FORMATS, save_figures
 from letgo.stages import Run, read_json
 
 
@@ -28,6 +29,9 @@ def execute_command(command: str, arguments: list[str]) -> None:
         return _study(arguments)
     wanted = command == "score" and "--explain" in arguments
     arguments = [word for word in arguments if not (wanted and word == "--explain")]
+    formats: list[str] = []
+    if command == "report":
+        formats, arguments = _figures(arguments)
     if command == "rank":
         arguments = ["--forget" if word == "--candidates" else word for word in arguments]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
@@ -45,9 +49,24 @@ def execute_command(command: str, arguments: list[str]) -> None:
         print(result_table(read_json(run.folder / "metrics.json")))
     if command == "demo":
         print(texts(run.folder))
+    for file in save_figures(run.folder, formats) if formats else []:
+        print(f"figure: {file}")
     if command in ("run", "demo", "report"):
         print(f"report: {run.folder / 'report.html'}")
         print(_verdict(run))
+
+
+def _figures(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The formats that `--figures` asks for, and the arguments without it."""
+    given, rest = cfg.take_flag("--figures", arguments)
+    formats = given.split(",") if given is not None else []
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(
+                f"--figures must be one or several of {', '.join(FORMATS)}, joined by commas, not "
+                f"{given}"
+            )
+    return formats, rest
 
 
 def _rank(config: cfg.Config) -> None:
@@ -79,7 +98,7 @@ def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
     if command == "rank":
         return ranking.SETTINGS
     file = Path(given[-1]) / "config.yaml" if given else Path()
-    if command != "run" and cfg.take_config(arguments)[0] is None and file.is_file():
+    if command != "run" and cfg.take_flag("--config", arguments)[0] is None and file.is_file():
         return {**cfg.read(file), "overwrite": False, "quiet": False}
     return {}
 
@@ -143,7 +162,7 @@ def texts(folder: Path, count: int = 3) -> str:
 
 def _verdict(run: Run) -> str:
     metrics, kept = read_json(run.folder / "metrics.json"), run.folder / "model"
-    count = metrics["models"]["lwf"].get("validation", {}).get("n")
+    count = metrics.get("models", {}).get("lwf", {}).get("validation", {}).get("n")
     return {
         "lwf": f"verdict: LWF gains on {count} validation examples; {kept} is LWF's",
         "sft": f"verdict: no gain shown on {count} validation examples; {kept} is that of plain "
@@ -152,4 +171,5 @@ def _verdict(run: Run) -> str:
         else f"verdict: nothing was unlearned; {kept} is that of plain fine-tuning",
         "no baseline": f"{kept} is LWF's; with --optimum full it would be compared with plain "
         "fine-tuning",
-    }[metrics["verdict"]]
+        None: "no verdict yet: letgo evaluate asks the models",
+    }[metrics.get("verdict")]

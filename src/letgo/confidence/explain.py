@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,6 +24,27 @@ def block(name: str) -> str:
     return f"block {found.group(1)}" if found else name
 
 
+def layer_shares(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, float]]:
+    """Each layer group's share of the product that the scores are made of, a fraction of 1.
+
+    Args:
+        metadata: of the schema of a `scores.parquet`.
+
+    Returns:
+        shares by "matrix" and by "block", blocks in their order; empty for a score that is made of
+        losses.
+    """
+    shares: dict[str, float] = json.loads((metadata or {}).get(b"shares", b"{}"))
+    total = sum(shares.values())
+    if not total:
+        return {}
+    grouped: dict[str, dict[str, float]] = {"matrix": {}, "block": {}}
+    for name in sorted(shares, key=_in_order):
+        for groups, key in ((grouped["matrix"], kind(name)), (grouped["block"], block(name))):
+            groups[key] = groups.get(key, 0.0) + shares[name] / total
+    return grouped
+
+
 def explain(file: Path) -> str:
     """What stands behind the ranking in a `scores.parquet`, as text.
 
@@ -39,11 +60,10 @@ def explain(file: Path) -> str:
     rows = [row for row in table.to_pylist() if row["confidence"] == row["confidence"]]
     name = rows[0]["score"]
     lines = [f"score {name}, {len(rows)} texts", ""]
-    shares = json.loads((table.schema.metadata or {}).get(b"shares", b"{}"))
-    for title, group in (("matrix", kind), ("block", block)):
-        if shares:
-            lines += [f"{'share by ' + title:40}", *_bars(_grouped(shares, group)), ""]
-    if not shares:
+    grouped = layer_shares(table.schema.metadata)
+    for title, shares in grouped.items():
+        lines += [f"{'share by ' + title:40}", *_bars(shares), ""]
+    if not grouped:
         lines += ["made of losses, not of gradients: no layer has a share", ""]
     for label, column in (("length in tokens", "tokens"), ("loss of the base model", "loss_base")):
         values = [row[column] for row in rows]
@@ -56,15 +76,12 @@ def explain(file: Path) -> str:
     return "\n".join(lines)
 
 
-def _grouped(shares: Mapping[str, float], group: Callable[[str], str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, share in shares.items():
-        key = group(name)
-        found[key] = found.get(key, 0.0) + share
-    return found
+def _in_order(name: str) -> list[str | int]:
+    """A key that puts block 10 behind block 9; the file has the order of a backward pass."""
+    parts: list[str | int] = re.split(r"(\d+)", name)  # words and numbers take turns
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _bars(shares: dict[str, float]) -> list[str]:
-    total = sum(shares.values()) or 1.0
-    return [f"  {name:28} {share / total:6.1%} {'#' * round(40 * share / total)}"
+    return [f"  {name:28} {share:6.1%} {'#' * round(40 * share)}"
             for name, share in shares.items()]  # fmt: skip

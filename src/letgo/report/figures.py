@@ -1,72 +1,122 @@
-"""The pictures of the page, each from data to the text of an inline SVG and its description."""
+"""The pictures of a run as drawings: for print, for papers, and for pages without JavaScript."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from letgo.report.drawing import COLOURS, INK, MARKERS, Picture, draw, new_figure
-from letgo.report.formats import clean, decimal, shorten, significant
-from letgo.report.training import Training
+from letgo.report import folder as files
+from letgo.report.drawing import COLOURS, FORMATS, INK, MARKERS, Drawing, new_figure, save
+from letgo.report.formats import clean, decimal, percent, shorten, significant
+from letgo.report.shown import (
+    CONFOUNDERS,
+    Shown,
+    acted,
+    bin_edges,
+    by_set,
+    collect,
+    is_wide,
+    rank_correlation,
+    runs,
+    with_number,
+)
 
 # Above this many marks an embedded bitmap is smaller than a drawn element for each.
 _MANY = 800
-_BINS = 30
 # Powers of ten would come as formulas, which letters left to the browser cannot show.
 _PLAIN = "{x:g}"
+_LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-")}
+_UNLEARNING = COLOURS[3]
 
 
-def loss_curves(sft: Training, lwf: Training) -> Picture | None:
-    """Draw learning loss over learning steps, and below it the NLL of the texts unlearned.
+def draw_all(shown: Shown) -> dict[str, Drawing]:
+    """Return every drawing there is something to show in, by the name of its file."""
+    confounded = {key: with_number(shown.texts, key) for key in CONFOUNDERS}
+    drawings = {
+        "training": _training(shown) if runs(shown) or shown.lwf.unlearning[0] else None,
+        "confidence": confidence(shown.texts, shown.threshold) if shown.texts else None,
+        **{f"confidence-{key}": _confounder(texts, key)
+           for key, texts in confounded.items() if texts},
+        "layers": _layers(shown.shares) if shown.shares else None,
+    }  # fmt: skip
+    return {name: drawing for name, drawing in drawings.items() if drawing}
+
+
+def save_figures(folder: Path, formats: list[str]) -> list[Path]:
+    """Write every drawing of a run to `figures/NAME.FORMAT` in its folder.
 
     Args:
-        sft: the plain fine-tuning run, with empty curves where it is not known.
-        lwf: the run with forgetting.
+        folder: the run's folder.
+        formats: out of `drawing.FORMATS`.
 
     Returns:
-        The picture, or None where there is nothing to draw.
+        the files.
+
+    Raises:
+        InputError: the folder lacks a file no picture can do without.
     """
-    runs = [("SFT", sft, COLOURS[0], "--"), ("LWF", lwf, COLOURS[1], "-")]
-    runs = [run for run in runs if run[1].learning[0]]
-    panels = bool(runs) + bool(lwf.unlearning[0])
-    if not panels:
-        return None
+    assert set(formats) <= set(FORMATS)
+    files.check(folder)
+    made = []
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, drawing in draw_all(collect(folder, files.read_texts(folder))).items():
+        for kind in formats:
+            made.append(folder / "figures" / f"{name}.{kind}")
+            save(drawing, made[-1])
+    return made
+
+
+def _training(shown: Shown) -> Drawing:
+    """Learning loss over learning steps, below it the NLL of the texts unlearned, and guards."""
+    steps, nll = shown.lwf.unlearning
+    guards, curves = acted(shown.lwf), runs(shown)
+    heights = (
+        [1.7] * bool(curves) + [1.3] * bool(steps) + [0.12 + 0.16 * len(guards)] * bool(guards)
+    )
     said = []
-    with new_figure(1.1 + 1.7 * panels) as figure:
-        axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
-        if runs:
-            for name, run, colour, line in runs:
-                single = "o" if len(run.learning[0]) == 1 else ""
-                axes[0].plot(*run.learning, line, marker=single, color=colour, label=name)
-                said.append(_ends(f"learning loss of {name}", run.learning[1]))
+    with new_figure(0.9 + sum(heights)) as figure:
+        axes = list(figure.subplots(
+            len(heights), sharex=True, squeeze=False, height_ratios=heights
+        )[:, 0])  # fmt: skip
+        for name, run in curves.items():
+            colour, line = _LINES[name]
+            single = "o" if len(run.learning[0]) == 1 else ""
+            axes[0].plot(*run.learning, line, marker=single, color=colour, label=name)
             axes[0].set_ylabel("learning loss")
-        if lwf.unlearning[0]:
-            steps, nll = lwf.unlearning
+            said.append(_ends(f"learning loss of {name}", run.learning[1]))
+        if steps:
+            axis = axes[bool(curves)]
             many = len(steps) > _MANY
-            axes[-1].plot(steps, nll, "o-", color=COLOURS[3], markersize=2.5, rasterized=many)
-            axes[-1].set_ylabel("unlearning NLL\n(nats per token)")
-            axes[0].plot(steps, np.full(len(steps), 0.02), "|", color=COLOURS[3], markersize=6,
+            axis.plot(steps, nll, "o-", color=_UNLEARNING, markersize=2.5, rasterized=many)
+            axis.set_ylabel("unlearning NLL\n(nats per token)")
+            axes[0].plot(steps, np.full(len(steps), 0.02), "|", color=_UNLEARNING, markersize=6,
                          transform=axes[0].get_xaxis_transform(), label="unlearning step",
                          rasterized=many)  # fmt: skip
             said.append(_ends("NLL of the unlearned texts", nll))
+        for row, (label, (at, counts)) in enumerate(guards.items()):
+            axes[-1].plot(at, np.full(len(at), row), "x", color=INK, markersize=4)
+            said.append(f"{label}: {sum(counts)}")
+        if guards:
+            axes[-1].set_yticks(range(len(guards)), list(guards), fontsize=7)
+            axes[-1].set_ylim(len(guards) - 0.5, -0.5)
         axes[-1].set_xlabel("learning steps")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper center", ncols=3)
-        return draw(figure, "loss", "Line chart over learning steps: " + "; ".join(said))
+        return Drawing(figure, "Line chart over learning steps: " + "; ".join(said))
 
 
-def confidence_histogram(texts: list[dict[str, Any]], threshold: float | None) -> Picture:
+def confidence(texts: list[dict[str, Any]], threshold: float | None) -> Drawing:
     """Draw how the confidence of each forgetting set is spread, and where selection began.
 
     Args:
         texts: rows with "forget_set", "confidence" (finite) and "selected".
         threshold: the lowest confidence selected, None where nothing was.
     """
-    sets = _by_set(texts)
+    sets = by_set(texts)
     values = [row["confidence"] for row in texts]
-    edges = _bin_edges(values)
+    edges = bin_edges(values)
     with new_figure(0.8 + 1.2 * len(sets)) as figure:
         panels = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
         for i, (axes, (name, rows)) in enumerate(zip(panels, sets.items(), strict=True)):
@@ -79,7 +129,7 @@ def confidence_histogram(texts: list[dict[str, Any]], threshold: float | None) -
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             if threshold is not None:
                 axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
-        if _wide(values):
+        if is_wide(values):
             panels[-1].set_xscale("log")
             panels[-1].xaxis.set_major_formatter(_PLAIN)
         panels[-1].set_xlabel("confidence")
@@ -90,20 +140,15 @@ def confidence_histogram(texts: list[dict[str, Any]], threshold: float | None) -
             for name, rows in sets.items()
         )
         said = f"Histograms of confidence; {medians}; selected from {significant(threshold)} up"
-        return draw(figure, "histogram", said)
+        return Drawing(figure, said)
 
 
-def confidence_scatter(texts: list[dict[str, Any]], key: str, label: str) -> Picture:
-    """Draw the confidence of each text against another number known of it.
-
-    Args:
-        texts: rows with "forget_set", "confidence" and `key` (both finite).
-        key: the column for the horizontal axis.
-        label: what that column is called.
-    """
+def _confounder(texts: list[dict[str, Any]], key: str) -> Drawing:
+    """The confidence of each text against another number known of it."""
+    label = CONFOUNDERS[key]
     with new_figure(3.4) as figure:
         axes: Axes = figure.subplots()
-        for i, (name, rows) in enumerate(_by_set(texts).items()):
+        for i, (name, rows) in enumerate(by_set(texts).items()):
             axes.scatter([row[key] for row in rows], [row["confidence"] for row in rows], s=11,
                          alpha=0.75, linewidths=0, color=COLOURS[i % len(COLOURS)],
                          marker=MARKERS[i % len(MARKERS)], label=_label(name),
@@ -112,39 +157,37 @@ def confidence_scatter(texts: list[dict[str, Any]], key: str, label: str) -> Pic
         correlation = rank_correlation([row[key] for row in texts], values)
         said = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(correlation)}, n = {len(texts)}"
         axes.set_title(said)
-        if _wide(values):
+        if is_wide(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(_PLAIN)
         axes.set_xlabel(label)
         axes.set_ylabel("confidence")
         figure.legend(loc="outside lower center", ncols=3, markerscale=2)
-        return draw(figure, key, f"Scatter plot of confidence against {label}. {said}")
+        return Drawing(figure, f"Scatter plot of confidence against {label}. {said}")
 
 
-def rank_correlation(x: list[float], y: list[float]) -> float | None:
-    """Return Spearman's rank correlation, None where there is too little to have one."""
-    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
-        return None
-    return float(spearmanr(x, y).statistic)
-
-
-def _by_set(texts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    names = dict.fromkeys(row["forget_set"] for row in texts)
-    return {name: [row for row in texts if row["forget_set"] == name] for name in names}
-
-
-def _wide(values: list[float]) -> bool:
-    # A squared distance may spread over orders of magnitude.
-    return min(values) > 0 and max(values) > 100 * min(values)
-
-
-def _bin_edges(values: list[float]) -> Any:
-    low, high = min(values), max(values)
-    if _wide(values):
-        return np.geomspace(low, high, _BINS + 1)
-    if high - low <= 1e-9 * abs(high):  # too little to cut into bins
-        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
-    return np.linspace(low, high, _BINS + 1)
+def _layers(shares: dict[str, dict[str, float]]) -> Drawing:
+    """Each layer group's share of the score: by what a matrix is, and by where it is."""
+    kinds, blocks = shares["matrix"], shares["block"]
+    with new_figure(2.2 + 0.17 * len(kinds)) as figure:
+        above, below = figure.subplots(2, height_ratios=[0.17 * len(kinds), 1.4])
+        above.barh(range(len(kinds)), list(kinds.values()), color=COLOURS[0])
+        above.set_yticks(range(len(kinds)), [_label(name) for name in kinds])
+        above.invert_yaxis()
+        above.xaxis.set_major_formatter(PercentFormatter(1, 0))
+        below.bar(range(len(blocks)), list(blocks.values()), color=COLOURS[0])
+        every = range(0, len(blocks), -(-len(blocks) // 10))
+        names = [_label(name.removeprefix("block ")) for name in blocks]
+        below.set_xticks(every, [names[i] for i in every])
+        below.yaxis.set_major_formatter(PercentFormatter(1, 0))
+        below.set_xlabel("block")
+        figure.supylabel("share of the score", fontsize=9)
+        most = [max(group, key=lambda name: group[name]) for group in (kinds, blocks)]
+        said = ", ".join(
+            f"{clean(name)} has most with {percent(group[name])} %"
+            for name, group in zip(most, (kinds, blocks), strict=True)
+        )
+        return Drawing(figure, f"Bar charts of layers' shares of the score: {said}")
 
 
 def _label(name: str) -> str:

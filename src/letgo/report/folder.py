@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from letgo.confidence.explain import layer_shares
 from letgo.errors import InputError
 
 Row = dict[str, Any]
@@ -73,3 +74,8 @@ def read_score_constants(folder: Path) -> dict[str, float]:
     if metadata.get(b"alpha", b"auto") == b"auto":
         return {}
     return {name: float(metadata[name.encode()]) for name in ("alpha", "constant")}
+
+
+def read_shares(folder: Path) -> dict[str, dict[str, float]]:
+    """Return each layer group's share of the score, as `explain.layer_shares`."""
+    return layer_shares(pq.read_schema(folder / "scores.parquet").metadata)

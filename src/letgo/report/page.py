@@ -1,15 +1,17 @@
 """The page of a run: what is picked from its folder, and how it comes into the template."""
 
-import math
 import shlex
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from letgo.report import figures, formats
 from letgo.report import folder as files
-from letgo.report.folder import Row
-from letgo.report.training import follow
+from letgo.report import formats, picks
+from letgo.report.drawing import inline
+from letgo.report.figures import draw_all
+from letgo.report.plots import plot_all
+from letgo.report.scripts import scripts
+from letgo.report.shown import collect
 
 MODELS = {
     "base": "the model as it came",
@@ -37,8 +39,10 @@ _SETTINGS = (
     "unlearning_state", "unlearning_ceiling", "regularizer", "learning_rate", "num_train_epochs",
     "per_device_train_batch_size", "use_peft", "seed",
 )  # fmt: skip
-_SHOWN_TEXTS = 5
-_SHOWN_ANSWERS = 6
+_SHOWN_TEXTS = 5  # at each end, as cards
+_LISTED_TEXTS = 150  # at each end, in the table
+_LISTED_DECISIONS = 100
+_SHOWN_ANSWERS = 4  # of each set and outcome
 
 
 def render(folder: Path) -> str:
@@ -60,113 +64,44 @@ def render(folder: Path) -> str:
     results = metrics.get("models") or {}
     difference = metrics.get("lwf_minus_sft") or {}
     texts = files.read_texts(folder)
-    scored = [row for row in texts if _finite(row["confidence"])]
-    by_loss = [row for row in scored if _finite(row["loss_base"])]
-    threshold = min((row["confidence"] for row in scored if row["selected"]), default=None)
-    sft = follow(files.read_log(folder / "probe" / "train_log.jsonl"))
-    lwf = follow(files.read_log(folder / "train_log.jsonl"))
-    confident, doubtful = extremes(scored, _SHOWN_TEXTS)
+    shown = collect(folder, texts)
+    confident, doubtful = picks.extremes(shown.texts, _SHOWN_TEXTS)
+    most, least = picks.extremes(shown.texts, _LISTED_TEXTS)
+    decided = picks.decided(texts)
+    questions = picks.compare_answers(files.read_rows(folder / "answers.parquet"))
     return _environment().get_template("page.html.jinja").render(
         name=folder.resolve().name,
         command=f"letgo run --config {shlex.quote(str(folder / 'config.yaml'))} --output_dir NEW",
         config=config,
+        config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
         settings={key: config[key] for key in _SETTINGS if key in config},
         provenance=config.get("provenance") or {},
-        data=data_origins(config),
+        data=picks.data_origins(config),
         models=MODELS,
         results=results,
         difference=difference,
         paired=difference.get("learn"),
         asked=results.get("lwf", {}).get("learn", {}).get("n"),
         verdict=metrics.get("verdict"),
-        sets=evaluated_sets(results),
+        sets=picks.evaluated_sets(results),
         texts=texts,
         selected=sum(row["selected"] for row in texts),
         meaning=MEANINGS[str(texts[0]["score"])] if texts else "missing",
         constants=files.read_score_constants(folder),
-        lwf=lwf,
-        sft=sft,
-        loss_curves=figures.loss_curves(sft, lwf),
-        histogram=figures.confidence_histogram(scored, threshold) if scored else None,
-        scatters=[
-            figures.confidence_scatter(rows, key, label)
-            for rows, key, label in (
-                (scored, "tokens", "length in tokens"),
-                (by_loss, "loss_base", "loss of the base model"),
-            )
-            if rows
-        ],
-        threshold=threshold,
+        shown=shown,
+        pictures={name: inline(name, drawing) for name, drawing in draw_all(shown).items()},
+        plots=plot_all(shown),
         confident=confident,
         doubtful=doubtful,
-        answers=compare_answers(files.read_rows(folder / "answers.parquet"), _SHOWN_ANSWERS),
+        listed=most + least[::-1],
+        forget_sets=list(dict.fromkeys(row["forget_set"] for row in texts)),
+        decisions=len(decided),
+        decided=decided[:_LISTED_DECISIONS],
+        outcomes=picks.outcomes(questions),
+        questions=picks.sample(questions, _SHOWN_ANSWERS),
         stages=files.read_json(folder / "stages.json"),
+        scripts=scripts(),
     )  # fmt: skip
-
-
-def evaluated_sets(results: dict[str, Row]) -> list[str]:
-    """Return the names of all sets a model was evaluated on, the learning task first."""
-    names = dict.fromkeys(name for sets in results.values() for name in sets)
-    return sorted(names, key=lambda name: name != "learn")
-
-
-def data_origins(config: Row) -> list[Row]:
-    """Return a row for each set of data: its name, source, number of examples, fingerprint.
-
-    Args:
-        config: the settings; the provenance in it names the sets, forgetting sets in the order in
-            which the settings give their sources.
-    """
-    provenance = config.get("provenance") or {}
-    fingerprints = provenance.get("data") or {}
-    sources = {"learn": config.get("learn"), "learn_test": config.get("learn_test")}
-    if not sources["learn_test"]:
-        sources["learn_test"] = "kept apart from learn"
-    forgotten = [name for name in fingerprints if name not in sources]
-    sources.update(zip(forgotten, config.get("forget") or [], strict=False))
-    examples = provenance.get("examples") or {}
-    return [
-        {"name": name, "source": sources.get(name, ""), "examples": examples.get(name, ""),
-         "fingerprint": fingerprint}
-        for name, fingerprint in fingerprints.items()
-    ]  # fmt: skip
-
-
-def extremes(texts: list[Row], count: int) -> tuple[list[Row], list[Row]]:
-    """Return the most confident texts, and the least confident of those that are left.
-
-    Args:
-        texts: rows with "id" and "confidence".
-        count: how many of each at most; both lists begin at their extreme.
-    """
-    ordered = sorted(texts, key=lambda row: (-row["confidence"], row["id"]))
-    return ordered[:count], ordered[count:][-count:][::-1]
-
-
-def compare_answers(answers: list[Row], count: int) -> list[dict[str, Row]]:
-    """Return a few examples of the learning task as mappings from model to its answer.
-
-    Args:
-        answers: rows of `answers.parquet`.
-        count: how many examples at most; first those that some models get right and some wrong,
-            then those where only the wording differs.
-    """
-    examples: dict[str, dict[str, Row]] = {}
-    for row in answers:
-        if row["set"] == "learn":
-            examples.setdefault(row["id"], {})[row["model"]] = row
-
-    def agreement(example: dict[str, Row]) -> tuple[bool, bool]:
-        rows = example.values()
-        return len({row["correct"] for row in rows}) < 2, len(
-            {row["generated"] for row in rows}
-        ) < 2
-
-    return sorted(examples.values(), key=agreement)[:count]
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _environment() -> Environment:
@@ -183,4 +118,6 @@ def _environment() -> Environment:
         formats.points, formats.shorten, formats.significant,
     ):  # fmt: skip
         environment.filters[make.__name__] = make
+    # Browsers read no NaN; what is not known is to be None.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment

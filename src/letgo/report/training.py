@@ -10,17 +10,15 @@ class Training(NamedTuple):
         learning: learning steps done and the loss logged there.
         unlearning: learning steps done and the NLL of the texts unlearned there.
         unlearning_steps: how many unlearning steps were taken.
-        skipped: how many texts were left out of logged unlearning steps as above the ceiling.
-        clipped: how many logged unlearning steps were clipped to their own gradient norm.
-        paused: how many were left out because the learning loss had risen.
+        guards: learning steps done when a guard acted, and how often it did there: "skipped" texts
+            were above the ceiling, "clipped" steps had a gradient above its bound, "paused" ones
+            were left out because the learning loss had risen, "idle" ones found no text that helps.
     """
 
     learning: tuple[list[int], list[float]]
     unlearning: tuple[list[int], list[float]]
     unlearning_steps: int
-    skipped: int
-    clipped: int
-    paused: int
+    guards: dict[str, tuple[list[int], list[int]]]
 
 
 def follow(log: list[dict[str, Any]]) -> Training:
@@ -31,15 +29,22 @@ def follow(log: list[dict[str, Any]]) -> Training:
     """
     learning: tuple[list[int], list[float]] = ([], [])
     unlearning: tuple[list[int], list[float]] = ([], [])
-    unlearned, acted = 0, {"skipped": 0, "clipped": 0, "paused": 0}
+    guards: dict[str, tuple[list[int], list[int]]]
+    guards = {name: ([], []) for name in ("skipped", "clipped", "paused", "idle")}
+    unlearned = 0
     for line in log:
         if "step" not in line:
             continue
         unlearned = int(line.get("unlearn/steps") or unlearned)
-        for guard in acted:
-            acted[guard] += int(line.get(f"unlearn/{guard}") or 0)
+        done = line["step"] - unlearned
+        # The mean over no texts is logged as zero.
+        idle = line.get("unlearn/nll") == 0
+        for name, (steps, counts) in guards.items():
+            if count := int(idle if name == "idle" else line.get(f"unlearn/{name}") or 0):
+                steps.append(done)
+                counts.append(count)
         for curve, key in ((learning, "loss"), (unlearning, "unlearn/nll")):
-            if line.get(key) is not None:
-                curve[0].append(line["step"] - unlearned)
+            if line.get(key) is not None and not (idle and curve is unlearning):
+                curve[0].append(done)
                 curve[1].append(float(line[key]))
-    return Training(learning, unlearning, max(unlearned, len(unlearning[0])), **acted)
+    return Training(learning, unlearning, max(unlearned, len(unlearning[0])), guards)

@@ -1,0 +1,98 @@
+"""What of a run's data, texts and answers the page shows."""
+
+from letgo.report.folder import Row
+
+# Of one question, whether LWF and the model it is compared with are right.
+OUTCOMES = {
+    (True, False): "gained",
+    (False, True): "lost",
+    (True, True): "both right",
+    (False, False): "both wrong",
+}
+
+
+def evaluated_sets(results: dict[str, Row]) -> list[str]:
+    """Return the names of all sets a model was evaluated on, the learning task first."""
+    names = dict.fromkeys(name for sets in results.values() for name in sets)
+    return sorted(names, key=lambda name: name != "learn")
+
+
+def data_origins(config: Row) -> list[Row]:
+    """Return a row for each set of data: its name, source, number of examples, fingerprint.
+
+    Args:
+        config: the settings; the provenance in it names the sets, forgetting sets in the order in
+            which the settings give their sources.
+    """
+    provenance = config.get("provenance") or {}
+    fingerprints = provenance.get("data") or {}
+    sources = {"learn": config.get("learn"), "learn_test": config.get("learn_test")}
+    if not sources["learn_test"]:
+        sources["learn_test"] = "kept apart from learn"
+    forgotten = [name for name in fingerprints if name not in sources]
+    sources.update(zip(forgotten, config.get("forget") or [], strict=False))
+    examples = provenance.get("examples") or {}
+    return [
+        {"name": name, "source": sources.get(name, ""), "examples": examples.get(name, ""),
+         "fingerprint": fingerprint}
+        for name, fingerprint in fingerprints.items()
+    ]  # fmt: skip
+
+
+def extremes(texts: list[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """Return the most confident texts, and the least confident of those that are left.
+
+    Args:
+        texts: rows with "id" and "confidence".
+        count: how many of each at most; both lists begin at their extreme.
+    """
+    ordered = sorted(texts, key=lambda row: (-row["confidence"], row["id"]))
+    return ordered[:count], ordered[count:][-count:][::-1]
+
+
+def decided(texts: list[Row]) -> list[Row]:
+    """Return the texts a person has decided on, the latest decision first."""
+    # Selections made without a review have no such columns.
+    rows = [row for row in texts if row.get("decided_by") == "person"]
+    return sorted(rows, key=lambda row: str(row.get("decided_at") or ""), reverse=True)
+
+
+def compare_answers(answers: list[Row]) -> list[Row]:
+    """Return every question with the answers of all models to it.
+
+    Args:
+        answers: rows of `answers.parquet`.
+
+    Returns:
+        rows with "set", "id", "prompt", "reference", "answers" (by model) and "outcome", one of
+        `OUTCOMES`: LWF beside plain fine-tuning, or beside the base model where there is no such.
+    """
+    questions: dict[tuple[str, str], Row] = {}
+    for row in answers:
+        key = row["set"], row["id"]
+        shared = {name: row.get(name) for name in ("set", "id", "prompt", "reference")}
+        questions.setdefault(key, {**shared, "answers": {}})["answers"][row["model"]] = row
+    for question in questions.values():
+        right = {model: bool(row["correct"]) for model, row in question["answers"].items()}
+        other = right.get("sft", right.get("base", False))
+        question["outcome"] = OUTCOMES[right.get("lwf", False), other]
+    return sorted(questions.values(), key=lambda question: question["set"] != "learn")
+
+
+def outcomes(questions: list[Row]) -> dict[str, dict[str, int]]:
+    """Return how many questions of each set came out how; every outcome is there."""
+    found: dict[str, dict[str, int]] = {}
+    for question in questions:
+        counts = found.setdefault(question["set"], dict.fromkeys(OUTCOMES.values(), 0))
+        counts[question["outcome"]] += 1
+    return found
+
+
+def sample(questions: list[Row], each: int) -> list[Row]:
+    """Return the first `each` questions of every set and outcome, in the order of `OUTCOMES`."""
+    taken: list[Row] = []
+    for name in dict.fromkeys(question["set"] for question in questions):
+        for outcome in OUTCOMES.values():
+            fits = [q for q in questions if q["set"] == name and q["outcome"] == outcome]
+            taken += fits[:each]
+    return taken
