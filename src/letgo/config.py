@@ -140,8 +140,11 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     if command == "score":  # taken out of the arguments before they come here
         told = "Print what the ranking is made of: layers, length, loss."
         parser.add_argument("--explain", action="store_true", help=told)
+    if command == "evaluate":
+        told = "Instead, ask lm-evaluation-harness: names of its tasks, with commas between."
+        parser.add_argument("--harness", metavar="TASKS", help=told)
     arguments = _join_repeated(arguments, "--forget")
-    file, rest = take_config(arguments)
+    file, rest = take(arguments, "--config")
     settings = {**DEFAULTS, **defaults, **(read(Path(file)) if file else {})}
     # As text, a value goes through the flag's own check of its type.
     texts = {k: str(v) if isinstance(v, int | float) else v for k, v in settings.items()}
@@ -175,13 +178,13 @@ def output_dirs(arguments: Sequence[str]) -> list[str]:
     return joined + [value for flag, value in pairwise(arguments) if flag in flags]
 
 
-def take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The value of `--config`, and the arguments without it."""
+def take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, and the arguments without it."""
     for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
+        if argument == flag and index + 1 < len(arguments):
             return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config="), arguments[:index] + arguments[index + 1 :]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}="), arguments[:index] + arguments[index + 1 :]
     return None, arguments
 
 
