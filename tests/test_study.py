@@ -168,6 +168,46 @@ def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
     assert "3 runs, 2 done" in letgo(*words, "--plan")[1]
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Named for where it is the default: Ray's servers listen to this machine only.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+def kept(root):
+    """What the cells have left, but for how long they took."""
+    files = {file.name: json.loads(file.read_text()) for file in root.glob("cells/*.json")}
+    return {name: {**cell, "seconds": None} for name, cell in files.items()}
+
+
+def test_a_cluster_leaves_the_same_files(finished, cluster, tiny, data, tmp_path, monkeypatch):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    monkeypatch.chdir(tmp_path)  # a folder named as seen from here
+    status, _, error = letgo("study", file, "--output_dir", "out", "--engine", "ray", "--jobs", 2)
+    assert status == 0, error
+    assert "sums--talk--broken--0 failed: letgo: " in error
+    assert figures(tmp_path / "out") == figures(finished[0])
+    assert kept(tmp_path / "out") == kept(finished[0])
+
+
+def test_a_cluster_stops_in_time(cluster, tiny, data, tmp_path):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    words = ["--output_dir", tmp_path / "out", "--engine", "ray", "--max_minutes", 0.15]
+    status, _, error = letgo("study", file, *words)
+    assert status == 0, error
+    assert "time is up" in error
+    assert not list((tmp_path / "out" / "cells").glob("*.json"))
+    (said,) = (tmp_path / "out" / "cells").glob("*.log")  # one at a time
+    assert "interrupted; the same command goes on" in said.read_text()
+
+
 def test_one_wrong_digit_is_found(finished, tmp_path):
     root = tmp_path / "out"
     shutil.copytree(finished[0], root)

@@ -148,6 +148,9 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     if command == "report":
         told = "Also write figures/NAME.FORMAT: pdf, svg, png, or several, joined by commas."
         parser.add_argument("--figures", metavar="FORMATS", help=told)
+    if command == "evaluate":
+        told = "Instead, ask lm-evaluation-harness: names of its tasks, with commas between."
+        parser.add_argument("--harness", metavar="TASKS", help=told)
     arguments = _join_repeated(arguments, "--forget")
     file, rest = take_flag("--config", arguments)
     settings = {**DEFAULTS, **defaults, **(read(Path(file)) if file else {})}

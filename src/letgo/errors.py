@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def missing_extra(what: str, error: ModuleNotFoundError, extra: str) -> InputError:
+    """What to say where a library that comes with an extra of letgo is not there."""
+    return InputError(f"{what} needs {error.name}; install letgo with its extra: pip install "
+                      f"'letgo[{extra}]'")  # fmt: skip

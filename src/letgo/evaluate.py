@@ -29,7 +29,14 @@ SPARE_TOKENS = 8
 
 
 def baseline(run: Run, scratch: Path) -> None:
-    """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT).
+    """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT)."""
+    loads = baseline_models(run)
+    rows = [row for label, load in loads.items() for row in _all_answers(run, scratch, label, load)]
+    pq.write_table(pa.Table.from_pylist(rows), scratch / "baseline.parquet")
+
+
+def baseline_models(run: Run) -> dict[str, Callable[[], Any]]:
+    """How to load what Learning With Forgetting is compared with, "base" and "sft".
 
     Without plain fine-tuning to its end (`--optimum full`) there is no SFT to compare with.
     """
@@ -37,8 +44,7 @@ def baseline(run: Run, scratch: Path) -> None:
     loads: dict[str, Callable[[], Any]] = {"base": partial(load_base, run.config)}
     if run.config.run.optimum == "full":
         loads["sft"] = partial(load_trained, run.config, probe)
-    rows = [row for label, load in loads.items() for row in _all_answers(run, scratch, label, load)]
-    pq.write_table(pa.Table.from_pylist(rows), scratch / "baseline.parquet")
+    return loads
 
 
 def evaluate(run: Run, scratch: Path) -> None:

@@ -218,6 +218,18 @@ def execute(config: Config, only: str | None = None) -> Run:
     return run
 
 
+def reopen(config: Config, last: str) -> Run:
+    """A run whose stages up to `last` were made with these settings; writes nothing.
+
+    Raises:
+        InputError: unusable input, or a folder that belongs to another run.
+    """
+    run = open_run(config)
+    line = stages(run)
+    check(run.folder, line[: [stage.name for stage in line].index(last) + 1])
+    return run
+
+
 def write_config(run: Run, model: str) -> None:
     """Write `config.yaml`: all settings, and where they came from; `model` is its fingerprint."""
     data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}

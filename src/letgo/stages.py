@@ -69,10 +69,12 @@ class Stage:
         return folder / f"{self.name}.part"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that appears whole or not at all."""
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a JSON file that appears whole or not at all; without indent, on one line."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, indent=indent, separators=separators)
+    part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
 
 

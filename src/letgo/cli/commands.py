@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from letgo import config as cfg
 from letgo import demo, processes, progress, ranking
 from letgo.confidence.explain import explain
-from letgo.errors import InputError
-from letgo.pipeline import execute
+from letgo.errors import InputError, missing_extra
+from letgo.pipeline import execute, reopen
 from letgo.report import FORMATS, save_figures
 from letgo.stages import Run, read_json
 
@@ -32,6 +32,9 @@ def execute_command(command: str, arguments: list[str]) -> None:
     formats: list[str] = []
     if command == "report":
         formats, arguments = _figures(arguments)
+    tasks = None
+    if command == "evaluate":
+        tasks, arguments = cfg.take_flag("--harness", arguments)
     if command == "rank":
         arguments = ["--forget" if word == "--candidates" else word for word in arguments]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
@@ -40,6 +43,8 @@ def execute_command(command: str, arguments: list[str]) -> None:
         demo.generate_data(Path(config.training.output_dir) / "data")
     if command == "rank":
         return _rank(config)
+    if tasks is not None:
+        return _harness(config, tasks.split(","))
     run = execute(config, None if command in ("run", "demo") else command)
     if not processes.is_first():
         return
@@ -81,11 +86,16 @@ def _study(arguments: list[str]) -> None:
     try:
         from letgo.study.command import study_command
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"letgo study needs {error.name}; install letgo with its extra: pip install "
-            f"'letgo[study]'"
-        ) from error
+        raise missing_extra("letgo study", error, "study") from error
     study_command(arguments)
+
+
+def _harness(config: cfg.Config, tasks: list[str]) -> None:
+    try:
+        from letgo.harness import harness, table
+    except ModuleNotFoundError as error:
+        raise missing_extra("--harness", error, "harness") from error
+    print(table(harness(reopen(config, "train"), tasks)))
 
 
 def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:

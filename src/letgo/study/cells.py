@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
@@ -22,6 +23,7 @@ from letgo.stages import read_json, write_json
 from letgo.study.plan import Cell, Study
 
 HEAVY = ("model", "lwf", "probe")  # gigabytes that nothing is read from any more
+TIME_IS_UP = "study: time is up; the same command goes on where it stood"
 
 
 def folder_of(root: Path, cell: Cell) -> Path:
@@ -32,6 +34,11 @@ def folder_of(root: Path, cell: Cell) -> Path:
 def answers_of(root: Path, cell: Cell) -> Path:
     """The file that results are made of: no texts, so that it may be passed on."""
     return root / "cells" / f"{cell.name}.json"
+
+
+def log_of(root: Path, cell: Cell) -> Path:
+    """What its `letgo run` says."""
+    return root / "cells" / f"{cell.name}.log"
 
 
 def is_done(root: Path, cell: Cell) -> bool:
@@ -58,8 +65,53 @@ def keep_answers(root: Path, cell: Cell) -> None:
              "unlearn/update")  # fmt: skip
     rescored = [{name.removeprefix("unlearn/"): line.get(name) for name in names}
                 for line in logs["method"] if "unlearn/helpful" in line]  # fmt: skip
-    write_json(answers_of(root, cell), {"seconds": seconds, "curves": curves,
-                                        "rescored": rescored, "answers": answers})  # fmt: skip
+    kept = {"seconds": seconds, "curves": curves, "rescored": rescored, "answers": answers}
+    write_json(answers_of(root, cell), kept, indent=None)
+
+
+def start(
+    root: Path, cell: Cell, flags: dict[str, Any], threads: int | None
+) -> subprocess.Popen[bytes]:
+    """Begin a cell's `letgo run`, or go on with it where it was interrupted.
+
+    Args:
+        root: the study's folder.
+        cell: the cell.
+        flags: its settings (`Study.flags`).
+        threads: how many it computes with; None: as many as torch likes.
+    """
+    folder = folder_of(root, cell)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    given = folder.with_name(f"{cell.name}.yaml")
+    given.write_text(yaml.safe_dump(flags, sort_keys=False))
+    command = [sys.executable, "-m", "letgo", "run", "--config", str(given), "--output_dir",
+               str(folder), "--shared", str(root / "shared")]  # fmt: skip
+    environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    with log_of(root, cell).open("wb") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said,
+                                env={**environment, **os.environ})  # fmt: skip
+
+
+def finish(root: Path, cell: Cell, status: int, keep_models: bool) -> str | None:
+    """Keep what results need of a cell whose process has ended.
+
+    Args:
+        root: the study's folder.
+        cell: the cell.
+        status: with which its process ended.
+        keep_models: whether its models stay.
+
+    Returns:
+        None, or what went wrong in a line.
+    """
+    if status:
+        lines = log_of(root, cell).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"ended with status {status}"
+    keep_answers(root, cell)
+    if not keep_models:
+        for name in HEAVY:
+            shutil.rmtree(folder_of(root, cell) / name, ignore_errors=True)
+    return None
 
 
 class Runner:
@@ -97,7 +149,7 @@ class Runner:
                     if not self.stopped.is_set():
                         yield waiting[future], error
             except TimeoutError:
-                log.info("study: time is up; the same command goes on where it stood")
+                log.info(TIME_IS_UP)
             finally:
                 progress.close()
                 self._stop()
@@ -110,29 +162,13 @@ class Runner:
     def _run(self, cell: Cell) -> str | None:
         if self.stopped.is_set():
             return None
-        folder = folder_of(self.root, cell)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        given, said = folder.with_name(f"{cell.name}.yaml"), folder.with_name(f"{cell.name}.log")
-        given.write_text(yaml.safe_dump(self.study.flags(cell), sort_keys=False))
-        command = [sys.executable, "-m", "letgo", "run", "--config", str(given), "--output_dir",
-                   str(folder), "--shared", str(self.root / "shared")]  # fmt: skip
-        threads = {} if self.jobs == 1 else {
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))
-        }  # fmt: skip
-        with said.open("wb") as log_file:
-            process = subprocess.Popen(command, stdout=log_file, stderr=log_file,
-                                       env={**threads, **os.environ})  # fmt: skip
-            self.running.add(process)
-            status = process.wait()
-            self.running.discard(process)
-        if status:
-            lines = said.read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else f"ended with status {status}"
-        keep_answers(self.root, cell)
-        if not self.keep_models:
-            for name in HEAVY:
-                shutil.rmtree(folder / name, ignore_errors=True)
-        return None
+        cores = (os.cpu_count() or 1) // self.jobs
+        process = start(self.root, cell, self.study.flags(cell),
+                        None if self.jobs == 1 else max(1, cores))  # fmt: skip
+        self.running.add(process)
+        status = process.wait()
+        self.running.discard(process)
+        return finish(self.root, cell, status, self.keep_models)
 
 
 def clear_shared(root: Path, study: Study) -> None:

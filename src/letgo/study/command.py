@@ -13,7 +13,7 @@ import jsonschema
 
 from letgo import config as cfg
 from letgo import progress
-from letgo.errors import InputError
+from letgo.errors import InputError, missing_extra
 from letgo.stages import write_json
 from letgo.study.cells import Runner, clear_shared, is_done
 from letgo.study.estimate import estimate, open_cell, told
@@ -38,7 +38,9 @@ def study_command(arguments: list[str]) -> None:
     parser.add_argument("study", nargs="?", type=Path, help="STUDY.yaml")
     parser.add_argument("--output_dir", type=Path, help="[runs/NAME of the file]")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and its cost")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once [1]")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once [1], on each machine")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes",
+                        help="where runs run: here [processes], or on a Ray cluster")  # fmt: skip
     parser.add_argument("--max_minutes", type=float, default=math.inf, help="then stop; resumable")
     parser.add_argument("--keep_models", action="store_true", help="keep every run's models")
     parser.add_argument("--quiet", action="store_true")
@@ -62,8 +64,9 @@ def study_command(arguments: list[str]) -> None:
         return
     for cell in {(c.task, c.forget, c.method): c for c in todo}.values():
         open_cell(study, cell)  # what cannot be run is found out before anything is
+    engine = _ray_runner() if given.engine == "ray" else Runner
+    runner = engine(root, study, given.jobs, given.max_minutes * 60, given.keep_models)
     _begin(root, study, given.study)
-    runner = Runner(root, study, given.jobs, given.max_minutes * 60, given.keep_models)
     failed = {}
     for cell, error in runner.run(todo):
         if error:
@@ -75,6 +78,14 @@ def study_command(arguments: list[str]) -> None:
         clear_shared(root, study)
     print(page(results).split("## Every run")[0].rstrip())
     print(f"results: {root / 'results.md'}")
+
+
+def _ray_runner() -> Any:
+    try:
+        from letgo.study.ray_engine import RayRunner
+    except ModuleNotFoundError as error:
+        raise missing_extra("--engine ray", error, "ray") from error
+    return RayRunner
 
 
 def _begin(root: Path, study: Study, file: Path) -> None:

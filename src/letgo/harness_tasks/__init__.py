@@ -1,0 +1,1 @@
+"""Tasks that letgo adds to lm-evaluation-harness."""
