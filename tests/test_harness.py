@@ -63,7 +63,7 @@ def out(tiny, data, root, tmp_path_factory):
 
 def test_examples_agree_one_by_one(out, root):
     config = cfg.parse("evaluate", [], cfg.read(out / "config.yaml"))
-    lm = language_model(config, load_trained(config, out / "model"))
+    lm = language_model(config, load_trained(config, out / "lwf"))
     theirs = ask(lm, ["qasc"], task_manager(["qasc"]), log_samples=True)["samples"]["qasc"]
     ours = [row for row in pq.read_table(out / "answers.parquet").to_pylist()
             if (row["model"], row["set"]) == ("lwf", "learn")]  # fmt: skip

@@ -41,7 +41,7 @@ def harness(run: Run, tasks: Sequence[str]) -> dict[str, Any]:
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     models = baseline_models(run)
-    models["lwf"] = partial(load_trained, run.config, need(run, "model", "train"))
+    models["lwf"] = partial(load_trained, run.config, need(run, "lwf", "train"))
     manager = task_manager(tasks)
     figures, versions = {}, {}
     for label, load in models.items():
