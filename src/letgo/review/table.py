@@ -10,7 +10,17 @@ from letgo.errors import InputError
 from letgo.review.texts import Texts
 
 PAGE = 25  # texts
-SORTS = {"confidence": "confidence", "length": "tokens", "loss": "loss_base", "set": "forget_set"}
+# Column, and whether the lowest comes first.
+SORTS = {
+    "most confident first": ("confidence", False),
+    "least confident first": ("confidence", True),
+    "highest loss first": ("loss_base", False),
+    "lowest loss first": ("loss_base", True),
+    "longest first": ("tokens", False),
+    "shortest first": ("tokens", True),
+    "by set": ("forget_set", True),
+}
+BEST = next(iter(SORTS))
 
 
 class Query(NamedTuple):
@@ -20,13 +30,11 @@ class Query(NamedTuple):
         forget_set: name of a set; empty for all.
         words: to be in the prompt or the answer, in any case; empty for all.
         sort: a key of `SORTS`.
-        ascending: the lowest first.
     """
 
     forget_set: str = ""
     words: str = ""
-    sort: str = "confidence"
-    ascending: bool = False
+    sort: str = BEST
 
 
 def find(texts: Texts, query: Query, among: np.ndarray | None = None) -> np.ndarray:
@@ -43,12 +51,12 @@ def find(texts: Texts, query: Query, among: np.ndarray | None = None) -> np.ndar
     if query.words:
         kept &= holding(texts.table, query.words)
     rows = np.flatnonzero(kept)
-    values = texts.column(SORTS[query.sort])[rows]
+    column, ascending = SORTS[query.sort]
+    values = texts.column(column)[rows]
     if values.dtype == object:  # names
         _, values = np.unique(values.astype(str), return_inverse=True)
-        values = -values  # names from A to Z where numbers go from the highest down
-    # Equal values keep the order of the ids; undefined numbers come last either way.
-    return rows[np.argsort(values if query.ascending else -values, kind="stable")]
+    # Equal values keep the order of the file; undefined numbers come last either way.
+    return rows[np.argsort(values if ascending else -values, kind="stable")]
 
 
 def holding(table: pa.Table, words: str, expression: bool = False) -> np.ndarray:
