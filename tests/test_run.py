@@ -31,7 +31,7 @@ COLUMNS = {
     "scores.parquet": ["id", "forget_set", "tokens", "loss_base", "loss_probe", "interference",
                        "linear", "quadratic", "inner", "learning", "norm", "confidence",
                        "score"],
-    "selection.parquet": ["id", "selected", "reason"],
+    "selection.parquet": ["id", "selected", "reason", "decided_by", "decided_at"],
 }  # fmt: skip
 
 

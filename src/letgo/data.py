@@ -145,8 +145,17 @@ def top_fraction(ids: Sequence[K], confidence: Sequence[float], fraction: float)
         confidence: in the same order; higher is forgotten first.
         fraction: in (0, 1].
     """
-    order = sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
-    return {ids[i] for i in order[: max(1, round(fraction * len(ids)))]}
+    return {ids[i] for i in ranked(ids, confidence)[: top_count(fraction, len(ids))]}
+
+
+def ranked(ids: Sequence[K], confidence: Sequence[float]) -> list[int]:
+    """Places of texts, most confident first; equal confidence goes by id."""
+    return sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
+
+
+def top_count(fraction: float, known: int) -> int:
+    """How many texts a share in (0, 1] of them is; at least one."""
+    return max(1, round(fraction * known))
 
 
 def chunks_by_length(

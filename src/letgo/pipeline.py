@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from letgo import config as cfg
-from letgo import models, processes
+from letgo import decisions, models, processes
 from letgo.confidence.fisher import fisher
 from letgo.confidence.optimum import probe
 from letgo.confidence.scoring import score
@@ -162,6 +162,9 @@ def stages(run: Run) -> list[Stage]:
     if settings.selection != "top":
         selected |= {"selection": settings.selection, "seed": training.seed}
     trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
+    # `select` takes people's decisions as they are; a model is that of its decisions.
+    if decided := decisions.read(run.folder).fingerprint:
+        trained["decisions"] = decided
     asked = {f"references {n}": fingerprint(r) for n, r in asked_sets(run).items()}
     compared = {**optimal, **generation, **asked}
     tested = {**trained, **compared}

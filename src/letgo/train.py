@@ -1,28 +1,51 @@
 """Stage 3: fine-tuning with periodic unlearning."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from letgo import decisions
+from letgo.errors import InputError
 from letgo.stages import Run, need
 from letgo.training import fit
 
 
 def train(run: Run, scratch: Path) -> None:
-    """Write `lwf/` and `train_log.jsonl`: the base model after Learning With Forgetting."""
+    """Write `lwf/` and `train_log.jsonl`: the base model after Learning With Forgetting.
+
+    Raises:
+        InputError: `selection.parquet` lacks a decision.
+    """
     texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
-    scores, selection = (
-        {row["id"]: row for row in pq.read_table(need(run, file, stage)).to_pylist()}
+    scores, chosen = (
+        pq.read_table(need(run, file, stage))
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
     )
+    decided = decisions.read(run.folder)
+    known = (chosen.schema.metadata or {}).get(b"decisions", b"").decode()
+    if known != (decided.fingerprint or ""):
+        raise InputError(
+            f"--output_dir: selection.parquet lacks the last decision of {decisions.JOURNAL}; "
+            f"`letgo review {run.folder}` writes it anew"
+        )
+    if decided.fraction is not None:
+        training = copy.copy(run.config.training)
+        training.forget_fraction = decided.fraction
+        run = replace(run, config=run.config._replace(training=training))
+    score_of, selection = ({row["id"]: row for row in table.to_pylist()}
+                           for table in (scores, chosen))  # fmt: skip
     rescoring = run.config.training.rescore_interval != 0
     forget = [
         {
             **{name: text[name] for name in
                ("prompt_ids", "completion_ids", "completion", "mean_logprob")},
-            **{name: scores[text["id"]][name] for name in ("confidence", "score")},
-            "selected": may_be_unlearned(selection[text["id"]], rescoring),
+            **{name: score_of[text["id"]][name] for name in ("confidence", "score")},
+            "selected": bool(selection[text["id"]]["selected"]),
+            "allowed": may_be_unlearned(selection[text["id"]], rescoring),
+            "forced": is_forced(selection[text["id"]]),
         }
         for text in texts
     ]  # fmt: skip
@@ -36,3 +59,8 @@ def may_be_unlearned(row: dict[str, Any], rescoring: bool) -> bool:
     other reason, or was taken back by a person, stays out.
     """
     return bool(row["selected"]) or (rescoring and str(row["reason"]).startswith("below the top"))
+
+
+def is_forced(row: dict[str, Any]) -> bool:
+    """Whether a person has said that the text is to be unlearned, whatever re-scoring says."""
+    return bool(row["selected"]) and row.get("decided_by") == "person"

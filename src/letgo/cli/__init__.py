@@ -15,6 +15,9 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   rank       which of several forgetting sets promises most, without training
   study      a grid of runs, with statistics: does forgetting help?
   demo       run on built-in data with the built-in model (about six minutes on two cores)
+  review     see in the browser what would be forgotten, and decide
+  show       the same in the terminal, to look at
+  runs       every run below a folder, and its verdict
 
   elicit     1  the base model answers the forgetting prompts     self_knowledge.parquet
   probe      2  plain fine-tuning: the optimum and the baseline    probe/
@@ -34,7 +37,8 @@ letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfi
 A stage's command takes its settings from the run folder where flags do not say otherwise.
 """
 STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
-COMMANDS = ("run", "rank", "study", "demo", *STAGES)
+LOOKING = ("review", "show", "runs")
+COMMANDS = ("run", "rank", "study", "demo", *LOOKING, *STAGES)
 
 
 def main() -> None:
@@ -56,6 +60,10 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        if command in LOOKING:
+            from letgo.cli.looking import look
+
+            return look(command, rest)
         from letgo.cli.commands import execute_command
 
         execute_command(command, rest)

@@ -49,6 +49,8 @@ class Rescore(TrainerCallback):
     def __init__(self, trainer: Any, rows: Sequence[dict[str, Any]]):
         self.trainer, self.rows, self.learning_norm = trainer, rows, 0.0
         self.weights = trained_weights(trainer.model)
+        forced = {*trainer.chosen.forced}
+        self.forced = [i for i, place in enumerate(trainer.chosen.allowed) if place in forced]
         args = trainer.args
         step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         # Texts, and as many learning examples, each about as dear as an example of a learning step.
@@ -64,7 +66,10 @@ class Rescore(TrainerCallback):
         return first or done.count(False) % self.interval == 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score a sample; those of its top fraction that help are unlearned from now on."""
+        """Score a sample; those of its top fraction that help are unlearned from now on.
+
+        So are texts that were forced, whatever their score.
+        """
         trainer = self.trainer
         if not self._due(state.global_step):
             return
@@ -80,9 +85,10 @@ class Rescore(TrainerCallback):
         chosen = top_fraction(places, scores, args.forget_fraction)
         # Ascent on a text with a score below 0 would raise the learning loss.
         scored = dict(zip(places, scores, strict=True))
-        pool = trainer.memory.pool = sorted(place for place in chosen if scored[place] > 0)
-        chosen_scores = [scored[place] for place in pool]
-        trainer.figures.rescored(scores, chosen_scores, self.learning_norm)
+        helpful = sorted(place for place in chosen if scored[place] > 0)
+        trainer.memory.pool = sorted({*helpful, *self.forced})
+        trainer.figures.rescored(scores, [scored[place] for place in helpful],
+                                 self.learning_norm)  # fmt: skip
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.

@@ -23,6 +23,7 @@ class Chosen(NamedTuple):
         known: how many there are.
         places: of the chosen ones.
         allowed: places of those that re-scoring may choose; without it the chosen ones.
+        forced: places of those that are unlearned whatever re-scoring chooses.
         confidence: of all texts; empty where it is not known.
         score: what `confidence` is; empty where it is not known.
     """
@@ -30,6 +31,7 @@ class Chosen(NamedTuple):
     known: int
     places: list[int]
     allowed: list[int]
+    forced: list[int]
     confidence: list[float]
     score: str
 
@@ -38,6 +40,8 @@ class Chosen(NamedTuple):
         lines = [f"{self.known} self-generated texts, {len(self.places)} of them unlearned"]
         if len(self.allowed) > len(self.places):
             lines.append(f"re-scoring chooses anew among {len(self.allowed)} of them")
+        if self.forced:
+            lines.append(f"{len(self.forced)} of them unlearned because a person said so")
         if self.score:
             lines.append(f"score: {self.score}")
         if self.confidence:
@@ -79,7 +83,8 @@ def prepare(
     places = sorted({*chosen.places} & {*allowed})
     if not places:
         raise InputError("--forget: no text has an answer within --max_length; raise it")
-    chosen = chosen._replace(places=places, allowed=allowed)
+    forced = sorted({*chosen.forced} & {*allowed})
+    chosen = chosen._replace(places=places, allowed=allowed, forced=forced)
     check_overlap(learning, rows, args.forget_max_overlap)
     if len(places) < args.per_device_train_batch_size:
         log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning step "
@@ -99,7 +104,9 @@ def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
     Args:
         dataset: texts; those not in `selected`, where there is such a column, are never unlearned.
             The others all are, unless a column `confidence` decides: without `selected`, and with
-            re-scoring, whose first choice it is. A column `score` names it.
+            re-scoring, whose first choice it is. A column `score` names it. With a column
+            `allowed`, `selected` is the first choice and re-scoring chooses among what is allowed;
+            a column `forced` marks texts it must not leave out.
         fraction: share of them, most confident first.
         rescoring: whether texts are chosen anew while training.
 
@@ -107,18 +114,23 @@ def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
         InputError: none is selected.
     """
     columns = dataset.column_names
+
+    def marked(name: str) -> list[int]:
+        return [place for place, mark in enumerate(dataset[name]) if mark]
+
     confidence = list(dataset["confidence"]) if "confidence" in columns else []
-    allowed = list(range(len(dataset)))
-    if "selected" in columns:
-        allowed = [place for place, selected in enumerate(dataset["selected"]) if selected]
-    if not allowed:
+    places = marked("selected") if "selected" in columns else list(range(len(dataset)))
+    allowed = marked("allowed") if rescoring and "allowed" in columns else places
+    if not places:
         raise InputError("--forget: no text is selected for unlearning; select some")
-    places = allowed
-    if confidence and (rescoring or "selected" not in columns):
-        known = [confidence[p] if math.isfinite(confidence[p]) else -math.inf for p in allowed]
-        places = sorted(top_fraction(allowed, known, fraction))
+    if "allowed" not in columns and confidence and (rescoring or "selected" not in columns):
+        known = [confidence[p] if math.isfinite(confidence[p]) else -math.inf for p in places]
+        places = sorted(top_fraction(places, known, fraction))
     score = str(dataset["score"][0]) if "score" in columns else ""
-    return Chosen(len(dataset), places, allowed if rescoring else places, confidence, score)
+    return Chosen(
+        len(dataset), places, allowed if rescoring else places,
+        marked("forced") if "forced" in columns else [], confidence, score,
+    )  # fmt: skip
 
 
 def labelled_rows(

@@ -1,0 +1,1 @@
+"""Looking at what would be forgotten, and deciding: in the browser and in the terminal."""
