@@ -168,7 +168,7 @@ def test_training_takes_what_was_decided(chosen, tiny, data, tmp_path, monkeypat
     given = {}
     monkeypatch.setattr(third, "fit", lambda run, *rest: given.update(run=run, texts=rest[-1]))
     settings = SimpleNamespace(rescore_interval=interval, forget_fraction=0.5)
-    run = Run(out, Config(None, settings, None), [], [], {}, None)
+    run = Run(out, Config(None, settings, None), [], [], [], {}, None)
     third.train(run, tmp_path)
     texts = given["texts"]
     assert {review.ids[i] for i, row in enumerate(texts) if row["selected"]} == selected(out)
@@ -191,7 +191,7 @@ def test_a_review_of_a_trained_run_asks_for_another_training(chosen, tiny, data,
     review.decide(decisions.EXCLUDE, [review.order[0]], "keep one")
     status, _, error = letgo("train", "--output_dir", out)
     assert status == 2
-    assert "its model was made with decisions=None, now it is" in error
+    assert "its lwf was made with decisions=None, now it is" in error
     assert "--overwrite" in error
     review.undo()
     status, _, error = letgo("train", "--output_dir", out)
