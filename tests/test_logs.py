@@ -107,5 +107,6 @@ def test_the_names_of_the_figures(tmp_path):
     train(LWFTrainer, arguments, FORGET, callbacks=[happened])
     assert {name for name in happened.names if name.startswith("unlearn")} == {
         f"unlearn/{name}" for name in ("loss", "nll", "grad_norm", "strength", "skipped", "clipped",
-                                       "paused", "steps", "confidence", "helpful")
+                                       "paused", "steps", "confidence", "helpful", "update",
+                                       "learning_norm")
     }  # fmt: skip
