@@ -129,7 +129,7 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
     results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
     difference = {"difference": -0.0234, "ci95": [-0.0456, 0.0011], "p_value": 0.0123}
     metrics = {"models": {"base": results, "sft": results, "lwf": results},
-               "lwf_minus_sft": {"learn": difference}, "verdict": "no difference"}  # fmt: skip
+               "lwf_minus_sft": {"learn": difference}, "verdict": "sft"}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
     answers = [{"model": model, "set": name, "id": str(i), "prompt": text, "reference": "4",
@@ -150,7 +150,7 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
     folder = make_run(tmp_path / "my run")
     page = Page(render(folder))
     for part in (
-        "No clear difference between LWF and plain fine-tuning",
+        "No gain shown on the validation set",
         "LWF minus SFT is \u22122.3 percentage points",
         "interval \u22124.6 to +0.1, p = 0.012, n = 321",
         "61.3 % 58.7 to 63.9, n = 321", "25.0 %", "alpha = 1.5, constant = 0.25",
@@ -164,7 +164,8 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "said"), [("lwf", "LWF did better"), ("sft", "did better than LWF")]
+    ("verdict", "said"),
+    [("lwf", "model/ is LWF's"), ("sft", "model/ is that of plain fine-tuning")],
 )
 def test_verdict_in_words(tmp_path, verdict, said):
     folder = make_run(tmp_path / "run")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from letgo.data import text_fingerprint, training_row
-from letgo.inference import autocast, example_losses, pad_rows
+from letgo.inference import autocast, context_length, example_losses, pad_rows
 
 SET = "neutral"  # among the sets that models are asked
 BATCH = 8
@@ -30,7 +30,8 @@ def neutral_nll(model: Any, tokenizer: Any, bf16: bool) -> dict[str, float]:
     Returns:
         by the paragraph's id.
     """
-    ids = {name: tokenizer(text)["input_ids"] for name, text in neutral_texts().items()}
+    limit = context_length(model.config, None)  # of small models the beginnings of texts
+    ids = {name: tokenizer(text)["input_ids"][:limit] for name, text in neutral_texts().items()}
     names = sorted(ids, key=lambda name: (len(ids[name]), name))
     found: dict[str, float] = {}
     for start in range(0, len(names), BATCH):
