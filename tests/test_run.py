@@ -126,7 +126,9 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
         SimpleNamespace(folder=finished, config=SimpleNamespace(training=training)), tmp_path
     )
     selection = pq.read_table(finished / "selection.parquet")["selected"].to_pylist()
-    assert sum(row["selected"] for row in given) == (len(given) if interval else sum(selection))
+    assert [row["selected"] for row in given] == selection
+    assert sum(row["allowed"] for row in given) == (len(given) if interval else sum(selection))
+    assert not any(row["forced"] for row in given)
     assert {row["score"] for row in given} == {"gradient"}
 
 

@@ -199,7 +199,8 @@ def test_texts_without_a_finite_loss_stop_the_run_or_are_left_out(out, tiny, dat
     again(out, tiny, data, "fisher", "score", "select", skip_non_finite="true")
     rows = {row["id"]: row for row in pq.read_table(out / "selection.parquet").to_pylist()}
     assert rows[bad["id"]] == {
-        "id": bad["id"], "selected": False, "reason": "no finite confidence"
+        "id": bad["id"], "selected": False, "reason": "no finite confidence",
+        "decided_by": "score", "decided_at": None,
     }  # fmt: skip
     assert sum(row["selected"] for row in rows.values()) == round(0.5 * (len(texts) - 1))
 
