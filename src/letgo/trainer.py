@@ -48,7 +48,9 @@ class LWFTrainer(SFTTrainer):
         forget_dataset: the base model's own texts: as `letgo elicit` writes them, with `input_ids`
             and `labels`, or in a TRL format (prompt-completion). A column `selected` says which to
             unlearn, else the top `forget_fraction` by a column `confidence`, else all; re-scoring
-            chooses among those selected. None, or `unlearning_interval=0`: exactly TRL's trainer.
+            chooses among those selected, or where there are such columns among those `allowed`,
+            and always takes those `forced`. None, or `unlearning_interval=0`: exactly TRL's
+            trainer.
         kwargs: as `trl.SFTTrainer`.
 
     Raises:

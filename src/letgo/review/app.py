@@ -67,7 +67,8 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
                 words = gr.Textbox(label="Text holds", elem_id="words")
                 shown = gr.Dropdown([(said, key) for key, said in view.SHOWN.items()], value="all",
                                     label="Show", elem_id="shown")  # fmt: skip
-                sort = gr.Dropdown(list(SORTS), value=BEST, label="Order", elem_id="sort")
+                sort = gr.Dropdown(list(SORTS), value=BEST, label="Order", elem_id="sort",
+                                   scale=2)  # fmt: skip
             table = view.table("texts")
             with gr.Row():
                 back = gr.Button("Previous", size="sm", elem_id="back")

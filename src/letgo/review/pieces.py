@@ -13,7 +13,7 @@ from letgo.review.tokens import Piece
 
 BINS = 60
 WIDTH, HEIGHT = 600, 120
-HARD = 6.0  # nats of a token in the strongest colour
+HARD = 4.0  # nats of a token in the strongest colour
 
 
 def plain(text: str) -> str:
@@ -24,12 +24,13 @@ def plain(text: str) -> str:
 
 def status(review: Review) -> str:
     """How many texts are to be forgotten, and by whose will."""
-    by_person = review.person != 0
     forced, kept = (int((review.person == way).sum()) for way in (1, -1))
     chosen = int(review.selected.sum())
     said = f"<b>{chosen:,} of {len(review.ids):,} texts</b> are to be forgotten"
-    if by_person.any():
-        said += f", {forced:,} because a person said so; {kept:,} are kept because a person said so"
+    if forced:
+        said += f", {forced:,} because a person said so"
+    if kept:
+        said += f"; {kept:,} are kept because a person said so"
     arrived, left = review.selected & ~review.before, ~review.selected & review.before
     if arrived.any() or left.any():
         said += f". Last step: {int(arrived.sum()):,} in, {int(left.sum()):,} out"

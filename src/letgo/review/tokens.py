@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
 
 Piece = tuple[str, float]
+# Texts are opened in threads; a model that two of them load at once may come out broken.
+_one_by_one = Lock()
 
 
 @cache
@@ -39,7 +42,8 @@ def pieces(folder: Path, name: str) -> list[Piece]:
     Raises:
         InputError: as `load`.
     """
-    model, tokenizer, bf16 = load(folder)
+    with _one_by_one:
+        model, tokenizer, bf16 = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
     row = pq.read_table(
         folder / "self_knowledge.parquet", columns=columns, filters=[("id", "==", name)],

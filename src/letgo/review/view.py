@@ -65,7 +65,7 @@ def table(name: str) -> gr.Dataframe:
     """An empty table of texts, under a name for the style sheet."""
     return gr.Dataframe(
         headers=HEADERS, datatype="str", interactive=False, type="array", elem_id=name, buttons=[],
-        max_height=1000, column_widths=[150, 90, 100, 70, 420],
+        max_height=1000, column_widths=[130, 80, 105, 65, 330],
     )  # fmt: skip
 
 
