@@ -11,8 +11,8 @@ demo: .venv/installed
 
 test: .venv/installed
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium \
-		>/dev/null 2>&1 || echo "no chromium: the tests of letgo review will be skipped"
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+		--no-install-recommends chromium; } >/dev/null 2>&1 || echo "no chromium: the tests of letgo review will be skipped"
 	$(BIN)/python -m pytest -n 2 --durations 5
 
 lint: .venv/installed
