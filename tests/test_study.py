@@ -177,7 +177,8 @@ def cluster():
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+                 logging_level="ERROR")  # fmt: skip
         yield
         ray.shutdown()
 
@@ -199,8 +200,9 @@ def test_a_cluster_leaves_the_same_files(finished, cluster, tiny, data, tmp_path
 
 
 def test_a_cluster_stops_in_time(cluster, tiny, data, tmp_path):
-    file = write_study(tmp_path / "small.yaml", tiny, data)
-    words = ["--output_dir", tmp_path / "out", "--engine", "ray", "--max_minutes", 0.15]
+    endless = {"model": str(tiny), **SETTINGS, "num_train_epochs": 100000}
+    file = write_study(tmp_path / "small.yaml", tiny, data, settings=endless, methods={"lwf": {}})
+    words = ["--output_dir", tmp_path / "out", "--engine", "ray", "--max_minutes", 0.25]
     status, _, error = letgo("study", file, *words)
     assert status == 0, error
     assert "time is up" in error

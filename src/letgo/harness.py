@@ -1,9 +1,12 @@
 """Base, SFT and LWF on tasks of lm-evaluation-harness (`letgo evaluate --harness TASKS`)."""
 
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from functools import partial
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +102,10 @@ def language_model(config: cfg.Config, model: Any) -> HFLM:
 def ask(lm: HFLM, tasks: Sequence[str], manager: TaskManager, **options: Any) -> dict[str, Any]:
     """The harness's results for one model."""
     template = lm.tokenizer.chat_template is not None
-    return lm_eval.simple_evaluate(lm, tasks=list(tasks), task_manager=manager,
-                                   apply_chat_template=template, **options)  # fmt: skip
+    bars = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+    with nullcontext() if bars else redirect_stderr(StringIO()):
+        return lm_eval.simple_evaluate(lm, tasks=list(tasks), task_manager=manager,
+                                       apply_chat_template=template, **options)  # fmt: skip
 
 
 def _figures(row: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -100,6 +100,8 @@ def _run(
 ) -> str | None:
     """The task: a cell's `letgo run` on a machine of the cluster."""
     os.chdir(here)  # data may be named as seen from where the study was begun
+    # Ray keeps interrupts from its workers, and so from what they start.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     process = start(root, cell, flags, None)  # Ray has said how many threads
     try:
         # Ray's interrupt is not a signal: it ends only a wait that looks up now and then.
