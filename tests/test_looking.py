@@ -45,7 +45,7 @@ def test_runs_lists_verdicts(tmp_path):
     status, said, error = letgo("runs", tmp_path)
     assert status == 0, error
     assert "unfinished, after select" in said
-    assert re.search(r"deep/done +no difference +.[\d.]+ \[.*\] +[\d.]+ +\d{4}-\d\d-\d\d", said)
+    assert re.search(r"deep/done +sft +.[\d.]+ \[.*\] +[\d.]+ +\d{4}-\d\d-\d\d", said)
 
 
 @pytest.mark.parametrize("command", ["show", "review"])
