@@ -127,15 +127,27 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
 
     cell = {"accuracy": 0.6125, "n": 321, "ci95": [0.5871, 0.6392]}
     results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
-    difference = {"difference": -0.0234, "ci95": [-0.0456, 0.0011], "p_value": 0.0123}
-    metrics = {"models": {"base": results, "sft": results, "lwf": results},
-               "lwf_minus_sft": {"learn": difference}, "verdict": "sft"}  # fmt: skip
+    tuned = {**results, "validation": {**cell, "accuracy": 0.5, "n": 77}}
+    difference = {
+        "difference": -0.0234,
+        "ci95": [-0.0456, 0.0011],
+        "p_value": 0.0123,
+        "reference_nll": {"difference": 0.0478, "ci95": [None, None], "p_value": 1.0},
+    }
+    metrics = {"models": {"base": results, "sft": tuned, "lwf": tuned},
+               "lwf_minus_sft": {"learn": difference, "validation": difference},
+               "neutral_perplexity": {"base": 21.25, "sft": 22.5, "lwf": 23.75},
+               "verdict": "sft"}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
     answers = [{"model": model, "set": name, "id": str(i), "prompt": text, "reference": "4",
                 "generated": model + text, "correct": model == "lwf" or i % 2 == 0}
                for name, n in (("learn", 20), *((f"forget:{s}", 3) for s in sets[:1]))
                for i in range(n) for model in ("base", "sft", "lwf")]  # fmt: skip
+    answers += [{"model": model, "set": name, "id": "0", "prompt": "asked?", "reference": "",
+                 "generated": "", "correct": correct}
+                for name, correct in (("validation", True), ("neutral", None))
+                for model in ("sft", "lwf")]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
     stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
     (folder / "stages.json").write_text(json.dumps(stages))
@@ -150,10 +162,11 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
     folder = make_run(tmp_path / "my run")
     page = Page(render(folder))
     for part in (
-        "No gain shown on the validation set",
-        "LWF minus SFT is \u22122.3 percentage points",
+        "No gain shown on the validation set: model/ is that of plain fine-tuning (SFT).",
+        "On the test set LWF minus SFT is \u22122.3 percentage points",
         "interval \u22124.6 to +0.1, p = 0.012, n = 321",
-        "61.3 % 58.7 to 63.9, n = 321", "25.0 %", "alpha = 1.5, constant = 0.25",
+        "61.3 % 58.7 to 63.9, n = 321", "50.0 % 58.7 to 63.9, n = 77", "25.0 %",
+        "21.25", "23.75", "+0.048 \u2013 to \u2013, p = 1.000", "alpha = 1.5, constant = 0.25",
         "There were 8 unlearning steps. The guards: 8 examples in them were skipped",
         "6 steps were clipped", "2 were left out because the learning loss had risen",
         "1 h 02 min", "2.0 GB",
@@ -163,14 +176,17 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
         assert part in page.text.replace("\xa0", " "), part
 
 
-@pytest.mark.parametrize(
-    ("verdict", "said"),
-    [("lwf", "model/ is LWF's"), ("sft", "model/ is that of plain fine-tuning")],
-)
-def test_verdict_in_words(tmp_path, verdict, said):
+@pytest.mark.parametrize(("verdict", "models", "said"), [
+    ("lwf", {"lwf": {"validation": {"accuracy": 0.5, "n": 2, "ci95": [0.1, 0.9]}}},
+     "LWF gained on the validation set: model/ is LWF's."),
+    ("sft", {}, "Nothing was unlearned: model/ is that of plain fine-tuning (SFT)."),
+    ("no baseline", {}, "not run to its end (optimum lora). model/ is LWF's."),
+])  # fmt: skip
+def test_verdict_in_words(tmp_path, verdict, models, said):
     folder = make_run(tmp_path / "run")
-    path = folder / "metrics.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "verdict": verdict}))
+    (folder / "metrics.json").write_text(json.dumps({"models": models, "verdict": verdict}))
+    with (folder / "config.yaml").open("a") as config:
+        config.write("optimum: lora\n")
     assert said in Page(render(folder)).text
 
 
@@ -425,15 +441,18 @@ def test_outcomes_of_questions():
             ("forget:law", "0", (False, False, False)),
             ("learn", "1", (False, True, True)), ("learn", "2", (False, True, False)),
             ("learn", "3", (True, False, True)), ("learn", "4", (True, True, False)),
+            ("validation", "5", (True, True, True)), ("neutral", "6", (None, None, None)),
         )
         for model, correct in zip(("base", "sft", "lwf"), right, strict=True)
     ]  # fmt: skip
     questions = compare_answers(answers)
     assert outcomes(questions) == {
         "learn": {"gained": 1, "lost": 2, "both right": 1, "both wrong": 0},
+        "validation": {"gained": 0, "lost": 0, "both right": 1, "both wrong": 0},
         "forget:law": {"gained": 0, "lost": 0, "both right": 0, "both wrong": 1},
     }
-    assert [question["id"] for question in sample(questions, 1)] == ["3", "2", "1", "0"]
+    assert [question["set"] for question in questions][-2:] == ["validation", "forget:law"]
+    assert [question["id"] for question in sample(questions, 1)] == ["3", "2", "1", "5", "0"]
     # Without plain fine-tuning the base model stands in.
     alone = compare_answers([row for row in answers if row["model"] != "sft"])
     assert [question["outcome"] for question in alone][:2] == ["gained", "both wrong"]
@@ -441,10 +460,13 @@ def test_outcomes_of_questions():
 
 def test_data_origins():
     config = {"learn": "a.jsonl", "learn_test": None, "forget": ["b.csv"],
-              "provenance": {"data": {"learn": "1", "learn_test": "2", "forget b": "3"},
+              "learn_validation": "v.csv",
+              "provenance": {"data": {"learn": "1", "learn_test": "2", "learn_validation": "3",
+                                      "forget b": "4"},
                              "examples": {"learn": 7}}}  # fmt: skip
     rows = [(row["source"], row["examples"], row["fingerprint"]) for row in data_origins(config)]
-    assert rows == [("a.jsonl", 7, "1"), ("kept apart from learn", "", "2"), ("b.csv", "", "3")]
+    assert rows == [("a.jsonl", 7, "1"), ("kept apart from learn", "", "2"), ("v.csv", "", "3"),
+                    ("b.csv", "", "4")]  # fmt: skip
     assert data_origins({}) == []
 
 

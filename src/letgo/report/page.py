@@ -33,8 +33,8 @@ MEANINGS = {
     "(interference)",
 }
 _SETTINGS = (
-    "model", "learn", "learn_test", "forget", "forget_fraction", "optimum", "score", "alpha",
-    "fisher_kind", "unlearning_interval",
+    "model", "learn", "learn_test", "learn_validation", "forget", "forget_fraction", "optimum",
+    "score", "alpha", "fisher_kind", "unlearning_interval", "rescore_interval",
     "unlearning_schedule", "unlearning_loss", "unlearning_strength", "unlearning_rate",
     "unlearning_state", "unlearning_ceiling", "regularizer", "learning_rate", "num_train_epochs",
     "per_device_train_batch_size", "use_peft", "seed",
@@ -83,6 +83,8 @@ def render(folder: Path) -> str:
         paired=difference.get("learn"),
         asked=results.get("lwf", {}).get("learn", {}).get("n"),
         verdict=metrics.get("verdict"),
+        validated="validation" in results.get("lwf", {}),
+        perplexity=metrics.get("neutral_perplexity") or {},
         sets=picks.evaluated_sets(results),
         texts=texts,
         selected=sum(row["selected"] for row in texts),

@@ -1,6 +1,10 @@
 """What of a run's data, texts and answers the page shows."""
 
+from letgo import neutral
 from letgo.report.folder import Row
+
+# Sets of the learning task, first wherever sets are listed.
+_FIRST = ("learn", "validation")
 
 # Of one question, whether LWF and the model it is compared with are right.
 OUTCOMES = {
@@ -12,9 +16,9 @@ OUTCOMES = {
 
 
 def evaluated_sets(results: dict[str, Row]) -> list[str]:
-    """Return the names of all sets a model was evaluated on, the learning task first."""
+    """Return the names of all sets a model was evaluated on, those of the learning task first."""
     names = dict.fromkeys(name for sets in results.values() for name in sets)
-    return sorted(names, key=lambda name: name != "learn")
+    return sorted(names, key=_place)
 
 
 def data_origins(config: Row) -> list[Row]:
@@ -26,9 +30,9 @@ def data_origins(config: Row) -> list[Row]:
     """
     provenance = config.get("provenance") or {}
     fingerprints = provenance.get("data") or {}
-    sources = {"learn": config.get("learn"), "learn_test": config.get("learn_test")}
-    if not sources["learn_test"]:
-        sources["learn_test"] = "kept apart from learn"
+    sources = {"learn": config.get("learn")}
+    for name in ("learn_test", "learn_validation"):
+        sources[name] = config.get(name) or "kept apart from learn"
     forgotten = [name for name in fingerprints if name not in sources]
     sources.update(zip(forgotten, config.get("forget") or [], strict=False))
     examples = provenance.get("examples") or {}
@@ -61,7 +65,7 @@ def compare_answers(answers: list[Row]) -> list[Row]:
     """Return every question with the answers of all models to it.
 
     Args:
-        answers: rows of `answers.parquet`.
+        answers: rows of `answers.parquet`; neutral text among them is passed over.
 
     Returns:
         rows with "set", "id", "prompt", "reference", "answers" (by model) and "outcome", one of
@@ -69,6 +73,8 @@ def compare_answers(answers: list[Row]) -> list[Row]:
     """
     questions: dict[tuple[str, str], Row] = {}
     for row in answers:
+        if row["set"] == neutral.SET:  # read, not answered
+            continue
         key = row["set"], row["id"]
         shared = {name: row.get(name) for name in ("set", "id", "prompt", "reference")}
         questions.setdefault(key, {**shared, "answers": {}})["answers"][row["model"]] = row
@@ -76,7 +82,7 @@ def compare_answers(answers: list[Row]) -> list[Row]:
         right = {model: bool(row["correct"]) for model, row in question["answers"].items()}
         other = right.get("sft", right.get("base", False))
         question["outcome"] = OUTCOMES[right.get("lwf", False), other]
-    return sorted(questions.values(), key=lambda question: question["set"] != "learn")
+    return sorted(questions.values(), key=lambda question: _place(question["set"]))
 
 
 def outcomes(questions: list[Row]) -> dict[str, dict[str, int]]:
@@ -96,3 +102,7 @@ def sample(questions: list[Row], each: int) -> list[Row]:
             fits = [q for q in questions if q["set"] == name and q["outcome"] == outcome]
             taken += fits[:each]
     return taken
+
+
+def _place(name: str) -> int:
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
