@@ -14,9 +14,9 @@ from letgo.report.scripts import scripts
 from letgo.report.shown import collect
 
 MODELS = {
-    "base": "the model as it came",
-    "sft": "plain fine-tuning on the learning task",
-    "lwf": "the same fine-tuning with forgetting",
+    "base": "as it came",
+    "sft": "plain fine-tuning",
+    "lwf": "with forgetting",
 }
 MEANINGS = {
     "fisher_distance": "how far a step on a text leads away from the model fine-tuned on the "

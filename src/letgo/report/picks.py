@@ -15,10 +15,10 @@ OUTCOMES = {
 }
 
 
-def evaluated_sets(results: dict[str, Row]) -> list[str]:
-    """Return the names of all sets a model was evaluated on, those of the learning task first."""
-    names = dict.fromkeys(name for sets in results.values() for name in sets)
-    return sorted(names, key=_place)
+def evaluated_sets(results: dict[str, Row]) -> dict[str, int]:
+    """Return every set a model was asked, those of the learning task first: how many questions."""
+    counts = {name: cell["n"] for sets in results.values() for name, cell in sets.items()}
+    return {name: counts[name] for name in sorted(counts, key=_place)}
 
 
 def data_origins(config: Row) -> list[Row]:
