@@ -12,7 +12,7 @@ demo: .venv/installed
 test: .venv/installed
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
-		--no-install-recommends chromium; } >/dev/null 2>&1 || echo "no chromium: the tests of letgo review will be skipped"
+		--no-install-recommends chromium; } >/dev/null 2>&1 || echo "no chromium: tests that need a browser will be skipped"
 	$(BIN)/python -m pytest -n 2 --durations 5
 
 lint: .venv/installed

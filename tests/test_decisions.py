@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import Dataset
 from review_runs import selected, write_texts
 from test_run import environment, flags, letgo
@@ -131,10 +132,20 @@ def test_one_review_decides_and_others_look_on(run):
 def test_scores_made_again_are_looked_at_first(run):
     review = Review(run)
     write_texts(run, 200, seed=1)
-    with pytest.raises(InputError, match="made again"):
+    with pytest.raises(InputError, match="made anew"):
         review.decide(decisions.EXCLUDE, [0], "blindly")
     assert selected(run) == {review.ids[i] for i in review.order[:100]}  # has read them anew
     review.decide(decisions.EXCLUDE, [review.order[0]], "seen")
+
+
+def test_a_selection_made_anew_is_looked_at_first(run):
+    review = Review(run)
+    settings = {"forget_fraction": 0.2, "seed": 0, "provenance": {}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))  # as `letgo select` does
+    with pytest.raises(InputError, match="made anew"):
+        review.decide(decisions.EXCLUDE, [review.order[0]], "blindly")
+    review.decide(decisions.EXCLUDE, [review.order[0]], "seen")
+    assert selected(run) == {review.ids[i] for i in review.order[1:40]}
 
 
 def test_texts_without_a_score_cannot_be_forced(run):

@@ -1,6 +1,5 @@
 """The report in a real browser: what it loads, draws, sorts and filters, light and dark."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,7 @@ from test_report import make_run
 from letgo.report import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)  # fmt: skip
-if CHROMIUM is None:
-    pytest.skip("needs Chromium, e.g. apt-get install chromium", allow_module_level=True)
-
 HOSTILE = "<b>x</b><img src=x onerror=window.hit=1><script>window.hit=1</script>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

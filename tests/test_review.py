@@ -19,7 +19,6 @@ from letgo import decisions
 from letgo.review.session import Review
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Server:
@@ -74,16 +73,6 @@ def serve():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH; `apt-get install chromium`")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def ready(tiny, data, tmp_path_factory):
     """A real run up to its selection, with 2,000 texts put in place of its own."""
     out = tmp_path_factory.mktemp("ready") / "out"
@@ -93,8 +82,18 @@ def ready(tiny, data, tmp_path_factory):
     return write_texts(out, 2000, tokenizer=make_tokenizer(), special=HOSTILE)
 
 
-def open_page(browser, server, **options):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000}, **options)
+@pytest.fixture(scope="module")
+def untouched(ready):
+    """The review of that run, for tests that decide nothing."""
+    server = Server(ready)
+    yield server
+    server.stop()
+
+
+def open_page(browser, server):
+    """A page of the review in a browser, or in a context of one."""
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1400, "height": 1000})
     page.asked = []
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(server.url)
@@ -182,10 +181,8 @@ def test_decide_kill_and_start_again(ready, tmp_path, serve, browser):
     assert f"2000 self-generated texts, {len(dragged - matching)} of them unlearned" in card
 
 
-def test_texts_are_shown_and_never_run(ready, tmp_path, serve, browser):
-    out = tmp_path / "out"
-    shutil.copytree(ready, out)
-    page = open_page(browser, serve(out))
+def test_texts_are_shown_and_never_run(untouched, browser):
+    page = open_page(browser, untouched)
     alerts = []
     page.on("dialog", lambda dialog: alerts.append(dialog.message))
     for i, said in enumerate(("onerror", "{{value}}", "desrever")):
@@ -202,10 +199,8 @@ def test_texts_are_shown_and_never_run(ready, tmp_path, serve, browser):
     assert not alerts
 
 
-def test_tokens_are_coloured_by_their_loss(ready, tmp_path, serve, browser):
-    out = tmp_path / "out"
-    shutil.copytree(ready, out)
-    page = open_page(browser, serve(out))
+def test_tokens_are_coloured_by_their_loss(untouched, browser):
+    page = open_page(browser, untouched)
     page.locator("#texts [data-testid=cell-0-4]").click()
     sync_api.expect(page.locator(".opened")).to_be_visible()
     assert page.locator(".token").count() == 0
@@ -229,26 +224,60 @@ def test_two_runs_side_by_side(tmp_path, serve, browser):
     assert {name.strip() for name in shown} == {review.ids[i] for i in review.order[:20]}
 
 
-def test_a_second_review_looks_on(tmp_path, serve, browser):
+def test_the_threshold_follows_keys(tmp_path, serve, browser):
+    out = write_texts(tmp_path / "run", 1000, fraction=1 / 3)
+    page = open_page(browser, serve(out))
+    slider = page.locator("#share input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect_status(page, "1 of 1,000 texts")
+    assert len(selected(out)) == 1
+    number = page.locator("#share input[type=number]")
+    number.fill("45")
+    expect_status(page, "Letting go here: 449 texts come in")
+    assert len(selected(out)) == 1
+    number.press("Enter")
+    expect_status(page, "450 of 1,000 texts")
+    page.locator("#undo").click()
+    expect_status(page, "1 of 1,000 texts")
+    page.locator("#undo").click()
+    expect_status(page, "333 of 1,000 texts")
+    slider.focus()
+    slider.press("Tab")  # a third is shown as 33.3 %; touching it is no decision
+    page.locator("#words input, #words textarea").first.fill("question 1 of")
+    sync_api.expect(page.locator("#scope")).to_contain_text("1 texts")
+    assert decisions.acts(out) == []
+
+
+def test_two_reviews_in_one_browser_and_a_second_one_of_a_run(tmp_path, serve, browser):
+    """They keep their tokens apart; of one run the first decides and the second looks on."""
     out = write_texts(tmp_path / "run", 60)
     first, second = serve(out), serve(out)
     assert "read-only: another review of this run is open" in second.said
-    page = open_page(browser, second)
-    sync_api.expect(page.locator(".banner")).to_contain_text("Read-only")
-    assert page.locator("#all-exclude").is_disabled()
-    first.stop()
+    context = browser.new_context()
+    deciding, looking = open_page(context, first), open_page(context, second)
+    sync_api.expect(looking.locator(".banner")).to_contain_text("Read-only")
+    assert looking.locator("#all-exclude").is_disabled()
+    deciding.locator("#all-exclude").click()
+    expect_status(deciding, "60 are kept")
+    assert not selected(out)
+    looking.reload()
+    expect_status(looking, "60 are kept")
+    context.close()
+    first.stop(signal.SIGINT)
+    assert first.process.returncode == 0
     assert not Review(out).read_only
 
 
 def test_requests_without_the_token_or_from_elsewhere_are_refused(tmp_path, serve):
     server = serve(write_texts(tmp_path / "run", 60))
     token = server.url.rpartition("=")[2]
-    own = {"Cookie": f"letgo_review={token}"}
+    own = {"Cookie": f"letgo_review_{server.port}={token}"}
     assert server.ask("/", **own) == 200
     assert server.ask(f"/?token={token}") == 303
     for path in ("/", "/config", "/gradio_api/info", "/?token=wrong", "/?token="):
         assert server.ask(path) == 403, path
-    assert server.ask("/", Cookie="letgo_review=wrong") == 403
+    assert server.ask("/", Cookie=f"letgo_review_{server.port}=wrong") == 403
     assert server.ask(f"/?token={token}", Host="evil.example") == 403
     assert server.ask("/", Host=f"evil.example:{server.port}", **own) == 403
     assert server.ask("/", Origin="http://evil.example", **own) == 403

@@ -17,6 +17,8 @@ PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 
 # As a forgetting set: what the base model answers wrongly of the learning task itself.
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
+# Among the sets that models are asked: text of no task, read and not answered.
+NEUTRAL = "neutral"
 
 
 def set_names(sources: Sequence[str]) -> list[str]:

@@ -89,11 +89,16 @@ def acts(folder: Path) -> list[Act]:
                 f"{file} line {number} is no decision of letgo's; repair it, or move the file away "
                 f"to decide anew"
             ) from error
-        if act.act != UNDO:
-            standing.append(act)
-        elif standing:
-            standing.pop()
+        add(standing, act)
     return standing
+
+
+def add(standing: list[Act], act: Act) -> None:
+    """Put an act, or the undoing of the last, to those that stand."""
+    if act.act != UNDO:
+        standing.append(act)
+    elif standing:
+        standing.pop()
 
 
 def combine(standing: Sequence[Act]) -> Decisions:

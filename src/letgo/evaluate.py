@@ -12,11 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from letgo import neutral
 from letgo.answers import correct, reader
-from letgo.data import MISTAKES_SET, chunks_by_length, example_ids, prompt_ids, training_row
+from letgo.data import (
+    MISTAKES_SET,
+    NEUTRAL,
+    chunks_by_length,
+    example_ids,
+    prompt_ids,
+    training_row,
+)
 from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
 from letgo.models import load_base, load_base_tokenizer, load_trained
+from letgo.neutral import neutral_nll
 from letgo.progress import log
 from letgo.records import Record
 from letgo.sharing import link
@@ -60,7 +67,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     nll: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         nll.setdefault((row["model"], row["set"]), []).append(row["reference_nll"])
-        if row["set"] != neutral.SET:
+        if row["set"] != NEUTRAL:
             right.setdefault((row["model"], row["set"]), []).append(row["correct"])
     labels, sets = (list(dict.fromkeys(names)) for names in zip(*right, strict=True))
     compared = sets if "sft" in labels else []
@@ -75,7 +82,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     metrics = {
         "models": {m: {n: accuracy(right[m, n]) for n in sets if (m, n) in right} for m in labels},
         "lwf_minus_sft": differences,
-        "neutral_perplexity": {m: math.exp(fmean(nll[m, neutral.SET])) for m in labels},
+        "neutral_perplexity": {m: math.exp(fmean(nll[m, NEUTRAL])) for m in labels},
         "verdict": decided,
     }
     write_json(scratch / "metrics.json", metrics)
@@ -117,8 +124,8 @@ def _neutral(
 
     def read(_: list[None]) -> list[dict[str, Any]]:
         tokenizer = load_base_tokenizer(run.config)
-        nll = neutral.neutral_nll(load(), tokenizer, bool(run.config.training.bf16))
-        return [{"model": label, "set": neutral.SET, "id": name, "prompt": "", "reference": "",
+        nll = neutral_nll(load(), tokenizer, bool(run.config.training.bf16))
+        return [{"model": label, "set": NEUTRAL, "id": name, "prompt": "", "reference": "",
                  "generated": "", "correct": None, "reference_nll": value}
                 for name, value in nll.items()]  # fmt: skip
 

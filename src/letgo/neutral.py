@@ -8,7 +8,6 @@ import torch
 from letgo.data import text_fingerprint, training_row
 from letgo.inference import autocast, context_length, example_losses, pad_rows
 
-SET = "neutral"  # among the sets that models are asked
 BATCH = 8
 
 

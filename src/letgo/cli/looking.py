@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from letgo.errors import InputError
+from letgo.errors import InputError, missing_extra
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,8 +58,5 @@ def _review(arguments: list[str]) -> None:
     try:
         from letgo.review.server import serve
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"letgo review needs {error.name}; install letgo with its extra: pip install "
-            f"'letgo[review]'"
-        ) from error
+        raise missing_extra("letgo review", error, "review") from error
     serve(given.folder, given.compare, given.host, given.port)

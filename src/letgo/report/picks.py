@@ -1,6 +1,6 @@
 """What of a run's data, texts and answers the page shows."""
 
-from letgo import neutral
+from letgo.data import NEUTRAL
 from letgo.report.folder import Row
 
 # Sets of the learning task, first wherever sets are listed.
@@ -73,7 +73,7 @@ def compare_answers(answers: list[Row]) -> list[Row]:
     """
     questions: dict[tuple[str, str], Row] = {}
     for row in answers:
-        if row["set"] == neutral.SET:  # read, not answered
+        if row["set"] == NEUTRAL:  # read, not answered
             continue
         key = row["set"], row["id"]
         shared = {name: row.get(name) for name in ("set", "id", "prompt", "reference")}

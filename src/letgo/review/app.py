@@ -21,6 +21,11 @@ from letgo.review.table import BEST, SORTS, Query, pages
 from letgo.review.view import Look
 
 VERBS = {INCLUDE: "Forget", EXCLUDE: "Keep", BY_SCORE: "Leave to the score"}
+# gradio says that a slider is let go of when the mouse does it, not when keys do.
+KEYS = """() => document.addEventListener("keyup", ({target, key}) => {
+  if (target.matches("#share input") && (target.type == "range" || key == "Enter"))
+    target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
+})"""
 # Fonts that the machine has: the default theme asks the network for its own.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
@@ -29,7 +34,8 @@ def mount(server: Any, review: Review, other: Path | None) -> Any:
     """Put the review's page at the root of a FastAPI app."""
     return gr.mount_gradio_app(
         server, build(review, other), path="/", theme=gr.themes.Default(**FONTS), ssr_mode=False,
-        css=resources.files("letgo.review").joinpath("review.css").read_text(), footer_links=[],
+        css=resources.files("letgo.review").joinpath("review.css").read_text(), js=KEYS,
+        footer_links=[],
     )  # fmt: skip
 
 
@@ -58,7 +64,7 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         with gr.Column(scale=3):
             picture = gr.HTML(elem_id="picture")
             share = gr.Slider(
-                0.1, 100, step=0.1, interactive=can, elem_id="share",
+                0.1, 100, step=0.1, interactive=can, elem_id="share", buttons=[],
                 label="Share of the texts that the score chooses, in per cent",
             )  # fmt: skip
             with gr.Row():
@@ -100,7 +106,7 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         rows, lines, said = view.first_page(review, where)
         last = review.acts[-1].what if review.acts else ""
         return [
-            pieces.status(review), pieces.histogram(review), round(100 * review.fraction, 1), lines,
+            pieces.status(review), pieces.histogram(review), view.percent(review), lines,
             said, f"<p>These: {pieces.plain(view.named(review, where, len(rows)))}</p>",
             gr.Button(f"Undo: {view.brief(last)}" if last else "Undo",
                       interactive=can and bool(last)),
@@ -145,14 +151,15 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         review.undo()
         return fill(*given)
 
-    def move(percent: float, *given: Any) -> list[Any]:
-        review.move(percent / 100)
+    def move(percent: float | None, *given: Any) -> list[Any]:
+        if percent != view.percent(review):  # the slider rounds
+            review.move((percent or 0) / 100)
         return fill(*given)
 
-    def preview(percent: float) -> list[Any]:
-        tried = percent / 100
-        if tried == review.fraction:  # let go of in the meantime
+    def preview(percent: float | None) -> list[Any]:
+        if not percent or percent == view.percent(review):  # let go of in the meantime
             return [pieces.histogram(review), pieces.status(review)]
+        tried = percent / 100
         return [pieces.histogram(review, tried), pieces.trial(*review.moved(tried))]
 
     def open_text(chosen: gr.SelectData, paint: bool) -> list[Any]:

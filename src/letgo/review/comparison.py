@@ -30,7 +30,7 @@ def comparison_tab(whole: gr.Blocks, review: Review, other: Path | None) -> None
     """
     with gr.Row():
         folder = gr.Textbox(str(other or ""), label="Folder of the other run", elem_id="other")
-        side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="side")
+        side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="which")
         start = gr.Button("Compare", elem_id="compare")
     said = gr.HTML(elem_id="difference")
     table = view.table("compared")

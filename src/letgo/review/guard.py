@@ -35,11 +35,11 @@ class Guard:
         app: what is guarded.
         token: a secret.
         hosts: names with ports by which this server may be called; None for any.
+        cookie: its name, another one for every port so that two reviews get along in one browser.
     """
 
-    def __init__(self, app: App, token: str, hosts: Collection[str] | None):
-        self.app, self.token, self.hosts = app, token, hosts
-        self.cookie = "letgo_review"
+    def __init__(self, app: App, token: str, hosts: Collection[str] | None, cookie: str):
+        self.app, self.token, self.hosts, self.cookie = app, token, hosts, cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""

@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -14,6 +15,7 @@ from letgo.review.session import Review
 from letgo.review.texts import open_texts
 
 LOCAL = ("127.0.0.1", "localhost")
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 def serve(folder: Path, compare: Path | None, host: str, port: int) -> None:
@@ -34,18 +36,20 @@ def serve(folder: Path, compare: Path | None, host: str, port: int) -> None:
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
-    hosts = {f"{name}:{port}" for name in (*LOCAL, host)} if host != "0.0.0.0" else None
-    app = Guard(mount(FastAPI(), review, compare), token, hosts)
+    own = f"[{host}]" if ":" in host else host
+    hosts = None if host in EVERYWHERE else {f"{name}:{port}" for name in (*LOCAL, own)}
+    app = Guard(mount(FastAPI(), review, compare), token, hosts, f"letgo_review_{port}")
     if review.read_only:
         print(f"read-only: {review.read_only}")
     if host not in LOCAL:
         print(f"anyone who can reach {host} and knows this address can look and decide")
-    shown = LOCAL[0] if host == "0.0.0.0" else host
+    shown = LOCAL[0] if host in EVERYWHERE else own
     print(f"review of {folder}: http://{shown}:{port}/?token={token}", flush=True)
     print("Ctrl-C ends it; every decision is saved as it is made", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         review.close()
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import RLock
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ from letgo import decisions
 from letgo.data import top_count
 from letgo.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Act
 from letgo.errors import InputError
+from letgo.report.folder import read_config
 from letgo.review.texts import FILES, open_texts
 
 
@@ -54,6 +55,7 @@ class Review:
             self.texts = open_texts(self.folder)
             self.ids, self.order = self.texts.ids, self.texts.order()
             self.places = {name: place for place, name in enumerate(self.ids)}
+            self.acts = decisions.acts(self.folder)
             self._follow()
             self.before = self.selected
 
@@ -80,17 +82,18 @@ class Review:
         journal.truncate(whole)  # of an act that was not written to its end
         self._journal = journal
 
-    def _stamps(self) -> list[tuple[int, int]]:
+    def _stamps(self) -> list[Any]:
         stats = [(self.folder / file).stat() for file in FILES if file != "selection.parquet"]
-        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+        config = read_config(self.folder)
+        chosen_by = [config.get(name) for name in ("forget_fraction", "selection", "seed")]
+        return [*((stat.st_mtime_ns, stat.st_size) for stat in stats), chosen_by]
 
     def is_stale(self) -> bool:
-        """Whether the texts or their scores have been made again since they were read."""
+        """Whether texts, scores or their selection have been made anew since they were read."""
         return self._stamp != self._stamps()
 
     def _follow(self) -> None:
-        """Bring what is chosen up to the journal, in memory and in `selection.parquet`."""
-        self.acts = decisions.acts(self.folder)
+        """Bring what is chosen up to the acts, in memory and in `selection.parquet`."""
         self.decided = decisions.combine(self.acts)
         table = decisions.selection(
             self.ids, self.order, self.fraction, self.texts.which, self.decided
@@ -180,9 +183,10 @@ class Review:
         with self.turn:
             if self.is_stale():
                 self.load()
-                raise InputError("the texts or their scores were made again; look at them first")
+                raise InputError("texts, scores or selection were made anew; look at them first")
             self.before = self.selected
             self._journal.write(decisions.line_of(act).encode())
             self._journal.flush()
             os.fsync(self._journal.fileno())
+            decisions.add(self.acts, act)
             self._follow()

@@ -20,9 +20,12 @@ def load(folder: Path) -> tuple[Any, Any, bool]:
     Raises:
         InputError: it cannot be loaded.
     """
+    from transformers.utils import logging
+
     from letgo import config as cfg
     from letgo import models
 
+    logging.disable_progress_bar()
     settings = cfg.read(folder / "config.yaml")
     config = cfg.parse("review", ["--output_dir", str(folder)], settings)
     tokenizer = models.load_base_tokenizer(config)

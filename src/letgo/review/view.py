@@ -65,8 +65,13 @@ def table(name: str) -> gr.Dataframe:
     """An empty table of texts, under a name for the style sheet."""
     return gr.Dataframe(
         headers=HEADERS, datatype="str", interactive=False, type="array", elem_id=name, buttons=[],
-        max_height=1000, column_widths=[130, 80, 105, 65, 330],
+        max_height=1000, column_widths=[130, 80, 105, 75, 320],
     )  # fmt: skip
+
+
+def percent(review: Review) -> float:
+    """The share that the score chooses, as the slider shows it."""
+    return round(100 * review.fraction, 1)
 
 
 def named(review: Review, look: Look, count: int) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from letgo import neutral
+from letgo.data import NEUTRAL
 
 
 def page(results: dict[str, Any]) -> str:
@@ -53,7 +53,7 @@ def page(results: dict[str, Any]) -> str:
     lines += _table(["run", "set", "base", "SFT", "method"], [
         [name, which, *(_share(models.get(m)) for m in ("base", "sft", "lwf"))]
         for name, cell in cells.items() for which, models in cell.get("sets", {}).items()
-        if which != neutral.SET
+        if which != NEUTRAL
     ])  # fmt: skip
     broken = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
     if broken:

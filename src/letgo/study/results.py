@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from letgo import neutral
+from letgo.data import NEUTRAL
 from letgo.errors import InputError
 from letgo.evaluate import VALIDATION
 from letgo.stages import read_json
@@ -60,7 +60,7 @@ def _cell(answers: dict[str, dict[str, Answers]] | None, error: str | None) -> d
             right, nll = np.array(list(by_example.values()), float).T
             mean = float(np.nanmean(nll))
             figures.setdefault(name, {})[model] = (
-                {"perplexity": math.exp(mean)} if name == neutral.SET
+                {"perplexity": math.exp(mean)} if name == NEUTRAL
                 else {**accuracy([bool(r) for r in right]), "reference_nll": mean}
             )  # fmt: skip
     return {"status": "done", "sets": figures, "returned": returned(answers)}
@@ -154,7 +154,7 @@ def _beside(
                 for name, by_example in cell.get(model, {}).items()]  # fmt: skip
         right = [row[0] for name, rows in sets if name.startswith("forget:")
                  for row in rows.values()]  # fmt: skip
-        nll = [row[1] for name, rows in sets if name == neutral.SET for row in rows.values()]
+        nll = [row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()]
         if right:
             left["accuracy"][model] = float(np.mean(right))
         if nll:
