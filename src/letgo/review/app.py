@@ -22,10 +22,21 @@ from letgo.review.view import Look
 
 VERBS = {INCLUDE: "Forget", EXCLUDE: "Keep", BY_SCORE: "Leave to the score"}
 # gradio says that a slider is let go of when the mouse does it, not when keys do.
-KEYS = """() => document.addEventListener("keyup", ({target, key}) => {
-  if (target.matches("#share input") && (target.type == "range" || key == "Enter"))
-    target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
-})"""
+KEYS = """() => {
+  document.addEventListener("input", ({target}) => {
+    if (target.matches("#share input")) window.shareMoved = true;
+  });
+  document.addEventListener("keyup", ({target, key}) => {
+    if (target.matches("#share input") && (target.type == "range" || key == "Enter"))
+      target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
+  });
+}"""
+# It says so too when the box is merely left: a click on Undo would be undone by what it leaves.
+ONCE = """(percent, ...others) => {
+  const moved = window.shareMoved;
+  window.shareMoved = false;
+  return [moved ? percent : null, ...others];
+}"""
 # Fonts that the machine has: the default theme asks the network for its own.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
@@ -113,10 +124,13 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
             min(max(1, where.page), pages(len(rows))), view.text(review, given[5], given[6]),
         ]  # fmt: skip
 
-    def on(event: Any, work: Callable[..., Any], inputs: list[Any], results: list[Any]) -> None:
+    def on(
+        event: Any, work: Callable[..., Any], inputs: list[Any], results: list[Any],
+        js: str | None = None,
+    ) -> None:  # fmt: skip
         # Not through gradio's queue: its answers to events close upon one another could get lost.
         event(_told(work), inputs, results, show_progress="hidden", trigger_mode="always_last",
-              queue=False)  # fmt: skip
+              queue=False, js=js)  # fmt: skip
 
     def begin(*given: Any) -> list[Any]:
         if review.read_only or review.is_stale():
@@ -152,8 +166,8 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         return fill(*given)
 
     def move(percent: float | None, *given: Any) -> list[Any]:
-        if percent != view.percent(review):  # the slider rounds
-            review.move((percent or 0) / 100)
+        if percent not in (None, view.percent(review)):  # not moved; the slider rounds
+            review.move(percent / 100)
         return fill(*given)
 
     def preview(percent: float | None) -> list[Any]:
@@ -176,7 +190,7 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         on(single[act].click, decide_one(act), controls, outputs)
     on(undo.click, take_back, controls, outputs)
     on(share.input, preview, [share], [picture, status])
-    on(share.release, move, [share, *controls], outputs)
+    on(share.release, move, [share, *controls], outputs, ONCE)
     on(table.select, open_text, [coloured], [name, text])
     on(coloured.input, lambda *given: view.text(review, given[5], given[6]), controls, [text])
 
