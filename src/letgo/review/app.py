@@ -166,7 +166,9 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         return fill(*given)
 
     def move(percent: float | None, *given: Any) -> list[Any]:
-        if percent not in (None, view.percent(review)):  # not moved; the slider rounds
+        if percent is None:  # not moved: what the page shows may be newer than `given`
+            return [gr.skip()] * len(outputs)
+        if percent != view.percent(review):  # the slider rounds
             review.move(percent / 100)
         return fill(*given)
 
