@@ -17,10 +17,10 @@ from letgo.report.shown import (
     bin_edges,
     by_set,
     collect,
+    correlation,
+    each_figure,
     is_wide,
-    rank_correlation,
     runs,
-    with_number,
 )
 
 # Above this many marks an embedded bitmap is smaller than a drawn element for each.
@@ -33,15 +33,7 @@ _UNLEARNING = COLOURS[3]
 
 def draw_all(shown: Shown) -> dict[str, Drawing]:
     """Return every drawing there is something to show in, by the name of its file."""
-    confounded = {key: with_number(shown.texts, key) for key in CONFOUNDERS}
-    drawings = {
-        "training": _training(shown) if runs(shown) or shown.lwf.unlearning[0] else None,
-        "confidence": confidence(shown.texts, shown.threshold) if shown.texts else None,
-        **{f"confidence-{key}": _confounder(texts, key)
-           for key, texts in confounded.items() if texts},
-        "layers": _layers(shown.shares) if shown.shares else None,
-    }  # fmt: skip
-    return {name: drawing for name, drawing in drawings.items() if drawing}
+    return each_figure(shown, _training, confidence, _confounder, _layers)
 
 
 def save_figures(folder: Path, formats: list[str]) -> list[Path]:
@@ -154,8 +146,7 @@ def _confounder(texts: list[dict[str, Any]], key: str) -> Drawing:
                          marker=MARKERS[i % len(MARKERS)], label=_label(name),
                          rasterized=len(texts) > _MANY)  # fmt: skip
         values = [row["confidence"] for row in texts]
-        correlation = rank_correlation([row[key] for row in texts], values)
-        said = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(correlation)}, n = {len(texts)}"
+        said = correlation(texts, key)
         axes.set_title(said)
         if is_wide(values):
             axes.set_yscale("log")

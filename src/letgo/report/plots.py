@@ -19,10 +19,10 @@ from letgo.report.shown import (
     acted,
     bin_edges,
     by_set,
+    correlation,
+    each_figure,
     is_wide,
-    rank_correlation,
     runs,
-    with_number,
 )
 
 Plot = dict[str, Any]
@@ -33,15 +33,7 @@ _MOST_POINTS = 1000
 
 def plot_all(shown: Shown) -> dict[str, Plot]:
     """Return every plot there is something to show in, by the name of its drawing."""
-    confounded = {key: with_number(shown.texts, key) for key in CONFOUNDERS}
-    plots = {
-        "training": _training(shown) if runs(shown) or shown.lwf.unlearning[0] else None,
-        "confidence": _confidence(shown.texts, shown.threshold) if shown.texts else None,
-        **{f"confidence-{key}": _confounder(texts, key)
-           for key, texts in confounded.items() if texts},
-        "layers": _layers(shown.shares) if shown.shares else None,
-    }  # fmt: skip
-    return {name: plot for name, plot in plots.items() if plot}
+    return each_figure(shown, _training, _confidence, _confounder, _layers)
 
 
 def _training(shown: Shown) -> Plot:
@@ -133,11 +125,10 @@ def _confidence(texts: list[dict[str, Any]], threshold: float | None) -> Plot:
 
 def _confounder(texts: list[dict[str, Any]], key: str) -> Plot:
     values = [row["confidence"] for row in texts]
-    correlation = rank_correlation([row[key] for row in texts], values)
     # Evenly from the most to the least confident: more would make a browser slow.
     ranked = sorted(texts, key=lambda row: -row["confidence"])
     drawn = ranked[:: -(-len(ranked) // _MOST_POINTS)]
-    said = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(correlation)}, n = {len(texts)}"
+    said = correlation(texts, key)
     if len(drawn) < len(texts):
         said += f" ({len(drawn)} of them drawn)"
     data = []

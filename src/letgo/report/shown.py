@@ -1,15 +1,19 @@
 """What the pictures of a run show, before anything is drawn."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from letgo.report import folder as files
 from letgo.report.folder import Row
+from letgo.report.formats import decimal
 from letgo.report.training import Training, follow
+
+T = TypeVar("T")
 
 GUARDS = {
     "skipped": "text above ceiling",
@@ -57,6 +61,35 @@ def collect(folder: Path, texts: list[Row]) -> Shown:
     )
 
 
+def each_figure(
+    shown: Shown,
+    training: Callable[[Shown], T],
+    confidence: Callable[[list[Row], float | None], T],
+    confounder: Callable[[list[Row], str], T],
+    layers: Callable[[dict[str, dict[str, float]]], T],
+) -> dict[str, T]:
+    """Make every figure there is something to show in, by its name.
+
+    Args:
+        shown: the numbers of a run.
+        training: makes the curves.
+        confidence: makes the histograms, of texts and the threshold.
+        confounder: holds the confidence of texts against a column of `CONFOUNDERS`.
+        layers: makes the bars of shares of the score.
+    """
+    made: dict[str, T] = {}
+    if runs(shown) or shown.lwf.unlearning[0]:
+        made["training"] = training(shown)
+    if shown.texts:
+        made["confidence"] = confidence(shown.texts, shown.threshold)
+    for key in CONFOUNDERS:
+        if texts := [row for row in shown.texts if _finite(row[key])]:
+            made[f"confidence-{key}"] = confounder(texts, key)
+    if shown.shares:
+        made["layers"] = layers(shown.shares)
+    return made
+
+
 def runs(shown: Shown) -> dict[str, Training]:
     """Return the runs of training that have a learning curve, by name."""
     both = {"SFT": shown.sft, "LWF": shown.lwf}
@@ -73,11 +106,6 @@ def by_set(texts: list[Row]) -> dict[str, list[Row]]:
     """Return the texts of each forgetting set."""
     names = dict.fromkeys(row["forget_set"] for row in texts)
     return {name: [row for row in texts if row["forget_set"] == name] for name in names}
-
-
-def with_number(texts: list[Row], key: str) -> list[Row]:
-    """Return the texts whose number in column `key` is known."""
-    return [row for row in texts if _finite(row[key])]
 
 
 def is_wide(values: list[float]) -> bool:
@@ -101,6 +129,12 @@ def rank_correlation(x: list[float], y: list[float]) -> float | None:
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     return float(spearmanr(x, y).statistic)
+
+
+def correlation(texts: list[Row], key: str) -> str:
+    """Return how the confidence of texts goes with column `key`, in words."""
+    rho = rank_correlation([row[key] for row in texts], [row["confidence"] for row in texts])
+    return f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(rho)}, n = {len(texts)}"
 
 
 def _finite(value: float | None) -> bool:
