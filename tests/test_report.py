@@ -21,11 +21,11 @@ from plotly.offline import get_plotlyjs
 from letgo import report
 from letgo.confidence.explain import layer_shares
 from letgo.errors import InputError
-from letgo.report import FORMATS, render, save_figures
-from letgo.report.drawing import COLOURS, inline
-from letgo.report.figures import confidence
+from letgo.report.drawing import COLOURS, FORMATS, inline
+from letgo.report.figures import confidence, save_figures
 from letgo.report.folder import read_texts
 from letgo.report.formats import clean, decimal, duration, memory, p_value, shorten
+from letgo.report.page import render
 from letgo.report.picks import compare_answers, data_origins, decided, extremes, outcomes, sample
 from letgo.report.plots import plot_all
 from letgo.report.shown import collect, rank_correlation

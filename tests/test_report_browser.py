@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_report import make_run
 
-from letgo.report import render
+from letgo.report.page import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
 HOSTILE = "<b>x</b><img src=x onerror=window.hit=1><script>window.hit=1</script>"

@@ -125,6 +125,12 @@ def read(folder: Path) -> Decisions:
     return combine(acts(folder))
 
 
+def is_current(schema: pa.Schema, decided: Decisions) -> bool:
+    """Whether a `selection.parquet` with this schema was made from these decisions."""
+    mark: bytes = (schema.metadata or {}).get(b"decisions", b"")
+    return mark.decode() == (decided.fingerprint or "")
+
+
 def order(ids: Sequence[str], confidence: Sequence[float], which: str, seed: int) -> list[int]:
     """Places of the texts in the order in which the score chooses them, without undefined scores.
 

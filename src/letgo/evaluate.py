@@ -31,6 +31,8 @@ from letgo.stages import Run, in_chunks, need, write_json
 from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
 
 VALIDATION = "validation"
+# What the models that are compared are called.
+LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
 

@@ -15,15 +15,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from letgo import config as cfg
-from letgo.errors import InputError
-from letgo.evaluate import baseline_models
+from letgo.errors import InputError, first_line
+from letgo.evaluate import LABELS, baseline_models
 from letgo.inference import stop_ids
 from letgo.models import load_base_tokenizer, load_trained
 from letgo.progress import log
 from letgo.stages import Run, need, write_json
 
 OWN_TASKS = Path(__file__).with_name("harness_tasks")
-LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
 
 
 def harness(run: Run, tasks: Sequence[str]) -> dict[str, Any]:
@@ -81,8 +80,9 @@ def task_manager(tasks: Sequence[str]) -> TaskManager:
         except InputError:
             raise
         except Exception as error:  # the hub's client has no common exception
-            reason = (str(error).strip().splitlines() or ["?"])[0]
-            raise InputError(f"--harness: the data of {task} cannot be loaded: {reason}") from error
+            raise InputError(
+                f"--harness: the data of {task} cannot be loaded: {first_line(error)}"
+            ) from error
     return manager
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from letgo.errors import InputError
+from letgo.errors import InputError, first_line
 from letgo.progress import log
 
 EMBEDDED = "smollm2-135m"
@@ -135,10 +135,9 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
 
 
 def _unknown(name: str, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or ["?"])[0]
     return InputError(
         f"--model: cannot load {name!r}; give a hub id, a folder written by save_pretrained, "
-        f"or {EMBEDDED} ({reason})"
+        f"or {EMBEDDED} ({first_line(error)})"
     )
 
 

@@ -20,7 +20,8 @@ from letgo.evaluate import asked_sets, baseline, evaluate
 from letgo.lwf_config import LWFConfig
 from letgo.progress import log
 from letgo.records import Record, read_records
-from letgo.report import render
+from letgo.report.folder import is_run
+from letgo.report.page import render
 from letgo.stages import Run, Stage, check, perform
 from letgo.train import train
 
@@ -211,7 +212,7 @@ def execute(config: Config, only: str | None = None) -> Run:
         wanted = line[last - 2 : last]  # what it compares with is asked if it has not been
     check(run.folder, [s for s in line[:last] if not (config.run.overwrite and s in wanted)])
     own = run.folder / "config.yaml"
-    if own.exists() and "provenance:" not in own.read_text(encoding="utf-8"):
+    if own.exists() and not is_run(run.folder):
         raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
     run.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_first():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from letgo.errors import InputError
+from letgo.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -109,7 +109,7 @@ def _file_rows(file: str, flag: str) -> Iterator[tuple[str, Any]]:
     except InputError:
         raise
     except (OSError, ImportError, ValueError) as error:
-        raise InputError(f"{flag}: cannot read {file}: {_first_line(error)}") from error
+        raise InputError(f"{flag}: cannot read {file}: {first_line(error)}") from error
 
 
 def _json_lines(lines: Iterable[bytes], file: str, flag: str) -> Iterator[tuple[str, Any]]:
@@ -131,7 +131,7 @@ def _parse(text: bytes, where: str, flag: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{flag}: {where} is not JSON: {_first_line(error)}") from error
+        raise InputError(f"{flag}: {where} is not JSON: {first_line(error)}") from error
 
 
 def _table(stream: Any, suffix: str) -> Any:
@@ -161,11 +161,7 @@ def _hub_rows(source: str, flag: str) -> Iterator[tuple[str, Any]]:
     except Exception as error:  # the hub's client has no common exception
         raise InputError(
             f"{flag}: {source} is neither a local file nor a data set that can be loaded from the "
-            f"hub: {_first_line(error)}"
+            f"hub: {first_line(error)}"
         ) from error
     for number, row in enumerate(dataset, start=1):
         yield f"{source} record {number}", row
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -25,8 +25,7 @@ def train(run: Run, scratch: Path) -> None:
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
     )
     decided = decisions.read(run.folder)
-    known = (chosen.schema.metadata or {}).get(b"decisions", b"").decode()
-    if known != (decided.fingerprint or ""):
+    if not decisions.is_current(chosen.schema, decided):
         raise InputError(
             f"--output_dir: selection.parquet lacks the last decision of {decisions.JOURNAL}; "
             f"`letgo review {run.folder}` writes it anew"

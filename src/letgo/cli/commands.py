@@ -13,8 +13,10 @@ from letgo import config as cfg
 from letgo import demo, processes, progress, ranking
 from letgo.confidence.explain import explain
 from letgo.errors import InputError, missing_extra
+from letgo.evaluate import LABELS
 from letgo.pipeline import execute, reopen
-from letgo.report import FORMATS, save_figures
+from letgo.report.drawing import FORMATS
+from letgo.report.figures import save_figures
 from letgo.stages import Run, read_json
 
 
@@ -131,7 +133,7 @@ def result_table(metrics: dict[str, Any]) -> str:
     """Accuracy of base, SFT and LWF with intervals, and the paired difference, as text."""
     sets = list(metrics["models"]["lwf"])
     lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
-    for model, label in (("base", "base"), ("sft", "SFT"), ("lwf", "LWF")):
+    for model, label in LABELS.items():
         if model in metrics["models"]:
             cells = [_cell(metrics["models"][model].get(name)) for name in sets]
             lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))

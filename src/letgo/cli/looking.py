@@ -1,15 +1,8 @@
 """The commands that look at runs; they need neither torch nor the settings of a run."""
 
-import argparse
 from pathlib import Path
-from typing import Any
 
-from letgo.errors import InputError, missing_extra
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(f"{self.prog}: {message}")
+from letgo.errors import Parser, missing_extra
 
 
 def look(command: str, arguments: list[str]) -> None:
@@ -24,7 +17,7 @@ def look(command: str, arguments: list[str]) -> None:
 def _show(arguments: list[str]) -> None:
     from letgo.review.terminal import show
 
-    parser = _Parser(prog="letgo show", description="The texts of a run, most confident first.")
+    parser = Parser(prog="letgo show", description="The texts of a run, most confident first.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="so many texts [20]")
     parser.add_argument("--set", default="", metavar="NAME", help="only of this forgetting set")
@@ -39,14 +32,14 @@ def _show(arguments: list[str]) -> None:
 def _runs(arguments: list[str]) -> None:
     from letgo.review.terminal import runs
 
-    parser = _Parser(prog="letgo runs", description="Every run below a folder, and its verdict.")
+    parser = Parser(prog="letgo runs", description="Every run below a folder, and its verdict.")
     parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), metavar="ROOT",
                         help="[runs]")  # fmt: skip
     runs(parser.parse_args(arguments).root)
 
 
 def _review(arguments: list[str]) -> None:
-    parser = _Parser(prog="letgo review", description="See in the browser what would be forgotten, "
+    parser = Parser(prog="letgo review", description="See in the browser what would be forgotten, "
                      "and decide.")  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run beside it")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -13,6 +14,12 @@ from letgo.errors import InputError
 Row = dict[str, Any]
 
 _REQUIRED = ("config.yaml", "self_knowledge.parquet", "scores.parquet", "selection.parquet")
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether letgo has made this folder."""
+    file = folder / "config.yaml"
+    return file.is_file() and "provenance:" in file.read_text(encoding="utf-8", errors="replace")
 
 
 def check(folder: Path) -> None:
@@ -47,11 +54,14 @@ def read_log(path: Path) -> list[Row]:
 
 def read_rows(path: Path, columns: list[str] | None = None) -> list[Row]:
     """Return the rows of a Parquet file, none where there is no file."""
-    if not path.is_file():
-        return []
-    # Without partitioning=None a folder named like "seed=1" would come as one more column.
-    rows: list[Row] = pq.read_table(path, columns=columns, partitioning=None).to_pylist()
+    rows: list[Row] = read_table(path, columns).to_pylist() if path.is_file() else []
     return rows
+
+
+def read_table(path: Path, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """Return the content of a Parquet file."""
+    # Without partitioning=None a folder named like "seed=1" would come as one more column.
+    return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
 
 
 def read_texts(folder: Path) -> list[Row]:

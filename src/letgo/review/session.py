@@ -103,8 +103,7 @@ class Review:
                   self.decided.texts.items()}  # fmt: skip
         self.person = np.array([wanted.get(name, 0) for name in self.ids], np.int8)
         file = self.folder / "selection.parquet"
-        mark = (pq.read_schema(file).metadata or {}).get(b"decisions", b"").decode()
-        if self._journal and mark != (self.decided.fingerprint or ""):
+        if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):
             part = file.with_name("selection.parquet.review.part")
             pq.write_table(table, part)
             part.replace(file)

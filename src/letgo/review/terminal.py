@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from letgo.errors import InputError
-from letgo.report.folder import read_json
-from letgo.report.formats import clean, decimal, points, shorten, significant
+from letgo.report.folder import is_run, read_json
+from letgo.report.formats import clean, decimal, points, significant
 from letgo.review.table import Query, find, holding
-from letgo.review.texts import Texts, is_run, open_texts
+from letgo.review.texts import Texts, in_a_line, open_texts
 
 
 def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
@@ -69,8 +69,7 @@ def mark(row: dict[str, Any]) -> Text:
 
 
 def _text(row: dict[str, Any]) -> Text:
-    line = " ".join(clean(f"{row['prompt']} -> {row['completion']}").split())
-    return Text(shorten(line, 300), overflow="ellipsis", no_wrap=True)
+    return Text(in_a_line(row, 300), overflow="ellipsis", no_wrap=True)
 
 
 def runs(root: Path) -> None:

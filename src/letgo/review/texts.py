@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from letgo import decisions
 from letgo.errors import InputError
-from letgo.report.folder import read_config
+from letgo.report.folder import is_run, read_config, read_table
+from letgo.report.formats import clean, shorten
 
 FILES = {"self_knowledge.parquet": "elicit", "scores.parquet": "score",
          "selection.parquet": "select"}  # fmt: skip
@@ -64,12 +64,6 @@ class Texts(NamedTuple):
         return decisions.order(self.ids, confidence, self.which, seed)
 
 
-def is_run(folder: Path) -> bool:
-    """Whether letgo has made this folder."""
-    file = folder / "config.yaml"
-    return file.is_file() and "provenance:" in file.read_text(encoding="utf-8", errors="replace")
-
-
 def open_texts(folder: Path) -> Texts:
     """Read the texts of a run, their scores and what is chosen of them.
 
@@ -83,9 +77,9 @@ def open_texts(folder: Path) -> Texts:
             raise InputError(
                 f"{folder} has no {file}; make it by `letgo {stage} --output_dir {folder}`"
             )
-    scores = _read(folder / "scores.parquet", NUMBERS)
-    words = _along(scores, _read(folder / "self_knowledge.parquet", WORDS))
-    chosen = _along(scores, _read(folder / "selection.parquet"))
+    scores = read_table(folder / "scores.parquet", NUMBERS).combine_chunks()
+    words = _along(scores, read_table(folder / "self_knowledge.parquet", WORDS).combine_chunks())
+    chosen = _along(scores, read_table(folder / "selection.parquet").combine_chunks())
     if "decided_by" not in chosen.column_names:  # made before there were reviews
         chosen = chosen.append_column("decided_by", pa.array(["score"] * len(chosen), pa.string()))
         chosen = chosen.append_column("decided_at", pa.nulls(len(chosen), pa.string()))
@@ -93,11 +87,6 @@ def open_texts(folder: Path) -> Texts:
         for name in names:
             scores = scores.append_column(name, source[name])
     return Texts(folder, read_config(folder), scores)
-
-
-def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
-    # Without partitioning=None a folder named like "seed=1" would come as one more column.
-    return pq.read_table(file, columns=columns, partitioning=None).combine_chunks()
 
 
 def _along(scores: pa.Table, other: pa.Table) -> pa.Table:
@@ -111,3 +100,8 @@ def _along(scores: pa.Table, other: pa.Table) -> pa.Table:
             "`letgo run --overwrite`"
         )
     return other.take(places)
+
+
+def in_a_line(text: dict[str, Any], most: int) -> str:
+    """Prompt and answer of a text, fit to be shown, in at most so many letters."""
+    return shorten(" ".join(clean(f"{text['prompt']} -> {text['completion']}").split()), most)

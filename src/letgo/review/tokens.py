@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import pyarrow.parquet as pq
+from letgo.report.folder import read_table
 
 Piece = tuple[str, float]
 # Texts are opened in threads; a model that two of them load at once may come out broken.
@@ -48,10 +48,8 @@ def pieces(folder: Path, name: str) -> list[Piece]:
     with _one_by_one:
         model, tokenizer, bf16 = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
-    row = pq.read_table(
-        folder / "self_knowledge.parquet", columns=columns, filters=[("id", "==", name)],
-        partitioning=None,
-    ).to_pylist()[0]  # fmt: skip
+    file = folder / "self_knowledge.parquet"
+    row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
     answer = row["completion_ids"]
     return letters(tokenizer, answer, losses(model, row["prompt_ids"], answer, bf16))
 

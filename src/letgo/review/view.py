@@ -11,6 +11,7 @@ from letgo.report.formats import clean, shorten, significant
 from letgo.review import pieces, tokens
 from letgo.review.session import Review
 from letgo.review.table import Query, find, page, pages
+from letgo.review.texts import in_a_line
 
 HEADERS = ["id", "set", "confidence", "forget", "text"]
 SHOWN = {
@@ -55,7 +56,7 @@ def lines(review: Review, rows: np.ndarray) -> list[list[str]]:
         [
             clean(text["id"]), clean(text["forget_set"]), significant(text["confidence"], 4),
             ("yes" if review.selected[row] else "no") + ("*" if review.person[row] else ""),
-            shorten(" ".join(clean(f"{text['prompt']} -> {text['completion']}").split()), 200),
+            in_a_line(text, 200),
         ]
         for row, text in zip(rows, texts, strict=True)
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from letgo.stages import read_json, write_json
 from letgo.study.plan import Cell, Study
 
 HEAVY = ("model", "lwf", "probe")  # gigabytes that nothing is read from any more
+FOREVER = 1e9  # seconds; waits of threads cannot be told of more
 TIME_IS_UP = "study: time is up; the same command goes on where it stood"
 
 
@@ -143,7 +144,7 @@ class Runner:
             progress = Progress("study", len(cells))
             try:
                 left = self.deadline - time.monotonic()
-                for future in as_completed(waiting, left if left < 1e9 else None):
+                for future in as_completed(waiting, min(left, FOREVER)):
                     progress.step()
                     error = future.result()
                     if not self.stopped.is_set():

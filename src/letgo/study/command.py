@@ -1,6 +1,5 @@
 """`letgo study`: run a grid, or say what it would be, or check its results."""
 
-import argparse
 import json
 import math
 import shutil
@@ -13,19 +12,14 @@ import jsonschema
 
 from letgo import config as cfg
 from letgo import progress
-from letgo.errors import InputError, missing_extra
+from letgo.errors import InputError, Parser, missing_extra
 from letgo.stages import write_json
 from letgo.study.cells import Runner, clear_shared, is_done
 from letgo.study.estimate import estimate, open_cell, told
 from letgo.study.page import page
 from letgo.study.pictures import draw
 from letgo.study.plan import Study, read_study
-from letgo.study.results import collect, curves, differences
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(f"letgo study: {message}")
+from letgo.study.results import collect, curves, differences, read_cells
 
 
 def study_command(arguments: list[str]) -> None:
@@ -34,7 +28,7 @@ def study_command(arguments: list[str]) -> None:
     Raises:
         InputError: unusable flags, a study that cannot be run, results that do not agree.
     """
-    parser = _Parser(prog="letgo study", description=__doc__)
+    parser = Parser(prog="letgo study", description=__doc__)
     parser.add_argument("study", nargs="?", type=Path, help="STUDY.yaml")
     parser.add_argument("--output_dir", type=Path, help="[runs/NAME of the file]")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and its cost")
@@ -111,14 +105,15 @@ def _begin(root: Path, study: Study, file: Path) -> None:
 
 def write_results(root: Path, study: Study, failed: dict[str, str]) -> dict[str, Any]:
     """Write `results.json`, `results.md` and pictures of what is done."""
+    files = read_cells(root, study)
     results = {
-        "study": asdict(study), **collect(root, study, failed),
+        "study": asdict(study), **collect(files, study, failed),
         "versions": cfg.versions(), "git_revision": cfg.git_revision(),
     }  # fmt: skip
     validate(results)
     write_json(root / "results.json", results)
     (root / "results.md").write_text(page(results), encoding="utf-8")
-    draw(results, curves(root, study), root)
+    draw(results, curves(files), root)
     return results
 
 
@@ -149,7 +144,7 @@ def check(file: Path) -> None:
     study = Study(**told_results["study"])
     failed = {name: cell["error"] for name, cell in told_results["cells"].items()
               if cell["status"] == "failed"}  # fmt: skip
-    again = collect(file.parent, study, failed)
+    again = collect(read_cells(file.parent, study), study, failed)
     wrong = [line for key, value in again.items()
              for line in differences(told_results[key], value, key)]  # fmt: skip
     if wrong:

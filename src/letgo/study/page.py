@@ -67,13 +67,20 @@ def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def _points(figures: dict[str, Any]) -> str:
-    low, high = figures["ci95"]
-    return f"{100 * figures['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return _spread(figures, 1, 100)
 
 
 def _nats(figures: dict[str, Any]) -> str:
+    return _spread(figures, 3)
+
+
+def _spread(figures: dict[str, Any], digits: int, unit: float = 1) -> str:
+    """A difference with its interval, if it has one."""
+    told = f"{unit * figures['difference']:+.{digits}f}"
     low, high = figures["ci95"]
-    return f"{figures['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if low is None:
+        return told
+    return f"{told} [{unit * low:+.{digits}f}, {unit * high:+.{digits}f}]"
 
 
 def _percent(value: float | None, ends: list[float] | None) -> str:
@@ -95,12 +102,8 @@ def _why(figures: dict[str, Any]) -> list[str]:
             (figures["promise"], ".4f"),
         )
     ]
-    for change in (figures["first_step"], figures["learning_loss"]):
-        known = change and change["ci95"][0] is not None
-        told.append(f"{change['difference']:+.4f} [{change['ci95'][0]:+.4f}, "
-                    f"{change['ci95'][1]:+.4f}]" if known else
-                    f"{change['difference']:+.4f}" if change else "-")  # fmt: skip
-    return told
+    changes = (figures["first_step"], figures["learning_loss"])
+    return told + [_spread(change, 4) if change else "-" for change in changes]
 
 
 def _whose(claim: dict[str, Any]) -> str:

@@ -12,10 +12,9 @@ from ray.exceptions import RayError
 
 from letgo.errors import InputError
 from letgo.progress import Progress, log
-from letgo.study.cells import TIME_IS_UP, finish, start
+from letgo.study.cells import FOREVER, TIME_IS_UP, finish, start
 from letgo.study.plan import Cell, Study
 
-FOREVER = 1e9  # seconds
 SECONDS_TO_END = 60.0  # that interrupted runs are waited for
 
 

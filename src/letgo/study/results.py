@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,15 +21,37 @@ from letgo.study.plan import SFT, Cell, Study
 DIGITS = 9  # beyond them, two machines may differ
 # Of one model on one set: by example, right or wrong and the NLL of the right answer.
 Answers = dict[str, list[float]]
-# By model and set, of one cell.
-Known = Mapping[Cell, dict[str, dict[str, Answers]]]
+# By model and set.
+Models = dict[str, dict[str, Answers]]
 
 
-def collect(root: Path, study: Study, failed: Mapping[str, str]) -> dict[str, Any]:
-    """All figures of a study from the files of its cells.
+class Finished(NamedTuple):
+    """What is known of a finished cell.
+
+    Attributes:
+        answers: by model and set.
+        returned: which model the run returned, "sft" or "lwf"; None without a validation set.
+    """
+
+    answers: Models
+    returned: str | None
+
+
+Known = Mapping[Cell, Finished]
+
+
+def read_cells(root: Path, study: Study) -> dict[Cell, dict[str, Any]]:
+    """The files of a study's finished cells."""
+    return {c: read_json(answers_of(root, c)) for c in study.cells() if is_done(root, c)}
+
+
+def collect(
+    files: Mapping[Cell, dict[str, Any]], study: Study, failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """All figures of a study.
 
     Args:
-        root: the study's folder.
+        files: as `read_cells`.
         study: what it says.
         failed: of cells that broke, by name, what went wrong.
 
@@ -37,8 +59,7 @@ def collect(root: Path, study: Study, failed: Mapping[str, str]) -> dict[str, An
         InputError: runs of one task were asked different examples.
     """
     cells = study.cells()
-    files = {c: read_json(answers_of(root, c)) for c in cells if is_done(root, c)}
-    known = {c: file["answers"] for c, file in files.items()}
+    known = {c: Finished(file["answers"], returned(file["answers"])) for c, file in files.items()}
     return rounded({
         "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
         "effects": [
@@ -50,12 +71,12 @@ def collect(root: Path, study: Study, failed: Mapping[str, str]) -> dict[str, An
     })  # fmt: skip
 
 
-def _cell(answers: dict[str, dict[str, Answers]] | None, error: str | None) -> dict[str, Any]:
+def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
     """One run: what base, SFT and the method got right, of the task and of what was forgotten."""
-    if answers is None:
+    if finished is None:
         return {"status": "failed", "error": error} if error else {"status": "missing"}
     figures: dict[str, dict[str, Any]] = {}
-    for model, sets in answers.items():
+    for model, sets in finished.answers.items():
         for name, by_example in sets.items():
             right, nll = np.array(list(by_example.values()), float).T
             mean = float(np.nanmean(nll))
@@ -63,10 +84,10 @@ def _cell(answers: dict[str, dict[str, Answers]] | None, error: str | None) -> d
                 {"perplexity": math.exp(mean)} if name == NEUTRAL
                 else {**accuracy([bool(r) for r in right]), "reference_nll": mean}
             )  # fmt: skip
-    return {"status": "done", "sets": figures, "returned": returned(answers)}
+    return {"status": "done", "sets": figures, "returned": finished.returned}
 
 
-def returned(answers: dict[str, dict[str, Answers]]) -> str | None:
+def returned(answers: Models) -> str | None:
     """Which model the run returned, "sft" or "lwf", by its validation set; None without one."""
     ours, theirs = (answers.get(model, {}).get(VALIDATION) for model in ("lwf", SFT))
     if not ours or not theirs:
@@ -84,7 +105,7 @@ def table(
     """A figure of a method (or "base", "sft") by (seed, example); None where a seed is missing.
 
     Args:
-        known: answers of finished cells.
+        known: finished cells.
         task, forget, method: of the cells; "base" and "sft" stand beside every method.
         seeds: rows.
         figure: 0 for right or wrong, 1 for the NLL of the right answer.
@@ -100,8 +121,8 @@ def table(
                      and (beside or (c.forget, c.method) == (forget, method))), None)  # fmt: skip
         if cell is None:
             return None
-        model = method if beside else returned(known[cell]) if chosen else "lwf"
-        answers = known[cell].get(model or "", {}).get("learn")
+        model = method if beside else known[cell].returned if chosen else "lwf"
+        answers = known[cell].answers.get(model or "", {}).get("learn")
         if answers is None:
             return None  # with an optimum of another kind there is no SFT
         if asked not in (None, sorted(answers)):
@@ -151,7 +172,7 @@ def _beside(
     left: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
     for model in ("base", SFT, "lwf"):
         sets = [(name, by_example) for cell in cells
-                for name, by_example in cell.get(model, {}).items()]  # fmt: skip
+                for name, by_example in cell.answers.get(model, {}).items()]  # fmt: skip
         right = [row[0] for name, rows in sets if name.startswith("forget:")
                  for row in rows.values()]  # fmt: skip
         nll = [row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()]
@@ -159,7 +180,7 @@ def _beside(
             left["accuracy"][model] = float(np.mean(right))
         if nll:
             left["perplexity"][model] = math.exp(float(np.mean(nll)))
-    return {"forgotten": left, "returned_lwf": sum(returned(cell) == "lwf" for cell in cells)}
+    return {"forgotten": left, "returned_lwf": sum(cell.returned == "lwf" for cell in cells)}
 
 
 def _claim(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any]:
@@ -189,16 +210,14 @@ def _claim(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any]:
             "mean_ci95": mean.interval() if mean else None}  # fmt: skip
 
 
-def curves(root: Path, study: Study) -> list[Curve]:
+def curves(files: Mapping[Cell, dict[str, Any]]) -> list[Curve]:
     """Learning losses of the finished runs; plain fine-tuning's once per task and seed."""
     found: dict[tuple[str, str, int], Curve] = {}
-    for cell in study.cells():
-        if is_done(root, cell):
-            known = read_json(answers_of(root, cell))["curves"]
-            for method, which in ((SFT, "sft"), (cell.method, "method")):
-                forget = "" if method == SFT else cell.forget
-                key = cell.task, f"{method} {forget}", cell.seed
-                found[key] = Curve(cell.task, method, *known[which])
+    for cell, file in files.items():
+        for method, which in ((SFT, "sft"), (cell.method, "method")):
+            forget = "" if method == SFT else cell.forget
+            key = cell.task, f"{method} {forget}", cell.seed
+            found[key] = Curve(cell.task, method, *file["curves"][which])
     return list(found.values())
 
 
