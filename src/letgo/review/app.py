@@ -182,9 +182,9 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         return [chosen.row_value[0], view.text(review, chosen.row_value[0], paint)]
 
     on(page.load, begin, controls, outputs)
-    for control in (forget_set, shown, sort):
-        on(control.input, anew, controls, outputs)
-    on(words.change, anew, controls, outputs)
+    # Not `input`: a drop-down list says that as well when it is merely left.
+    for control in (forget_set, words, shown, sort):
+        on(control.change, anew, controls, outputs)
     on(back.click, turn(-1), controls, outputs)
     on(onward.click, turn(1), controls, outputs)
     for act in VERBS:

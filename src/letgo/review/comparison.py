@@ -53,7 +53,7 @@ def comparison_tab(whole: gr.Blocks, review: Review, other: Path | None) -> None
         return [summary(review, found), lines, view.position(at, len(rows)), at]
 
     inputs, outputs = [folder, side, number], [said, table, position, number]
-    for event in (start.click, side.input, folder.submit):
+    for event in (start.click, side.change, folder.submit):
         event(lambda path, which, _: show(path, which, 1), inputs, outputs, show_progress="hidden",
               queue=False)  # fmt: skip
     for button, step in ((back, -1), (onward, 1)):
