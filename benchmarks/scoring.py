@@ -240,7 +240,7 @@ def main() -> None:
     batches = [("8x64", "bf16")] if quick else [(s, d) for s in SHAPES for d in ("bf16", "fp32")]
     methods = ("floor", "diagonal", "factored") if quick else tuple(METHODS)
     # Memory comes first: what the timing leaves behind in this process would be missing there.
-    part = arguments.json.with_name(f"{arguments.json.name}.part")
+    part = arguments.json.with_name(f"{arguments.json.name}{'.quick' if quick else ''}.part")
     done: dict[str, Any] = json.loads(part.read_text()) if part.exists() else {}
 
     def once(name: str, work: Callable[[], Any]) -> Any:
