@@ -444,6 +444,7 @@ def test_outcomes_of_questions():
             ("learn", "1", (False, True, True)), ("learn", "2", (False, True, False)),
             ("learn", "3", (True, False, True)), ("learn", "4", (True, True, False)),
             ("validation", "5", (True, True, True)), ("neutral", "6", (None, None, None)),
+            ("forget:talk", "7", (None, None, None)),
         )
         for model, correct in zip(("base", "sft", "lwf"), right, strict=True)
     ]  # fmt: skip
@@ -453,8 +454,10 @@ def test_outcomes_of_questions():
         "validation": {"gained": 0, "lost": 0, "both right": 1, "both wrong": 0},
         "forget:law": {"gained": 0, "lost": 0, "both right": 0, "both wrong": 1},
     }
-    assert [question["set"] for question in questions][-2:] == ["validation", "forget:law"]
-    assert [question["id"] for question in sample(questions, 1)] == ["3", "2", "1", "5", "0"]
+    sets = [question["set"] for question in questions]
+    assert sets[-3:] == ["validation", "forget:law", "forget:talk"]
+    assert [question["id"] for question in sample(questions, 1)] == ["3", "2", "1", "5", "0", "7"]
+    assert questions[-1]["outcome"] == "without a right answer"
     # Without plain fine-tuning the base model stands in.
     alone = compare_answers([row for row in answers if row["model"] != "sft"])
     assert [question["outcome"] for question in alone][:2] == ["gained", "both wrong"]

@@ -166,6 +166,11 @@ def test_metrics_are_the_answers_counted(finished):
             assert score["n"] == len(right)
             assert score["accuracy"] == sum(right) / len(right)
             assert score["ci95"][0] <= score["accuracy"] <= score["ci95"][1]
+    # Answers without a right one are there to be looked at, a few of every model.
+    shown = [a for a in answers if a["set"] == "forget:talk"]
+    assert sorted(a["model"] for a in shown) == ["base"] * 4 + ["lwf"] * 4 + ["sft"] * 4
+    assert all(a["correct"] is None and np.isnan(a["reference_nll"]) for a in shown)
+    assert "without a right answer" in (finished / "report.html").read_text()
     paired = metrics["lwf_minus_sft"]["learn"]
     assert set(paired) == {"difference", "ci95", "p_value", "reference_nll"}
     for model, perplexity in metrics["neutral_perplexity"].items():

@@ -19,6 +19,7 @@ from letgo.data import (
     chunks_by_length,
     example_ids,
     prompt_ids,
+    sample,
     training_row,
 )
 from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
@@ -35,6 +36,7 @@ VALIDATION = "validation"
 LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
+SHOWN = 4  # prompts of a forgetting set without right answers, asked to be looked at
 
 
 def baseline(run: Run, scratch: Path) -> None:
@@ -69,7 +71,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     nll: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         nll.setdefault((row["model"], row["set"]), []).append(row["reference_nll"])
-        if row["set"] != NEUTRAL:
+        if row["correct"] is not None:
             right.setdefault((row["model"], row["set"]), []).append(row["correct"])
     labels, sets = (list(dict.fromkeys(names)) for names in zip(*right, strict=True))
     compared = sets if "sft" in labels else []
@@ -95,14 +97,22 @@ def evaluate(run: Run, scratch: Path) -> None:
 
 
 def asked_sets(run: Run) -> dict[str, list[Record]]:
-    """What the models are asked: test and validation set, forgetting sets that have references."""
+    """What the models are asked: test and validation set, and forgetting sets.
+
+    Of those that lack references a few prompts, so that their answers can be looked at.
+    """
     sets = {"learn": run.test}
     if run.validation:
         sets[VALIDATION] = run.validation
     for name, records in run.forget.items():
-        if name != MISTAKES_SET and all(record.completion for record in records):
-            sets[f"forget:{name}"] = records
+        if name != MISTAKES_SET:
+            shown = None if _have_references(records) else SHOWN
+            sets[f"forget:{name}"] = sample(records, shown, run.config.training.seed)
     return sets
+
+
+def _have_references(records: list[Record]) -> bool:
+    return all(record.completion for record in records)
 
 
 def _all_answers(
@@ -139,17 +149,18 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """One model's answers to one set, in the set's order."""
     tokenizer = load_base_tokenizer(run.config)
-    references = {record.id: record.completion or "" for record in records}
+    judged = _have_references(records)
+    references = {record.id: (record.completion or "") if judged else "" for record in records}
     read = reader(list(references.values()))
     lengths = [len(example_ids(tokenizer, r.prompt, references[r.id])[1]) for r in records]
-    room = max(lengths) + SPARE_TOKENS
+    room = max(lengths) + SPARE_TOKENS if judged else run.config.run.max_new_tokens
     training = run.config.training
 
     def ask(chunk: list[tuple[Record, list[int]]]) -> list[dict[str, Any]]:
         model = load()
         limit = context_length(model.config, training.max_length)
         fitting = {record.id: ids for record, ids in chunk if len(ids) < limit}
-        if len(fitting) < len(chunk):
+        if judged and len(fitting) < len(chunk):
             log.warning("evaluate %s: %d prompts of %d tokens or more count as wrong",
                         name, len(chunk) - len(fitting), limit)  # fmt: skip
         texts, nll = dict.fromkeys(references, ""), dict.fromkeys(references, math.nan)
@@ -159,9 +170,10 @@ def _answers(
             new = generate(model, tokenizer, prompts, most, bool(training.bf16))
             decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
             texts.update(zip(fitting, decoded, strict=True))
-            nll.update(
-                _nll_of_references(model, tokenizer, chunk, references, limit, training.bf16)
-            )
+            if judged:
+                nll.update(
+                    _nll_of_references(model, tokenizer, chunk, references, limit, training.bf16)
+                )
         return [
             {
                 "model": label,
@@ -170,7 +182,8 @@ def _answers(
                 "prompt": record.prompt,
                 "reference": references[record.id].strip(),
                 "generated": texts[record.id].strip(),
-                "correct": correct(read, texts[record.id], references[record.id]),
+                "correct": correct(read, texts[record.id], references[record.id])
+                if judged else None,
                 "reference_nll": nll[record.id],
             }
             for record, _ in chunk

@@ -13,6 +13,7 @@ OUTCOMES = {
     (True, True): "both right",
     (False, False): "both wrong",
 }
+NOT_JUDGED = "without a right answer"
 
 
 def evaluated_sets(results: dict[str, Row]) -> dict[str, int]:
@@ -69,7 +70,8 @@ def compare_answers(answers: list[Row]) -> list[Row]:
 
     Returns:
         rows with "set", "id", "prompt", "reference", "answers" (by model) and "outcome", one of
-        `OUTCOMES`: LWF beside plain fine-tuning, or beside the base model where there is no such.
+        `OUTCOMES`: LWF beside plain fine-tuning, or beside the base model where there is no such;
+        `NOT_JUDGED` where there is no right answer.
     """
     questions: dict[tuple[str, str], Row] = {}
     for row in answers:
@@ -79,9 +81,11 @@ def compare_answers(answers: list[Row]) -> list[Row]:
         shared = {name: row.get(name) for name in ("set", "id", "prompt", "reference")}
         questions.setdefault(key, {**shared, "answers": {}})["answers"][row["model"]] = row
     for question in questions.values():
-        right = {model: bool(row["correct"]) for model, row in question["answers"].items()}
-        other = right.get("sft", right.get("base", False))
-        question["outcome"] = OUTCOMES[right.get("lwf", False), other]
+        right = {model: row["correct"] for model, row in question["answers"].items()}
+        other = bool(right.get("sft", right.get("base", False)))
+        question["outcome"] = OUTCOMES[bool(right.get("lwf", False)), other]
+        if all(judged is None for judged in right.values()):
+            question["outcome"] = NOT_JUDGED
     return sorted(questions.values(), key=lambda question: _place(question["set"]))
 
 
@@ -89,16 +93,18 @@ def outcomes(questions: list[Row]) -> dict[str, dict[str, int]]:
     """Return how many questions of each set came out how; every outcome is there."""
     found: dict[str, dict[str, int]] = {}
     for question in questions:
+        if question["outcome"] == NOT_JUDGED:
+            continue
         counts = found.setdefault(question["set"], dict.fromkeys(OUTCOMES.values(), 0))
         counts[question["outcome"]] += 1
     return found
 
 
 def sample(questions: list[Row], each: int) -> list[Row]:
-    """Return the first `each` questions of every set and outcome, in the order of `OUTCOMES`."""
+    """Return the first `each` questions of every set and outcome, those not judged last."""
     taken: list[Row] = []
     for name in dict.fromkeys(question["set"] for question in questions):
-        for outcome in OUTCOMES.values():
+        for outcome in (*OUTCOMES.values(), NOT_JUDGED):
             fits = [q for q in questions if q["set"] == name and q["outcome"] == outcome]
             taken += fits[:each]
     return taken

@@ -52,15 +52,18 @@ class Study:
     claims: dict[str, dict[str, Any]]
 
     def cells(self) -> list[Cell]:
-        """All runs, those of one seed and task together: they share the most."""
+        """All runs, task by task and method by method.
+
+        Neighbours are of different seeds: of two runs at once that share a probe, one would wait.
+        """
         tasks = list(self.learn)
-        return sorted(self._of_methods(), key=lambda cell: (tasks.index(cell.task), cell.seed))
+        return sorted(self._of_methods(), key=lambda cell: tasks.index(cell.task))
 
     def _of_methods(self) -> Iterator[Cell]:
         for name, method in self.methods.items():
-            for seed in method.get("seeds", self.seeds):
-                for task in method.get("learn", self.learn):
-                    for forget in method.get("forget", self.forget):
+            for task in method.get("learn", self.learn):
+                for forget in method.get("forget", self.forget):
+                    for seed in method.get("seeds", self.seeds):
                         if forget != task:
                             yield Cell(task, forget, name, seed)
 

@@ -79,6 +79,8 @@ def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
     for model, sets in finished.answers.items():
         for name, by_example in sets.items():
             right, nll = np.array(list(by_example.values()), float).T
+            if name != NEUTRAL and np.isnan(right).all():
+                continue  # prompts without right answers, asked to be looked at
             mean = float(np.nanmean(nll))
             figures.setdefault(name, {})[model] = (
                 {"perplexity": math.exp(mean)} if name == NEUTRAL
@@ -174,7 +176,7 @@ def _beside(
         sets = [(name, by_example) for cell in cells
                 for name, by_example in cell.answers.get(model, {}).items()]  # fmt: skip
         right = [row[0] for name, rows in sets if name.startswith("forget:")
-                 for row in rows.values()]  # fmt: skip
+                 for row in rows.values() if row[0] is not None]  # fmt: skip
         nll = [row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()]
         if right:
             left["accuracy"][model] = float(np.mean(right))
