@@ -19,6 +19,8 @@ from letgo import decisions
 from letgo.review.session import Review
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+PATIENCE = 120_000  # milliseconds: a busy machine needs half a minute for the first page
+sync_api.expect.set_options(timeout=PATIENCE)
 
 
 class Server:
@@ -93,17 +95,18 @@ def untouched(ready):
 def open_page(browser, server):
     """A page of the review in a browser, or in a context of one."""
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.set_viewport_size({"width": 1400, "height": 1000})
     page.asked = []
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(server.url)
-    sync_api.expect(page.locator("#status")).to_contain_text("are to be forgotten", timeout=30_000)
+    sync_api.expect(page.locator("#status")).to_contain_text("are to be forgotten")
     return page
 
 
 def expect_status(page, *words):
     for word in words:
-        sync_api.expect(page.locator("#status")).to_contain_text(word, timeout=10_000)
+        sync_api.expect(page.locator("#status")).to_contain_text(word)
 
 
 def drag_to(page, percent):
@@ -120,7 +123,7 @@ def drag_to(page, percent):
     page.mouse.down()
     page.mouse.move(x((now + percent) / 2), y, steps=4)
     page.mouse.move(x(percent), y, steps=4)
-    sync_api.expect(page.locator("#status")).to_contain_text("Letting go here", timeout=10_000)
+    sync_api.expect(page.locator("#status")).to_contain_text("Letting go here")
     page.mouse.up()
     expect_status(page, "are to be forgotten")
 
@@ -205,7 +208,7 @@ def test_tokens_are_coloured_by_their_loss(untouched, browser):
     sync_api.expect(page.locator(".opened")).to_be_visible()
     assert page.locator(".token").count() == 0
     page.locator("#coloured input").check()
-    sync_api.expect(page.locator(".token").first).to_be_visible(timeout=60_000)
+    sync_api.expect(page.locator(".token").first).to_be_visible(timeout=PATIENCE)
     assert "nats" in page.locator(".token").first.get_attribute("title")
     pieces = page.locator(".token").all_inner_texts()
     assert "".join(pieces) == page.locator(".opened .said").nth(1).inner_text()

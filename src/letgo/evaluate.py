@@ -174,20 +174,14 @@ def _answers(
                 nll.update(
                     _nll_of_references(model, tokenizer, chunk, references, limit, training.bf16)
                 )
-        return [
-            {
-                "model": label,
-                "set": name,
-                "id": record.id,
-                "prompt": record.prompt,
-                "reference": references[record.id].strip(),
-                "generated": texts[record.id].strip(),
-                "correct": correct(read, texts[record.id], references[record.id])
-                if judged else None,
-                "reference_nll": nll[record.id],
-            }
-            for record, _ in chunk
-        ]
+        rows = []
+        for record, _ in chunk:
+            text, reference = texts[record.id], references[record.id]
+            right = correct(read, text, reference) if judged else None
+            rows.append({"model": label, "set": name, "id": record.id, "prompt": record.prompt,
+                         "reference": reference.strip(), "generated": text.strip(),
+                         "correct": right, "reference_nll": nll[record.id]})  # fmt: skip
+        return rows
 
     prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
     chunks = chunks_by_length(prompts, run.config.run.generation_batch_size)

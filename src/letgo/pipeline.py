@@ -64,9 +64,8 @@ def open_run(config: Config) -> Run:
                      settings.max_forget, seed)
         for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
     }  # fmt: skip
-    asked = {record.prompt for record in [*validation, *test]}
     for name, records in forget.items():
-        forget[name] = [record for record in records if record.prompt not in asked]
+        forget[name] = _apart_from([*validation, *test], records)
         if not forget[name]:
             raise InputError(f"--forget: all prompts of {name} are test prompts; give other ones")
         if len(forget[name]) < len(records):
@@ -91,14 +90,13 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     """(learning, validation, test examples), of which no two share a prompt."""
     settings, seed = config.run, config.training.seed
     learn = read_records(settings.learn or "", "--learn", True)
-    learn, test = _apart(learn, "learn_test", settings.learn_test, seed)
+    learn, test = _kept_apart(learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
     # Nothing is to be decided where there is no plain fine-tuning, or nothing else.
     if settings.optimum == "full" and config.training.unlearning_interval:
-        learn, validation = _apart(learn, "learn_validation", settings.learn_validation, seed,
-                                   MOST_VALIDATION)  # fmt: skip
-        asked = {record.prompt for record in test}
-        validation = [record for record in validation if record.prompt not in asked]
+        learn, validation = _kept_apart(learn, "learn_validation", settings.learn_validation,
+                                        seed, MOST_VALIDATION)  # fmt: skip
+        validation = _apart_from(test, validation)
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; give others")
     return (
@@ -108,7 +106,13 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     )
 
 
-def _apart(
+def _apart_from(asked: list[Record], records: list[Record]) -> list[Record]:
+    """Records whose prompts are not among those that models are asked."""
+    prompts = {record.prompt for record in asked}
+    return [record for record in records if record.prompt not in prompts]
+
+
+def _kept_apart(
     learn: list[Record], flag: str, source: str | None, seed: int, most: int | None = None
 ) -> tuple[list[Record], list[Record]]:
     """Learning examples, and those of `source` or else a tenth of the learning data."""
@@ -117,8 +121,7 @@ def _apart(
             raise InputError(f"--learn: too few examples to keep a tenth apart; give --{flag}")
         return hold_out(learn, seed, most)
     given = read_records(source, f"--{flag}", True)
-    asked = {record.prompt for record in given}
-    kept = [record for record in learn if record.prompt not in asked]
+    kept = _apart_from(given, learn)
     if len(kept) < len(learn):
         log.warning("%d learning examples are also prompts of --%s and are not trained on",
                     len(learn) - len(kept), flag)  # fmt: skip

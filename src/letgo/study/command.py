@@ -93,9 +93,9 @@ def _begin(root: Path, study: Study, file: Path) -> None:
     kept = root / "study.yaml"
     if kept.exists():
         before = read_study(kept)
-        known = {*before.cells()} & {*study.cells()}
-        for cell in known:
-            if is_done(root, cell) and before.flags(cell) != study.flags(cell):
+        known = {*before.cells()}
+        for cell in study.cells():
+            if cell in known and is_done(root, cell) and before.flags(cell) != study.flags(cell):
                 raise InputError(f"--output_dir: {root} has {cell.name} with other settings "
                                  f"than {file}; give another folder")  # fmt: skip
     root.mkdir(parents=True, exist_ok=True)
