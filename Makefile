@@ -1,6 +1,7 @@
 # make demo   set up .venv and run Learning With Forgetting on built-in data
 # make test   set up .venv and run the tests
-# make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data
+# make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data, which
+#             are fetched from the Hugging Face Hub without it
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -35,5 +36,6 @@ clean:
 
 # The study behind studies/README.md; it goes on where it stood, and cells that are committed are kept.
 study: .venv/installed
-	$(BIN)/python studies/split.py $(or $(LETGO_DATA),data) runs/study-data
+	test -n "$(LETGO_DATA)" || $(BIN)/python studies/hub.py runs/hub-data
+	$(BIN)/python studies/split.py $(or $(LETGO_DATA),runs/hub-data) runs/study-data
 	LETGO_STUDY_DATA=runs/study-data $(BIN)/letgo study studies/paper.yaml --output_dir studies/paper
