@@ -168,15 +168,18 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
     def move(percent: float | None, *given: Any) -> list[Any]:
         if percent is None:  # not moved: what the page shows may be newer than `given`
             return [gr.skip()] * len(outputs)
-        if percent != view.percent(review):  # the slider rounds
-            review.move(percent / 100)
-        return fill(*given)
+        with review.turn:
+            if percent != view.percent(review):  # the slider rounds
+                review.move(percent / 100)
+            return fill(*given)
 
     def preview(percent: float | None) -> list[Any]:
-        if not percent or percent == view.percent(review):  # let go of in the meantime
-            return [pieces.histogram(review), pieces.status(review)]
-        tried = percent / 100
-        return [pieces.histogram(review, tried), pieces.trial(*review.moved(tried))]
+        # Whole before the threshold is moved, or after: else its answer could come after that one.
+        with review.turn:
+            if not percent or percent == view.percent(review):  # let go of in the meantime
+                return [pieces.histogram(review), pieces.status(review)]
+            tried = percent / 100
+            return [pieces.histogram(review, tried), pieces.trial(*review.moved(tried))]
 
     def open_text(chosen: gr.SelectData, paint: bool) -> list[Any]:
         return [chosen.row_value[0], view.text(review, chosen.row_value[0], paint)]
