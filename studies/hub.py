@@ -43,8 +43,10 @@ def qasc(row: Row) -> Row:
     return choice("science", row["question"], row["choices"]["text"], answer)
 
 
-def dental(row: Row) -> Row:
-    """Four options."""
+def dental(row: Row) -> Row | None:
+    """Four options; None for a question of another subject."""
+    if row["subject_name"] != "Dental":
+        return None
     return choice("dentistry", row["question"], [row[f"op{x}"] for x in "abcd"], row["cop"])
 
 
@@ -68,7 +70,7 @@ def asked(task: str, question: str, label: str, answer: str) -> Row:
 # Of each task its parts on the Hub (repository, configuration, split), those of the training and of
 # the test set; without the latter they are split here. And what makes an example of a row.
 Parts = list[tuple[str, str | None, str]]
-SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row]]] = {
+SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row | None]]] = {
     "gsm8k": ([("openai/gsm8k", "main", "train")], [("openai/gsm8k", "main", "test")], gsm8k),
     "qasc": ([("allenai/qasc", None, "train")], [("allenai/qasc", None, "validation")], qasc),
     "sst5": ([("SetFit/sst5", None, "train")], [("SetFit/sst5", None, "test")], sst5),
@@ -80,12 +82,15 @@ SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row]]] = {
 }  # fmt: skip
 
 
-def examples(task: str, parts: Parts, make: Callable[[Row], Row]) -> list[Row]:
+def examples(parts: Parts, make: Callable[[Row], Row | None]) -> list[Row]:
     """All examples of these parts, each prompt once, in an order drawn by a seed."""
-    rows: Iterable[Row] = (row for repository, configuration, split in parts
-                           for row in load_dataset(repository, configuration, split=split)
-                           if task != "dental" or row["subject_name"] == "Dental")  # fmt: skip
-    found = list({example["prompt"]: example for example in map(make, rows)}.values())
+    rows: Iterable[Row] = (
+        row
+        for repository, configuration, split in parts
+        for row in load_dataset(repository, configuration, split=split)
+    )
+    made = filter(None, map(make, rows))
+    found = list({example["prompt"]: example for example in made}.values())
     random.Random(0).shuffle(found)
     return found
 
@@ -96,8 +101,8 @@ def main() -> None:
     for task, (training, testing, make) in SOURCES.items():
         if (root / task / "test.jsonl").exists():  # the last that is written
             continue
-        train = examples(task, training, make)
-        test = examples(task, testing, make) if testing else train[:TEST]
+        train = examples(training, make)
+        test = examples(testing, make) if testing else train[:TEST]
         known = {example["prompt"] for example in test}
         train = [example for example in train if example["prompt"] not in known]
         write_lines(root / task / "train.jsonl", train[: MOST["train"]])

@@ -208,7 +208,7 @@ def test_tokens_are_coloured_by_their_loss(untouched, browser):
     sync_api.expect(page.locator(".opened")).to_be_visible()
     assert page.locator(".token").count() == 0
     page.locator("#coloured input").check()
-    sync_api.expect(page.locator(".token").first).to_be_visible(timeout=PATIENCE)
+    sync_api.expect(page.locator(".token").first).to_be_visible()
     assert "nats" in page.locator(".token").first.get_attribute("title")
     pieces = page.locator(".token").all_inner_texts()
     assert "".join(pieces) == page.locator(".opened .said").nth(1).inner_text()

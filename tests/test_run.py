@@ -17,7 +17,9 @@ from conftest import write_lines
 
 from letgo import cli
 from letgo import train as third
+from letgo.evaluate import asked_sets
 from letgo.neutral import neutral_texts
+from letgo.records import Record
 
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
@@ -177,6 +179,15 @@ def test_metrics_are_the_answers_counted(finished):
         read = [a["reference_nll"] for a in answers if (a["model"], a["set"]) == (model, "neutral")]
         assert len(read) == len(neutral_texts())
         assert perplexity == pytest.approx(np.exp(np.mean(read)))
+
+
+def test_a_set_without_all_its_right_answers_is_not_judged():
+    records = [Record(str(i), f"question {i}", None if i == 30 else "a", "") for i in range(40)]
+    run = SimpleNamespace(test=records[:1], validation=[], forget={"some": records},
+                          config=SimpleNamespace(training=SimpleNamespace(seed=0)))  # fmt: skip
+    shown = asked_sets(run)["forget:some"]
+    assert len(shown) == 4
+    assert {record.completion for record in shown} == {None}
 
 
 def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_the_copies_have_that_form(task, monkeypatch):
             "sst5": {"text": text, "label_text": local["completion"]},
             "qasc": {"question": question, "answerKey": chr(answer + ord("A")),
                      "choices": {"label": list("ABCDEFGH"), "text": options}},
-            "dental": {"question": question, "cop": answer,
+            "dental": {"question": question, "cop": answer, "subject_name": "Dental",
                        **dict(zip(("opa", "opb", "opc", "opd"), options, strict=False))},
             "psychol": {"question": question, "choices": options, "answer": answer},
         }[task]  # fmt: skip

@@ -105,9 +105,12 @@ def asked_sets(run: Run) -> dict[str, list[Record]]:
     if run.validation:
         sets[VALIDATION] = run.validation
     for name, records in run.forget.items():
-        if name != MISTAKES_SET:
-            shown = None if _have_references(records) else SHOWN
-            sets[f"forget:{name}"] = sample(records, shown, run.config.training.seed)
+        if name == MISTAKES_SET:
+            continue
+        if not _have_references(records):  # nothing is judged where some are missing
+            few = sample(records, SHOWN, run.config.training.seed)
+            records = [record._replace(completion=None) for record in few]
+        sets[f"forget:{name}"] = records
     return sets
 
 
@@ -150,7 +153,7 @@ def _answers(
     """One model's answers to one set, in the set's order."""
     tokenizer = load_base_tokenizer(run.config)
     judged = _have_references(records)
-    references = {record.id: (record.completion or "") if judged else "" for record in records}
+    references = {record.id: record.completion or "" for record in records}
     read = reader(list(references.values()))
     lengths = [len(example_ids(tokenizer, r.prompt, references[r.id])[1]) for r in records]
     room = max(lengths) + SPARE_TOKENS if judged else run.config.run.max_new_tokens
