@@ -22,7 +22,8 @@ from letgo.records import read_records
 from letgo.stages import read_json, write_json
 
 RATES, SEED = (5e-5, 1e-4), 100  # a seed that no claim uses
-EPOCHS = {"base9": (1, 2), "sst5": (1, 2), "qasc": (1, 2), "base9_64": (2, 4, 8)}
+EPOCHS = {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8),
+          "qasc": (1,), "dental": (1,), "psychol": (1,), "gsm8k": (1,)}  # fmt: skip
 STUDY = Path(__file__).with_name("paper.yaml")
 FILE = STUDY.with_name("paper_choice.json")
 

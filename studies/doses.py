@@ -14,12 +14,13 @@ import json
 import random
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from letgo import LWFConfig, LWFTrainer
 from letgo.answers import correct, exact
@@ -69,8 +70,14 @@ def answers(model: Any, tokenizer: Any, prompts: list[str], most: int) -> list[l
     return made
 
 
-def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Train one arm and test it."""
+def trained(
+    settings: dict[str, Any],
+    seed: int,
+    data: dict[str, Any],
+    folder: str,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> LWFTrainer:
+    """Train one arm."""
     set_seed(seed)
     path = resolve("smollm2-135m")
     tokenizer, model = load_tokenizer(path), load_model(path)
@@ -82,24 +89,39 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
     trainer = LWFTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(data["learn"]),
         forget_dataset=Dataset.from_list(data["forget"]), processing_class=tokenizer,
+        callbacks=[*callbacks],
     )  # fmt: skip
     trainer.train()
+    return trainer
+
+
+def tested(
+    model: Any, tokenizer: Any, test: Sequence[dict[str, Any]], bf16: bool
+) -> tuple[list[bool], float]:
+    """Which sums are right, and the mean NLL of the right answers, nats per token."""
     model.eval()
-    with autocast(bool(arguments.bf16)):
-        texts = answers(model, tokenizer, [r["prompt"] for r in data["test"]], 12)
-        rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"]))
-                for r in data["test"]]  # fmt: skip
+    with autocast(bf16):
+        texts = answers(model, tokenizer, [r["prompt"] for r in test], 12)
+        rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in test]
         with torch.inference_mode():
             nll = [example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
-                   for i in range(0, TESTS, 32)]  # fmt: skip
+                   for i in range(0, len(rows), 32)]  # fmt: skip
     said = tokenizer.batch_decode(texts, skip_special_tokens=True)
+    right = [correct(exact, s, r["completion"]) for s, r in zip(said, test, strict=True)]
+    return right, float(torch.cat(nll).mean())
+
+
+def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train one arm and test it."""
+    trainer = trained(settings, seed, data, folder)
+    right, nll = tested(trainer.model, trainer.processing_class, data["test"],
+                        bool(trainer.args.bf16))  # fmt: skip
     history = trainer.state.log_history
     unlearned = [entry for entry in history if "unlearn/nll" in entry]
     strengths = [entry["unlearn/strength"] for entry in unlearned]
     return {
-        "right": [correct(exact, s, r["completion"]) for s, r in
-                  zip(said, data["test"], strict=True)],
-        "test_nll": float(torch.cat(nll).mean()),
+        "right": right,
+        "test_nll": nll,
         "learning_loss": statistics.mean([e["loss"] for e in history if "loss" in e][-5:]),
         "unlearning_steps": len(unlearned),
         "unlearning_nll": [round(entry["unlearn/nll"], 3) for entry in unlearned],
@@ -122,6 +144,14 @@ def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def own_texts(ask: list[str], seed: int, tokenizer: Any, base: Any) -> list[dict[str, list[int]]]:
+    """D_U: the base model's own answers to the sums in `ask` and to everyday questions."""
+    everyday = [form.format(x) for form, things in TOPICS.items() for x in things]
+    prompts = ask + random.Random(seed).sample(everyday, TEXTS // 2)
+    own = answers(base, tokenizer, prompts, 32)
+    return [training_row(prompt_ids(tokenizer, p), a) for p, a in zip(prompts, own, strict=True)]
+
+
 def main() -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,13 +164,9 @@ def main() -> None:
     found = json.loads(results.read_text()) if results.exists() else {"runs": {}}
     path = resolve("smollm2-135m")
     tokenizer = load_tokenizer(path)
-    everyday = [form.format(x) for form, things in TOPICS.items() for x in things]
     for seed in wanted.seeds:
         data = sums_of(1000 + seed if wanted.choose else seed, tokenizer)
-        prompts = data["ask"] + random.Random(seed).sample(everyday, TEXTS // 2)
-        own = answers(load_model(path), tokenizer, prompts, 32)
-        data["forget"] = [training_row(prompt_ids(tokenizer, p), a)
-                          for p, a in zip(prompts, own, strict=True)]  # fmt: skip
+        data["forget"] = own_texts(data["ask"], seed, tokenizer, load_model(path))
         for arm in wanted.arms or arms:
             runs = found["runs"].setdefault(arm, {})
             if str(seed) in runs:

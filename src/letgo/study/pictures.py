@@ -1,5 +1,6 @@
 """Pictures of a study's results."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ class Curve(NamedTuple):
 def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
     """`forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
 
+    Methods of the same settings, tried on different tasks and sets, share the first one's heat map.
+
     Args:
         results: as `results.collect`.
         curves: learning losses of the runs that are done.
@@ -28,10 +31,14 @@ def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
         _forest(results["effects"], folder / "forest.png")
     if curves:
         _curves(curves, folder / "curves.png")
-    for method in sorted({row["method"] for row in results["effects"]}):
-        rows = [row for row in results["effects"] if row["method"] == method]
+    of_settings: dict[str, list[str]] = {}
+    for name, method in results["study"]["methods"].items():
+        settings = json.dumps(method.get("settings", {}), sort_keys=True)
+        of_settings.setdefault(settings, []).append(name)
+    for names in of_settings.values():
+        rows = [row for row in results["effects"] if row["method"] in names]
         if len({row["forget"] for row in rows}) > 1:
-            _heat_map(rows, method, folder / f"heatmap-{method}.png")
+            _heat_map(rows, ", ".join(names), folder / f"heatmap-{names[0]}.png")
 
 
 def _curves(curves: list[Curve], file: Path) -> None:
@@ -71,8 +78,8 @@ def _forest(rows: list[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
-def _heat_map(rows: list[dict[str, Any]], method: str, file: Path) -> None:
-    """Differences of one method, learning task by forgetting set."""
+def _heat_map(rows: list[dict[str, Any]], title: str, file: Path) -> None:
+    """Differences of methods of the same settings, learning task by forgetting set."""
     tasks, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "forget"))
     values = np.full((len(tasks), len(sets)), np.nan)
     for row in rows:
@@ -87,7 +94,7 @@ def _heat_map(rows: list[dict[str, Any]], method: str, file: Path) -> None:
             axes.text(x, y, f"{value:+.1f}", ha="center", va="center", size=8, color=color)
     axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right")
     axes.set_yticks(range(len(tasks)), tasks)
-    axes.set(xlabel="forgetting set", ylabel="learning task", title=method)
+    axes.set(xlabel="forgetting set", ylabel="learning task", title=title)
     figure.colorbar(image, label="points")
     _save(figure, file)
 
