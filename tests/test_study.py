@@ -257,7 +257,8 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     sums = {"learn": "x.jsonl", "learn_test": "y.jsonl"}
     file = write_study(
         tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums},
-        methods={"lwf": {}, "control": {"forget": ["mixed"]}}, seeds=[0, 1, 2, 3, 4],
+        methods={"lwf": {"forget": ["mixed"]}, "lwf_too": {"forget": ["talk"]},
+                 "control": {"forget": ["mixed"], "settings": {"unlearning_interval": 2}}}, seeds=[0, 1, 2, 3, 4],
         claims={"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
                 "against_control": {"method": "lwf", "baseline": "control", "forget": "mixed"}},
     )  # fmt: skip
@@ -273,7 +274,8 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
         assert tasks["a"]["ci95"][0] < 0 < tasks["b"]["ci95"][0]
         mean = np.mean([tasks["a"]["relative"], tasks["b"]["relative"]])
         assert results["claims"][name]["mean_relative"] == pytest.approx(mean)
-    assert (tmp_path / "heatmap-lwf.png").exists()
+    drawn = {file.name for file in tmp_path.glob("heatmap-*")}
+    assert drawn == {"heatmap-lwf.png"}  # with that of `lwf_too`, which has its settings
     assert (tmp_path / "curves.png").exists()
     broken = tmp_path / "cells" / "b--mixed--lwf--0.json"
     broken.write_text(broken.read_text().replace('"199":', '"200":'))
