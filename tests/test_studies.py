@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -114,3 +115,44 @@ def test_the_copies_have_that_form(task, monkeypatch):
             "psychol": {"question": question, "choices": options, "answer": answer},
         }[task]  # fmt: skip
         assert hub.SOURCES[task][2](row) == local
+
+
+def test_agreement_of_a_ranking(monkeypatch):
+    """Spearman's correlation; its interval is wide where the differences are not sure."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from rank import agreement
+
+    def sets(spread):
+        return {str(i): {"promise": i / 10, "promise_ci95": [i / 10, i / 10],
+                         "nll": {"difference": -i * i, "ci95": [-i * i - spread, -i * i + spread]}}
+                for i in range(6)}  # fmt: skip
+
+    sure, unsure = (agreement(sets(spread), "nll", -1) for spread in (0.0, 100.0))
+    assert sure["rho"] == pytest.approx(1)
+    assert sure["ci95"] == pytest.approx([1, 1])
+    assert sure["p_value"] == pytest.approx(2 / 720)  # of all orders, this one and its reverse
+    assert unsure["ci95"][0] < 0 < unsure["ci95"][1]
+
+
+def test_the_model_is_asked_after_learning_steps(monkeypatch):
+    """Before training and after every tenth; after the unlearning step that is due."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import steps
+
+    from letgo.unlearning.schedule import plan
+
+    asked_at = []
+    monkeypatch.setattr(
+        steps.Asked, "_ask", lambda self, learned, args, at: asked_at.append((learned, now))
+    )
+    for interval, expected in (
+        (0, [(0, 0), (10, 10), (20, 20)]),
+        (4, [(0, 0), (10, 12), (20, 25)]),  # the 20th is followed by an unlearning step
+    ):
+        asked_at.clear()
+        kinds, now = plan("periodic", 20, interval, 0), 0
+        asked = steps.Asked([], kinds)
+        asked.on_train_begin(None, None, None)
+        for now in range(1, len(kinds) + 1):
+            asked.on_step_end(None, SimpleNamespace(global_step=now), None)
+        assert asked_at == expected

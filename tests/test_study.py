@@ -258,7 +258,8 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     file = write_study(
         tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums},
         methods={"lwf": {"forget": ["mixed"]}, "lwf_too": {"forget": ["talk"]},
-                 "control": {"forget": ["mixed"], "settings": {"unlearning_interval": 2}}}, seeds=[0, 1, 2, 3, 4],
+                 "control": {"forget": ["mixed"], "settings": {"unlearning_interval": 2}}},
+        seeds=[0, 1, 2, 3, 4],
         claims={"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
                 "against_control": {"method": "lwf", "baseline": "control", "forget": "mixed"}},
     )  # fmt: skip
