@@ -214,6 +214,28 @@ def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, mon
     assert (trainer.rescore.interval, learned) == (5, [3, 5, 10])
 
 
+def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
+    """At unlearning steps 1, 2, 4, 8 while the pool is empty; not once there is a text."""
+    scored, helps_from = [], math.inf
+
+    def scores(rescore, places, learning):
+        scored.append(rescore.trainer.kinds[: rescore.trainer.state.global_step].count(True) + 1)
+        return [1.0 if len(scored) >= helps_from else -1.0 for _ in places]
+
+    monkeypatch.setattr(Rescore, "_scores", scores)
+    arguments = {"rescore_interval": None, "unlearning_interval": 1, "num_train_epochs": 3}
+    trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
+    count = trainer.kinds.count(True)
+    assert count >= 8
+    assert scored == [step for step in (1, 2, 4, 8, 16, 32) if step <= count]
+    assert trainer.memory.pool == []
+    scored.clear()
+    helps_from = 2
+    trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
+    assert scored == [1, 2]
+    assert trainer.memory.pool
+
+
 def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
     """Where it was asked for by name, that is an error."""
     for changes in ({"unlearning_loss": "graddiff"}, {"unlearning_rate": 1e-4}):

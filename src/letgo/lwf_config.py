@@ -70,9 +70,9 @@ class LWFConfig(SFTConfig):
     rescore_interval: int | None = setting(
         None,
         "Before the first unlearning step, and after every so many learning steps, the texts are "
-        "scored anew, against the learning gradient as it is then, and chosen anew; 0: never. By "
-        "default as often as costs about a tenth of the run; never with --unlearning_rate, with "
-        "graddiff, or where it cannot be.",
+        "scored anew, against the learning gradient as it is then, and chosen anew (sooner where "
+        "none helped); 0: never. By default as often as costs about a tenth of the run; never with "
+        "--unlearning_rate, with graddiff, or where it cannot be.",
     )
     rescore_texts: int = setting(
         64, "How many texts, drawn anew, are scored then, by as many learning examples."

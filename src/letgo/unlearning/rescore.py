@@ -35,6 +35,8 @@ COST = 0.1  # of the learning steps' examples, where nobody says how often
 class Rescore(TrainerCallback):
     """Chooses the texts to unlearn anew, before they are unlearned first and every so often.
 
+    Sooner where it found none that helps.
+
     Attributes:
         learning_norm: of the mean learning gradient that the last scores were taken against.
 
@@ -62,8 +64,13 @@ class Rescore(TrainerCallback):
         done, coming = self.trainer.kinds[:at], self.trainer.kinds[at:]
         if done[-1] or not any(coming):
             return False
-        first = coming[0] and not any(done)
-        return first or done.count(False) % self.interval == 0
+        if done.count(False) % self.interval == 0:
+            return True
+        # Where nothing helped: what helps changes from step to step, so ask again, at unlearning
+        # steps 1, 2, 4, 8, ..., which costs little in a long run and is often in a short one.
+        count = done.count(True) + 1
+        power_of_2 = count & (count - 1) == 0
+        return coming[0] and power_of_2 and (count == 1 or not self.trainer.memory.pool)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score a sample; those of its top fraction that help are unlearned from now on.
