@@ -24,8 +24,7 @@ from letgo.statistics import paired_mean
 from letgo.unlearning.schedule import plan
 
 EVERY, ASKED = 10, 150
-NAMES = {"sft": "SFT", "separate 0.1 (default)": "LWF, default",
-         "separate 0.3": "LWF, three times the dose"}  # fmt: skip
+NAMES = {"sft": "SFT", "separate 0.1 (default)": "LWF"}
 FILE = Path(__file__).with_name("steps.json")
 
 
