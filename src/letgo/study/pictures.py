@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+FAR = 30  # points; an arrow where an interval goes on: few seeds can make it say nothing
+
 
 class Curve(NamedTuple):
     """The learning loss of a run."""
@@ -69,6 +71,12 @@ def _forest(rows: list[dict[str, Any]], file: Path) -> None:
     places = np.arange(len(rows))[::-1]
     axes.hlines(places, *ends, color="tab:blue")
     axes.plot(middle, places, "o", color="tab:blue", markersize=4)
+    bound = 1.05 * max(np.abs(middle).max(), min(FAR, np.abs(ends).max()))
+    for side, end in ((-1, ends[0]), (1, ends[1])):
+        cut = side * end > bound
+        axes.plot(np.full(cut.sum(), side * bound), places[cut], "><"[side < 0], color="tab:blue",
+                  clip_on=False)  # fmt: skip
+    axes.set_xlim(-bound, bound)
     axes.axvline(0, color="black", linewidth=0.8)
     names = [f"{row['task']}, {row['forget']}, {row['method']} ({row['accuracy']['seeds']})"
              for row in rows]  # fmt: skip
