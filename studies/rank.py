@@ -3,11 +3,10 @@
 usage: python studies/rank.py DATA FOLDER   DATA: as studies/split.py writes it
 
 Ranks the forgetting sets of the low-data task of paper.yaml before any training, and compares what
-each promises with what the runs in paper/results.json found: the difference to plain fine-tuning in
-accuracy, and in the NLL of right answers. Writes studies/rank.json.
+each promises with what the runs in paper/ found: the difference to plain fine-tuning in accuracy,
+and in the NLL of right answers, on the seeds that all sets have. Writes studies/rank.json.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,9 @@ from scipy.stats import norm, permutation_test, rankdata, spearmanr
 from letgo import ranking
 from letgo.config import git_revision, versions
 from letgo.stages import write_json
+from letgo.study.effects import effect
+from letgo.study.plan import SFT, read_study
+from letgo.study.results import Finished, read_cells, table
 
 TASK, METHODS, SETS = "base9_64", ("lwf", "lwf_sets"), ("base10", "sst5", "qasc", "dental",
                                                         "psychol", "gsm8k")  # fmt: skip
@@ -36,24 +38,34 @@ def main() -> None:
                "--candidates", *sources, "--max_forget", "24", "--max_new_tokens", "48",
                "--output_dir", str(folder)]  # fmt: skip
     subprocess.run(command, check=True)
-    names = dict(zip(SETS, SETS, strict=True))
-    promised = {names[Path(one.name).name]: one
-                for one in ranking.rank(folder / "scores.parquet", FRACTION)}  # fmt: skip
-    results = json.loads((STUDIES / "paper" / "results.json").read_text())
-    effects = {row["forget"]: row for row in results["effects"]
-               if row["task"] == TASK and row["method"] in METHODS}  # fmt: skip
-    known = [name for name in promised if name in effects]
-    found: dict[str, Any] = {
-        name: {"promise": promised[name].promise, "promise_ci95": promised[name].ci95,
-               **{figure: effects[name][figure] for figure in ("accuracy", "reference_nll")}}
-        for name in known
-    }  # fmt: skip
+    promised = {one.name: one for one in ranking.rank(folder / "scores.parquet", FRACTION)}
+    seeds, found = compared(promised)
     write_json(STUDIES / "rank.json", {
-        "task": TASK, "sets": found,
+        "task": TASK, "seeds": seeds, "sets": found,
         "spearman": {"accuracy": agreement(found, "accuracy", 1),
                      "reference_nll": agreement(found, "reference_nll", -1)},
         "versions": versions(), "git_revision": git_revision(),
     })  # fmt: skip
+
+
+def compared(
+    promised: dict[str, ranking.Candidate],
+) -> tuple[list[int], dict[str, dict[str, Any]]]:
+    """The seeds that all sets have, and what every set promised and gave on them."""
+    study = read_study(STUDIES / "paper.yaml")
+    known = {cell: Finished(file["answers"], None)
+             for cell, file in read_cells(STUDIES / "paper", study).items()
+             if cell.task == TASK and cell.method in METHODS}  # fmt: skip
+    method = {cell.forget: cell.method for cell in known}
+    by_set = [{cell.seed for cell in known if cell.forget == name} for name in method]
+    seeds = sorted(set.intersection(*by_set))
+    found: dict[str, dict[str, Any]] = {}
+    for name, ours in method.items():
+        found[name] = {"promise": promised[name].promise, "promise_ci95": promised[name].ci95}
+        for figure, title in enumerate(("accuracy", "reference_nll")):
+            both = (table(known, TASK, name, which, seeds, figure) for which in (ours, SFT))
+            found[name][title] = effect(*both)
+    return seeds, found
 
 
 def agreement(found: dict[str, Any], figure: str, sign: int) -> dict[str, Any]:
