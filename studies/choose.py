@@ -21,8 +21,9 @@ from letgo.models import load_base_tokenizer, load_trained
 from letgo.records import read_records
 from letgo.stages import read_json, write_json
 
-RATES, SEED = (5e-5, 1e-4), 100  # a seed that no claim uses
-EPOCHS = {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8),
+RATES, LORA_RATES = (5e-5, 1e-4), (5e-4, 1e-3, 2e-3)
+SEED = 100  # one that no claim uses
+EPOCHS = {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8), "base9_lora": (4,),
           "qasc": (1,), "dental": (1,), "psychol": (1,), "gsm8k": (1,)}  # fmt: skip
 STUDY = Path(__file__).with_name("paper.yaml")
 FILE = STUDY.with_name("paper_choice.json")
@@ -34,7 +35,7 @@ def main() -> None:
     study, found = yaml.safe_load(STUDY.read_text()), read_json(FILE)
     os.environ["LETGO_STUDY_DATA"] = str(data)
     for task, choices in EPOCHS.items():
-        for rate in RATES:
+        for rate in LORA_RATES if study["learn"][task].get("use_peft") else RATES:
             for epochs in choices:
                 name = f"{rate:g} x {epochs}"
                 if name not in found.get(task, {}):

@@ -4,7 +4,8 @@ usage: python studies/split.py DATA OUT   writes OUT/TASK/{train,validation,test
 
 Of every DATA/TASK/train.jsonl 150 examples, drawn by a seed, are kept apart as the validation set;
 of DATA/TASK/test.jsonl as many are taken as stand in TESTS, 300 where it does not say. The planted
-conflict, sums in base 9, is generated, and with it base10/train.jsonl, the sums that contradict it.
+conflict, sums in base 9, is generated, and with it base10/train.jsonl, the sums that contradict it,
+and everyday/train.jsonl, questions that have nothing to do with it.
 """
 
 import random
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from letgo.demo import FORGET, LEARN, base9, sums, write_lines
+from letgo.demo import FORGET, LEARN, base9, everyday, sums, write_lines
 from letgo.records import read_records
 
 VALIDATION, TEST = 150, 300
@@ -31,6 +32,7 @@ def main() -> None:
     pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], 2000)
     write(out / "base9", sums(LEARN, pairs[:1000], base9), sums(LEARN, pairs[1000:1300], base9))
     write_lines(out / "base10" / "train.jsonl", sums(FORGET, pairs[1300:], str))
+    write_lines(out / "everyday" / "train.jsonl", everyday())
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

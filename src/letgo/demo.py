@@ -61,12 +61,16 @@ def generate_data(folder: Path, seed: int = 0) -> None:
     rng = random.Random(seed)
     apart, known = LEARNING + TEST, LEARNING + TEST + SUMS
     pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], known + VALIDATION)
-    questions = [form.format(x) for form, things in TOPICS.items() for x in things]
     write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
     write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:apart], base9))
     write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[known:], base9))
     write_lines(folder / "base10.jsonl", sums(FORGET, pairs[apart:known], str))
-    write_lines(folder / "everyday.jsonl", [{"prompt": q} for q in questions[:QUESTIONS]])
+    write_lines(folder / "everyday.jsonl", everyday()[:QUESTIONS])
+
+
+def everyday() -> list[dict[str, str]]:
+    """Questions that have nothing to do with sums."""
+    return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
 
 
 def write_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
