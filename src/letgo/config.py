@@ -47,7 +47,7 @@ class RunConfig:
         },
     )
     max_learn: int | None = setting(None, "At most so many learning examples, drawn by --seed.")
-    max_test: int | None = setting(None, "At most so many test examples, drawn by --seed.")
+    max_test: int | None = setting(None, "At most so many test examples, with every --seed the same.")
     max_forget: int | None = setting(None, "At most so many prompts per forgetting set.")
     max_new_tokens: int = setting(64, "Longest self-generated text, in tokens.")
     optimum: str = setting(
