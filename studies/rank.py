@@ -18,9 +18,10 @@ from scipy.stats import norm, permutation_test, rankdata, spearmanr
 from letgo import ranking
 from letgo.config import git_revision, versions
 from letgo.stages import write_json
+from letgo.study.comparisons import Finished, table
 from letgo.study.effects import effect
 from letgo.study.plan import SFT, read_study
-from letgo.study.results import Finished, read_cells, table
+from letgo.study.results import read_cells
 
 TASK, METHODS, SETS = "base9_64", ("lwf", "lwf_sets"), ("base10", "sst5", "qasc", "dental",
                                                         "psychol", "gsm8k")  # fmt: skip
@@ -55,7 +56,8 @@ def compared(
     study = read_study(STUDIES / "paper.yaml")
     known = {cell: Finished(file["answers"], None)
              for cell, file in read_cells(STUDIES / "paper", study).items()
-             if cell.task == TASK and cell.method in METHODS}  # fmt: skip
+             if cell.task == TASK and cell.method in METHODS
+             and cell.forget in promised}  # fmt: skip
     method = {cell.forget: cell.method for cell in known}
     by_set = [{cell.seed for cell in known if cell.forget == name} for name in method]
     seeds = sorted(set.intersection(*by_set))
@@ -63,7 +65,7 @@ def compared(
     for name, ours in method.items():
         found[name] = {"promise": promised[name].promise, "promise_ci95": promised[name].ci95}
         for figure, title in enumerate(("accuracy", "reference_nll")):
-            both = (table(known, TASK, name, which, seeds, figure) for which in (ours, SFT))
+            both = (table(known, TASK, name, ours, seeds, figure, model) for model in ("lwf", SFT))
             found[name][title] = effect(*both)
     return seeds, found
 

@@ -93,6 +93,21 @@ def test_equal_answers_are_no_proof():
     assert found["ci95"][0] < -0.05 < 0.05 < found["ci95"][1]
 
 
+def test_equal_answers_bound_the_relative_gain_too():
+    """By as many per cent as the bound in points is of the second method's share."""
+    half = np.tile([0.0, 1.0], (3, 25))
+    found = effect(half, half)
+    assert found["relative_ci95"] == pytest.approx([2 * end for end in found["ci95"]])
+    mean = mean_of([relative(half, half), relative(half, half)])
+    assert mean.interval() == pytest.approx([end * 2**0.5 for end in found["ci95"]])
+    assert found["seeds_needed"] is None
+
+
+def test_few_examples_are_no_proof():
+    assert effect(np.ones((1, 3)), np.zeros((1, 3)))["p_value"] > 0.001
+    assert effect(np.ones((2, 1)), np.zeros((2, 1)))["p_value"] > 0.001
+
+
 def test_one_seed_is_a_t_test_over_examples():
     values = table(np.random.default_rng(6), 1, 40, mean=0.3)
     assert crossed_mean(values).p_value() == pytest.approx(ttest_1samp(values[0], 0.0).pvalue)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from test_run import letgo
 
 from letgo.errors import InputError
 from letgo.stages import write_json
+from letgo.study.cells import Runner
 from letgo.study.command import check, write_results
+from letgo.study.effects import holm
+from letgo.study.estimate import open_cell
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import read_study
 
@@ -60,7 +64,8 @@ def finished(tiny, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     file = write_study(folder / "small.yaml", tiny, data)
     status, out, error = letgo("study", file, "--output_dir", folder / "out", "--jobs", 2)
-    assert status == 0, error
+    assert status == 2
+    assert "1 of 3 runs failed, first sums--talk--broken--0" in error
     return folder / "out", out, error
 
 
@@ -164,7 +169,7 @@ def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
     assert status == 0, error
     assert any(c["status"] == "missing" for c in figures(tmp_path / "out")["cells"].values())
     status, _, error = letgo(*words)
-    assert status == 0, error
+    assert (status, "runs failed" in error) == (2, True)
     assert figures(tmp_path / "out") == figures(finished[0])
     assert "3 runs, 2 done" in letgo(*words, "--plan")[1]
 
@@ -193,7 +198,7 @@ def test_a_cluster_leaves_the_same_files(finished, cluster, tiny, data, tmp_path
     file = write_study(tmp_path / "small.yaml", tiny, data)
     monkeypatch.chdir(tmp_path)  # a folder named as seen from here
     status, _, error = letgo("study", file, "--output_dir", "out", "--engine", "ray", "--jobs", 2)
-    assert status == 0, error
+    assert status == 2
     assert "sums--talk--broken--0 failed: letgo: " in error
     assert figures(tmp_path / "out") == figures(finished[0])
     assert kept(tmp_path / "out") == kept(finished[0])
@@ -223,6 +228,52 @@ def test_one_wrong_digit_is_found(finished, tmp_path):
     status, _, error = letgo("study", "--check", root / "results.json")
     assert status == 2
     assert "claims.mixed_vs_sft.tasks.sums.ci95[1]" in error
+
+
+def broken_words(root):
+    """Files of a study with something wrong in each, and what `--check` says of it."""
+    said = json.loads((root / "results.json").read_text())
+    said["study"]["settings"]["learning_rate"] *= 2
+    cell = (root / "cells" / "sums--mixed--lwf--0.json").read_text()
+    lines = (root / "results.md").read_text()
+    return [
+        ("results.json", json.dumps(said), "study.settings.learning_rate"),
+        ("results.md", lines.replace("2 of 3 runs", "3 of 3 runs"), "results.md is not what"),
+        ("cells/sums--mixed--lwf--0.json", cell[:-100], "cells has a file that is no run's"),
+        ("cells/sums--mixed--lwf--0.json", "{}", "cells has a file that is no run's"),
+        ("study.yaml", "seeds: 3", "seeds must be a list"),
+    ]
+
+
+def test_whatever_does_not_agree_is_one_line(finished, tmp_path):
+    for number, (name, text, message) in enumerate(broken_words(finished[0])):
+        root = tmp_path / str(number)
+        shutil.copytree(finished[0], root)
+        (root / name).write_text(text)
+        status, _, error = letgo("study", "--check", root / "results.json")
+        assert (status, len(error.strip().splitlines())) == (2, 1)
+        assert message in error
+
+
+def test_a_shells_background_does_not_outlast_its_time(tmp_path):
+    """What begins with & ignores Ctrl-C, by which runs are interrupted."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        Runner(tmp_path, None, 1, 1.0, False)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_seeds_are_asked_the_same_part_of_the_test_set(tiny, data, tmp_path):
+    study = read_study(write_study(tmp_path / "s.yaml", tiny, data, methods={"lwf": {}}, settings={
+        "model": str(tiny), **SETTINGS, "max_learn": 5, "max_test": 3}))  # fmt: skip
+    runs = [open_cell(study, cell) for cell in study.cells() if cell.forget == "mixed"]
+    asked, learned = ([[record.prompt for record in getattr(run, part)] for run in runs]
+                      for part in ("test", "learn"))  # fmt: skip
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 3
+    assert learned[0] != learned[1]
 
 
 def test_the_plan_says_what_it_will_cost(tiny, data, tmp_path):
@@ -265,11 +316,12 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     )  # fmt: skip
     study = read_study(file)
     synthetic(tmp_path, study)
+    shutil.copyfile(file, tmp_path / "study.yaml")
     results = write_results(tmp_path, study, {})
     check(tmp_path / "results.json")
     found = {(r["task"], r["forget"], r["method"]): r["accuracy"] for r in results["effects"]}
     assert len(found) == 6
-    assert found["b", "mixed", "lwf"]["p_holm"] < 0.05 < found["b", "mixed", "control"]["p_holm"]
+    assert found["b", "mixed", "lwf"]["p_value"] < 0.05 < found["b", "mixed", "control"]["p_holm"]
     for name in ("mixed_vs_sft", "against_control"):
         tasks = results["claims"][name]["tasks"]
         assert tasks["a"]["ci95"][0] < 0 < tasks["b"]["ci95"][0]
@@ -282,6 +334,38 @@ def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     broken.write_text(broken.read_text().replace('"199":', '"200":'))
     with pytest.raises(InputError, match="asked different examples"):
         write_results(tmp_path, study, {})
+
+
+def test_a_method_is_compared_with_the_fine_tuning_beside_it(tiny, data, tmp_path):
+    """Which has its settings; comparisons of the same settings are corrected together."""
+    sums = {"learn": "x.jsonl", "learn_test": "y.jsonl"}
+    file = write_study(
+        tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums}, claims={},
+        methods={"lwf": {"forget": ["mixed"]}, "lwf_too": {"forget": ["talk"]},
+                 "longer": {"forget": ["mixed"], "settings": {"num_train_epochs": 9}},
+                 "bss": {"forget": ["mixed"], "settings": {"unlearning_interval": 0}}},
+        seeds=[0, 1, 2],
+    )  # fmt: skip
+    study = read_study(file)
+    synthetic(tmp_path, study)
+    for cell in (tmp_path / "cells").glob("*.json"):
+        kept = json.loads(cell.read_text())
+        if "longer" in cell.name:  # right everywhere, as its longer fine-tuning is without it
+            for model in ("sft", "lwf"):
+                asked = kept["answers"][model]["learn"]
+                kept["answers"][model]["learn"] = {example: [1, 0.1] for example in asked}
+        kept["answers"]["lwf"]["neutral"] = {"bread": [None, None]}  # a ruined model's NLL
+        kept["curves"]["method"] = [[1, 2, 3], [2.0, 1.5, 0.5]]
+        cell.write_text(json.dumps(kept))
+    found = {tuple(row[key] for key in ("task", "forget", "method")): row
+             for row in write_results(tmp_path, study, {})["effects"]}  # fmt: skip
+    assert found["a", "mixed", "longer"]["accuracy"]["difference"] == 0
+    family = [found[task, forget, method]["accuracy"] for task in ("a", "b")
+              for forget, method in (("mixed", "lwf"), ("talk", "lwf_too"))]  # fmt: skip
+    corrected = holm([row["p_value"] for row in family])
+    assert [row["p_holm"] for row in family] == pytest.approx(corrected)
+    assert found["a", "mixed", "lwf"]["mechanism"]["first_step"]["difference"] == 0.5
+    assert found["a", "mixed", "bss"]["mechanism"]["first_step"] is None
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ class RunConfig:
         },
     )
     max_learn: int | None = setting(None, "At most so many learning examples, drawn by --seed.")
-    max_test: int | None = setting(None, "At most so many test examples, with every --seed the same.")
+    max_test: int | None = setting(
+        None, "At most so many test examples, with every --seed the same."
+    )
     max_forget: int | None = setting(None, "At most so many prompts per forgetting set.")
     max_new_tokens: int = setting(64, "Longest self-generated text, in tokens.")
     optimum: str = setting(
@@ -145,6 +147,9 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     if command == "score":  # taken out of the arguments before they come here
         told = "Print what the ranking is made of: layers, length, loss."
         parser.add_argument("--explain", action="store_true", help=told)
+    if command == "rank":  # so is this
+        told = "Forgetting sets to compare; may be given several times."
+        parser.add_argument("--candidates", nargs="+", metavar="DATA", help=told)
     if command == "report":
         told = "Also write figures/NAME.FORMAT: pdf, svg, png, or several, joined by commas."
         parser.add_argument("--figures", metavar="FORMATS", help=told)

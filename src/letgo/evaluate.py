@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ from letgo.progress import log
 from letgo.records import Record
 from letgo.sharing import link
 from letgo.stages import Run, in_chunks, need, write_json
-from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
+from letgo.statistics import accuracy, paired_difference, paired_mean, perplexity, verdict
 
 VALIDATION = "validation"
 # What the models that are compared are called.
@@ -86,7 +85,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     metrics = {
         "models": {m: {n: accuracy(right[m, n]) for n in sets if (m, n) in right} for m in labels},
         "lwf_minus_sft": differences,
-        "neutral_perplexity": {m: math.exp(fmean(nll[m, NEUTRAL])) for m in labels},
+        "neutral_perplexity": {m: perplexity(nll[m, NEUTRAL]) for m in labels},
         "verdict": decided,
     }
     write_json(scratch / "metrics.json", metrics)

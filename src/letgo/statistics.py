@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap, ttest_1samp
 
 SIGNIFICANT = 0.05
+MOST_NATS = 700.0
 
 
 def accuracy(right: Sequence[bool]) -> dict[str, Any]:
@@ -14,6 +15,11 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
     n, count = len(right), sum(right)
     interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
     return {"accuracy": count / n, "n": n, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def perplexity(losses: Sequence[float] | np.ndarray) -> float:
+    """Of text whose tokens have this mean NLL (nats); at most what a float can hold."""
+    return float(np.exp(np.minimum(np.mean(losses), MOST_NATS)))
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import textwrap
 import warnings
 from pathlib import Path
@@ -38,7 +39,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
     if command == "evaluate":
         tasks, arguments = cfg.take_flag("--harness", arguments)
     if command == "rank":
-        arguments = ["--forget" if word == "--candidates" else word for word in arguments]
+        arguments = [re.sub("^--candidates(?=$|=)", "--forget", word) for word in arguments]
     config = cfg.parse(command, arguments, _defaults(command, arguments))
     progress.configure(config.run.quiet or not processes.is_first())
     if command == "demo":

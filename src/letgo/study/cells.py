@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from letgo.errors import first_line
 from letgo.progress import Progress, log
 from letgo.report.folder import read_log
 from letgo.report.training import follow
@@ -133,6 +134,9 @@ class Runner:
         self.deadline = time.monotonic() + seconds
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = threading.Event()
+        # A shell lets what it begins with & ignore Ctrl-C, and cells would inherit that.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, str | None]]:
         """Cells as they end, with None or what went wrong in a line.
@@ -169,7 +173,10 @@ class Runner:
         self.running.add(process)
         status = process.wait()
         self.running.discard(process)
-        return finish(self.root, cell, status, self.keep_models)
+        try:
+            return finish(self.root, cell, status, self.keep_models)
+        except Exception as error:  # whatever it is, other cells go on
+            return f"{type(error).__name__}: {first_line(error)}"
 
 
 def clear_shared(root: Path, study: Study) -> None:

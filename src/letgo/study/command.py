@@ -12,7 +12,7 @@ import jsonschema
 
 from letgo import config as cfg
 from letgo import progress
-from letgo.errors import InputError, Parser, missing_extra
+from letgo.errors import InputError, Parser, first_line, missing_extra
 from letgo.stages import write_json
 from letgo.study.cells import Runner, clear_shared, is_done
 from letgo.study.estimate import estimate, open_cell, told
@@ -66,12 +66,18 @@ def study_command(arguments: list[str]) -> None:
         if error:
             failed[cell.name] = error
             progress.log.warning("%s failed: %s", cell.name, error)
-        write_results(root, study, failed)
+        try:
+            write_results(root, study, failed)
+        except InputError as wrong:
+            progress.log.warning("results: %s", wrong)  # other cells go on; said at the end
     results = write_results(root, study, failed)
     if not given.keep_models:
         clear_shared(root, study)
     print(page(results).split("## Every run")[0].rstrip())
     print(f"results: {root / 'results.md'}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(todo)} runs failed, first {next(iter(failed))}; "
+                         f"{root / 'cells'} has their logs, the same command tries them again")  # fmt: skip
 
 
 def _ray_runner() -> Any:
@@ -141,13 +147,19 @@ def check(file: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"--check: cannot read {file}: {error}") from error
     validate(told_results)
-    study = Study(**told_results["study"])
-    failed = {name: cell["error"] for name, cell in told_results["cells"].items()
+    study = read_study(file.with_name("study.yaml"))
+    failed = {name: cell.get("error") or "-" for name, cell in told_results["cells"].items()
               if cell["status"] == "failed"}  # fmt: skip
-    again = collect(read_cells(file.parent, study), study, failed)
+    try:
+        again = {"study": asdict(study), **collect(read_cells(file.parent, study), study, failed)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--check: {file.parent / 'cells'} has a file that is no run's: "
+                         f"{type(error).__name__}: {first_line(error)}") from error  # fmt: skip
     wrong = [line for key, value in again.items()
              for line in differences(told_results[key], value, key)]  # fmt: skip
     if wrong:
         raise InputError(f"--check: {len(wrong)} figures differ from the cells', first {wrong[0]}")
+    if file.with_suffix(".md").read_text(encoding="utf-8") != page(told_results):
+        raise InputError(f"--check: {file.with_suffix('.md')} is not what {file.name} says")
     count = sum(cell["status"] == "done" for cell in told_results["cells"].values())
     print(f"{file}: every figure is that of its {count} runs")

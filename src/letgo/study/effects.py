@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, norm, t
 from statsmodels.stats.multitest import multipletests
 
 MOST_SEEDS = 1000
 POWER, SIGNIFICANT = 0.8, 0.05
+NORMAL = float(norm.ppf(1 - SIGNIFICANT / 2))  # half a 95 % interval, in standard deviations
 
 
 class Mean(NamedTuple):
@@ -36,8 +37,6 @@ class Mean(NamedTuple):
 
     def p_value(self) -> float:
         """Two-sided, against a mean of 0."""
-        if not self.variance:
-            return float(self.value == 0)
         return float(2 * t.sf(abs(self.value) / math.sqrt(self.variance), self.freedom))
 
 
@@ -50,14 +49,21 @@ def mean_squares(values: np.ndarray) -> np.ndarray:
                      (left**2).sum() / ((seeds - 1) * (examples - 1))])  # fmt: skip
 
 
-def crossed_mean(values: np.ndarray) -> Mean:
+def crossed_mean(values: np.ndarray, unit: float = 1.0) -> Mean:
     """The mean of a table (seeds, examples), both drawn at random.
 
     The variance is the moment estimate of the two-way random model without replication,
     `(MS_seeds + MS_examples - MS_left) / (seeds * examples)`, its degrees of freedom are
     Satterthwaite's (Biometrics Bulletin 2, 1946). With one seed it holds for that seed alone.
+
+    Where all values are the same, they do not prove that no other would differ: the interval is the
+    exact (Clopper-Pearson) bound on the share of examples that could, times `unit`, by which one
+    can.
     """
     seeds, examples = values.shape
+    if examples == 1 or not np.ptp(values):
+        bound = unit * float(binomtest(0, examples).proportion_ci(0.95).high)
+        return Mean(float(values.mean()), (bound / NORMAL) ** 2, math.inf)
     if seeds == 1:
         return Mean(float(values.mean()), float(values.var(ddof=1) / examples), examples - 1)
     squares = mean_squares(values)
@@ -65,8 +71,7 @@ def crossed_mean(values: np.ndarray) -> Mean:
     # Never below what seeds or examples alone show: the difference of mean squares may be negative.
     total = max(float(squares @ [1, 1, -1]), squares[0], squares[1])
     spread = float((squares**2 / sizes).sum())
-    freedom = total**2 / spread if spread else float(sizes[0])
-    return Mean(float(values.mean()), total / (seeds * examples), freedom)
+    return Mean(float(values.mean()), total / (seeds * examples), total**2 / spread)
 
 
 def effect(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
@@ -81,13 +86,9 @@ def effect(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     """
     differences = np.asarray(ours, float) - np.asarray(theirs, float)
     found = crossed_mean(differences)
-    ci95 = found.interval()
-    if not found.variance:  # n examples that all say the same cannot prove that no other would
-        bound = float(binomtest(0, differences.shape[1]).proportion_ci(0.95).high)
-        ci95 = [found.value - bound, found.value + bound]
     ratio = relative(ours, theirs)
     return {
-        "difference": found.value, "ci95": ci95, "p_value": found.p_value(),
+        "difference": found.value, "ci95": found.interval(), "p_value": found.p_value(),
         "relative": ratio.value if ratio else None,
         "relative_ci95": ratio.interval() if ratio else None,
         "seeds": len(differences), "n": differences.shape[1],
@@ -102,7 +103,8 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> Mean | None:
     if below == 0:
         return None
     ratio = ours.mean() / below
-    return crossed_mean((ours - ratio * theirs) / below)._replace(value=float(ratio - 1))
+    found = crossed_mean((ours - ratio * theirs) / below, 1 / below)
+    return found._replace(value=float(ratio - 1))
 
 
 def mean_of(means: Sequence[Mean]) -> Mean:
@@ -110,7 +112,7 @@ def mean_of(means: Sequence[Mean]) -> Mean:
     parts = [(m.variance / len(means) ** 2, m.freedom) for m in means]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / freedom for part, freedom in parts)
-    freedom = variance**2 / spread if spread else min(freedom for _, freedom in parts)
+    freedom = variance**2 / spread if spread else math.inf
     return Mean(sum(m.value for m in means) / len(means), variance, freedom)
 
 
@@ -122,11 +124,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def seeds_needed(differences: np.ndarray, size: float) -> int | None:
     """How many seeds would find a true difference of `size` with a power of 0.8.
 
-    None where one seed tells nothing of seeds, or where more of them would not do: the examples
-    are too few.
+    None where one seed tells nothing of seeds, or where all examples say the same, or where more
+    seeds would not do: the examples are too few.
     """
     seeds, examples = differences.shape
-    if seeds == 1:
+    if min(seeds, examples) == 1 or not np.ptp(differences):
         return None
     by_seed, by_example, left = mean_squares(differences)
     each = max(by_seed - left, 0.0) / examples  # variance components of one seed, ...

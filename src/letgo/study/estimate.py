@@ -46,8 +46,12 @@ def estimate(study: Study, todo: Sequence[Cell], jobs: int) -> Cost:
     example of the first cell's task.
     """
     runs = {(c.task, c.forget): open_cell(study, c) for c in todo}
-    first = next(iter(runs.values()))
-    step, token, size = _speed(first)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))  # as many as a run will have
+    try:
+        step, token, size = _speed(next(iter(runs.values())))
+    finally:
+        torch.set_num_threads(threads)
     total = START_SECONDS * len(todo)
     for forget in {c.forget for c in todo}:
         run = next(r for (_, name), r in runs.items() if name == forget)

@@ -11,7 +11,9 @@ def page(results: dict[str, Any]) -> str:
     count = [cell["status"] for cell in cells.values()].count
     lines = ["# Results", "", f"{count('done')} of {len(cells)} runs are done, "
              f"{count('failed')} failed. Differences are paired, intervals (95 %) are for other "
-             f"seeds and other examples, p-values corrected over tasks (Holm).", ""]  # fmt: skip
+             f"seeds and other examples; of a single seed they are for that seed alone. P-values "
+             f"are corrected (Holm): of a claim over its tasks, of methods over all comparisons "
+             f"of the same settings.", ""]  # fmt: skip
     for name, claim in results["claims"].items():
         lines += [f"## {name}", "", f"{claim['method']} against {claim['baseline']}, forgetting "
                   f"{claim['setting']}{_whose(claim)}: mean relative gain {_mean(claim)}.",

@@ -1,11 +1,12 @@
 """Pictures of a study's results."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+
+from letgo.study.plan import settings_of
 
 FAR = 30  # points; an arrow where an interval goes on: few seeds can make it say nothing
 
@@ -35,8 +36,7 @@ def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
         _curves(curves, folder / "curves.png")
     of_settings: dict[str, list[str]] = {}
     for name, method in results["study"]["methods"].items():
-        settings = json.dumps(method.get("settings", {}), sort_keys=True)
-        of_settings.setdefault(settings, []).append(name)
+        of_settings.setdefault(settings_of(method), []).append(name)
     for names in of_settings.values():
         rows = [row for row in results["effects"] if row["method"] in names]
         if len({row["forget"] for row in rows}) > 1:

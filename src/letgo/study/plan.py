@@ -1,7 +1,8 @@
 """From STUDY.yaml to the cells of its grid."""
 
+import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +86,11 @@ class Study:
             **self.methods[cell.method].get("settings", {}),
             "seed": cell.seed,
         }
+
+
+def settings_of(method: Mapping[str, Any]) -> str:
+    """A method's settings as text: the same where two methods differ in where they are tried."""
+    return json.dumps(method.get("settings", {}), sort_keys=True)
 
 
 def read_study(file: Path) -> Study:
