@@ -77,7 +77,8 @@ def study_command(arguments: list[str]) -> None:
     print(f"results: {root / 'results.md'}")
     if failed:
         raise InputError(f"{len(failed)} of {len(todo)} runs failed, first {next(iter(failed))}; "
-                         f"{root / 'cells'} has their logs, the same command tries them again")  # fmt: skip
+                         f"their logs are in {root / 'cells'}, and the same command tries them "
+                         f"again")  # fmt: skip
 
 
 def _ray_runner() -> Any:

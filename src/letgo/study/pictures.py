@@ -8,19 +8,20 @@ import numpy as np
 
 from letgo.study.plan import settings_of
 
+COLUMNS = 4
 FAR = 30  # points; an arrow where an interval goes on: few seeds can make it say nothing
 
 
-class Curve(NamedTuple):
-    """The learning loss of a run."""
+class Curves(NamedTuple):
+    """Learning losses of a run, by learning step: plain fine-tuning's and the method's."""
 
-    task: str
-    method: str
+    title: str
     steps: list[int]
-    losses: list[float]
+    sft: list[float]
+    method: list[float]
 
 
-def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
+def draw(results: dict[str, Any], curves: list[Curves], folder: Path) -> None:
     """`forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
 
     Methods of the same settings, tried on different tasks and sets, share the first one's heat map.
@@ -43,21 +44,25 @@ def draw(results: dict[str, Any], curves: list[Curve], folder: Path) -> None:
             _heat_map(rows, ", ".join(names), folder / f"heatmap-{names[0]}.png")
 
 
-def _curves(curves: list[Curve], file: Path) -> None:
-    """Learning loss over learning steps: of every method the mean over its runs, by task."""
-    tasks = list(dict.fromkeys(curve.task for curve in curves))
-    figure, axes = plt.subplots(len(tasks), figsize=(7, 2.4 * len(tasks)), squeeze=False)
-    for task, axis in zip(tasks, axes[:, 0], strict=True):
-        for method in dict.fromkeys(curve.method for curve in curves):
-            runs = [c for c in curves if (c.task, c.method) == (task, method) and c.losses]
-            if runs:
-                shortest = min(len(run.losses) for run in runs)
-                mean = np.mean([run.losses[:shortest] for run in runs], 0)
-                axis.plot(runs[0].steps[:shortest], mean, linewidth=1,
-                          label=f"{method} ({len(runs)})")  # fmt: skip
-        axis.set(title=task, ylabel="learning loss", yscale="log")
-        axis.legend(fontsize=7)
-    axes[-1, 0].set_xlabel("learning steps")
+def _curves(curves: list[Curves], file: Path) -> None:
+    """Learning loss of method and plain fine-tuning, the mean over the same runs of both."""
+    titles = list(dict.fromkeys(run.title for run in curves))
+    height = -(-len(titles) // COLUMNS)
+    figure, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2 * height), squeeze=False)
+    for title, axis in zip(titles, axes.flat, strict=False):
+        runs = [run for run in curves if run.title == title]
+        shortest = min(min(len(run.sft), len(run.method)) for run in runs)
+        for name, color in (("sft", "tab:gray"), ("method", "tab:blue")):
+            mean = np.mean([getattr(run, name)[:shortest] for run in runs], 0)
+            axis.plot(runs[0].steps[:shortest], mean, linewidth=1, color=color, label=name)
+        axis.set_title(f"{title} ({len(runs)})", size=8)
+        axis.set_yscale("log")
+        axis.tick_params(which="both", labelsize=6)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_axis_off()
+    axes[0, 0].legend(fontsize=7)
+    figure.supxlabel("learning steps", size=8)
+    figure.supylabel("learning loss (runs)", size=8)
     figure.tight_layout()
     _save(figure, file)
 

@@ -12,8 +12,8 @@ from letgo.statistics import accuracy, perplexity
 from letgo.study.cells import answers_of, is_done
 from letgo.study.comparisons import Finished, claim_of, effects_of, returned
 from letgo.study.mechanism import mechanism
-from letgo.study.pictures import Curve
-from letgo.study.plan import SFT, Cell, Study
+from letgo.study.pictures import Curves
+from letgo.study.plan import Cell, Study
 
 DIGITS = 9  # beyond them, two machines may differ
 
@@ -80,15 +80,14 @@ def _mechanism(
     return found if one_by_one else {**found, "first_step": None}  # there is no such step
 
 
-def curves(files: Mapping[Cell, dict[str, Any]]) -> list[Curve]:
-    """Learning losses of the finished runs; plain fine-tuning's once per task and seed."""
-    found: dict[tuple[str, str, int], Curve] = {}
+def curves(files: Mapping[Cell, dict[str, Any]]) -> list[Curves]:
+    """Learning losses of the finished runs that logged any."""
+    found = []
     for cell, file in files.items():
-        for method, which in ((SFT, "sft"), (cell.method, "method")):
-            forget = "" if method == SFT else cell.forget
-            key = cell.task, f"{method} {forget}", cell.seed
-            found[key] = Curve(cell.task, method, *file["curves"][which])
-    return list(found.values())
+        (steps, ours), (_, theirs) = (file["curves"][which] for which in ("method", "sft"))
+        if ours and theirs:  # with an optimum of another kind there is no SFT
+            found.append(Curves(f"{cell.task}, {cell.forget}, {cell.method}", steps, theirs, ours))
+    return found
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
