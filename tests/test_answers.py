@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom, norm, ttest_rel
 
 from letgo.answers import correct, exact, letter, number, reader
-from letgo.statistics import accuracy, paired_difference, paired_mean, verdict
+from letgo.statistics import accuracy, paired_difference, paired_mean, perplexity, verdict
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,11 @@ def test_equal_models_are_rarely_told_apart():
         nll = paired_mean((-ours).tolist(), (-theirs).tolist())
         found += verdict({**right, "reference_nll": nll}) == "lwf"
     assert found <= 12  # 3.5 % expected
+
+
+def test_the_perplexity_of_a_ruined_model_is_a_number():
+    assert perplexity([1.0, 3.0]) == pytest.approx(np.exp(2.0))
+    assert 1e300 < perplexity([5000.0]) < np.inf
 
 
 def test_a_paired_mean_is_the_t_test():

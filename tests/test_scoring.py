@@ -220,7 +220,8 @@ def test_rank_says_what_a_set_promises(tiny, data, tmp_path):
     """The mean of the top half, and nothing for texts that would hurt."""
     sets = [data / "talk.jsonl", data / "letters"]
     words = flags(tiny, data, tmp_path / "out", forget=None, output_dir=tmp_path / "out")
-    status, printed, error = letgo("rank", *words, "--candidates", *sets)
+    given = [f"--candidates={sets[0]}", "--candidates", sets[1]]
+    status, printed, error = letgo("rank", *words, *given)
     assert status == 0, error
     rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
     assert {row["score"] for row in rows} == {"gradient"}
