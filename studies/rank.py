@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, permutation_test, rankdata, spearmanr
+from scipy.stats import permutation_test, rankdata, spearmanr
 
 from letgo import ranking
 from letgo.config import git_revision, versions
 from letgo.stages import write_json
 from letgo.study.comparisons import Finished, table
-from letgo.study.effects import effect
+from letgo.study.effects import NORMAL, effect
 from letgo.study.plan import SFT, read_study
 from letgo.study.results import read_cells
 
@@ -27,7 +27,6 @@ TASK, METHODS, SETS = "base9_64", ("lwf", "lwf_sets"), ("base10", "sst5", "qasc"
                                                         "psychol", "gsm8k")  # fmt: skip
 FRACTION, DRAWS = 0.5, 9999
 STUDIES = Path(__file__).parent
-PART_OF_NORMAL = 2 * float(norm.ppf(0.975))  # a 95 % interval's width, in standard deviations
 
 
 def main() -> None:
@@ -103,7 +102,7 @@ def agreement(found: dict[str, Any], figure: str, sign: int) -> dict[str, Any]:
 def width(one: dict[str, Any], of: Any) -> float:
     """Standard deviation of a figure, by its 95 % interval."""
     low, high = of(one)
-    return float(high - low) / PART_OF_NORMAL
+    return float(high - low) / (2 * NORMAL)
 
 
 if __name__ == "__main__":
