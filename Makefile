@@ -34,8 +34,11 @@ lint: .venv/installed
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache
 
-# The study behind studies/README.md; it goes on where it stood, and cells that are committed are kept.
+# A study behind studies/README.md, STUDY=paper or, with a GPU, STUDY=large JOBS=14; it goes on where it
+# stood, and cells that are committed are kept.
+STUDY ?= paper
+JOBS ?= 1
 study: .venv/installed
 	test -n "$(LETGO_DATA)" || $(BIN)/python studies/hub.py runs/hub-data
 	$(BIN)/python studies/split.py $(or $(LETGO_DATA),runs/hub-data) runs/study-data
-	LETGO_STUDY_DATA=runs/study-data $(BIN)/letgo study studies/paper.yaml --output_dir studies/paper
+	LETGO_STUDY_DATA=runs/study-data $(BIN)/letgo study studies/$(STUDY).yaml --output_dir studies/$(STUDY) --jobs $(JOBS)

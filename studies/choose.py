@@ -1,15 +1,20 @@
 """Choose plain fine-tuning's learning rate and epochs, on validation examples alone.
 
-usage: python studies/choose.py DATA FOLDER   DATA: as studies/split.py writes it; goes on in FOLDER
+usage: python studies/choose.py DATA FOLDER [STUDY] [JOBS]
+       DATA: as studies/split.py writes it; goes on in FOLDER; STUDY: paper or large; JOBS at once
 
 The baseline of a study must be as strong as it can be made; Learning With Forgetting gets the same
 learning rate and epochs, and no tuning of its own.
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -21,32 +26,48 @@ from letgo.models import load_base_tokenizer, load_trained
 from letgo.records import read_records
 from letgo.stages import read_json, write_json
 
-RATES, LORA_RATES = (5e-5, 1e-4), (5e-4, 1e-3, 2e-3)
+# What is tried: learning rates, an adapter's, and epochs. Tasks that are not there take another's.
+RATES = {"paper": (5e-5, 1e-4), "large": (5e-5, 1e-4, 2e-4)}
+LORA_RATES = (5e-4, 1e-3, 2e-3)
+EPOCHS = {
+    "paper": {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8), "base9_lora": (4,),
+              "qasc": (1,), "dental": (1,), "psychol": (1,), "gsm8k": (1,)},
+    "large": {"gsm8k": (1,), "sst5": (1, 2), "qasc": (1, 2), "dental": (1, 2), "psychol": (1, 2)},
+}  # fmt: skip
 SEED = 100  # one that no claim uses
-EPOCHS = {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8), "base9_lora": (4,),
-          "qasc": (1,), "dental": (1,), "psychol": (1,), "gsm8k": (1,)}  # fmt: skip
-STUDY = Path(__file__).with_name("paper.yaml")
-FILE = STUDY.with_name("paper_choice.json")
 
 
 def main() -> None:
     """Fine-tune with every setting; keep the NLL of the validation set."""
-    data, root = map(Path, sys.argv[1:])
-    study, found = yaml.safe_load(STUDY.read_text()), read_json(FILE)
-    os.environ["LETGO_STUDY_DATA"] = str(data)
-    for task, choices in EPOCHS.items():
-        for rate in LORA_RATES if study["learn"][task].get("use_peft") else RATES:
-            for epochs in choices:
-                name = f"{rate:g} x {epochs}"
-                if name not in found.get(task, {}):
-                    given = {**study["settings"], **study["learn"][task], "seed": SEED,
-                             "learning_rate": rate, "num_train_epochs": epochs,
-                             "unlearning_interval": 0,
-                             "output_dir": str(root / f"{task}-{rate:g}-{epochs}")}  # fmt: skip
-                    flags = {flag: os.path.expandvars(str(value)) for flag, value in given.items()}
-                    found.setdefault(task, {})[name] = nll(flags)
-                    write_json(FILE, found)
-                    print(task, name, found[task][name], flush=True)
+    data, root, name, jobs = (*sys.argv[1:], *("paper", "1")[len(sys.argv) - 3 :])
+    os.environ["LETGO_STUDY_DATA"] = data
+    file = Path(__file__).with_name(f"{name}_choice.json")
+    found: dict[str, dict[str, float]] = read_json(file)
+    spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
+    with ProcessPoolExecutor(int(jobs), mp_context=spawn) as pool:
+        asked = {pool.submit(nll, flags): (task, tried)
+                 for task, tried, flags in settings(name, Path(root))
+                 if tried not in found.get(task, {})}  # fmt: skip
+        for future in as_completed(asked):
+            task, tried = asked[future]
+            found.setdefault(task, {})[tried] = future.result()
+            write_json(file, found)
+            print(task, tried, found[task][tried], flush=True)
+
+
+def settings(name: str, root: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(task, what is tried, flags of `letgo probe`)."""
+    study = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text())
+    for task, choices in EPOCHS[name].items():
+        for epochs in reversed(choices):  # the longest first
+            for rate in LORA_RATES if study["learn"][task].get("use_peft") else RATES[name]:
+                given: dict[str, Any] = {
+                    **study["settings"], **study["learn"][task], "seed": SEED,
+                    "learning_rate": rate, "num_train_epochs": epochs, "unlearning_interval": 0,
+                    "output_dir": str(root / f"{task}-{rate:g}-{epochs}"),
+                }  # fmt: skip
+                flags = {flag: os.path.expandvars(str(value)) for flag, value in given.items()}
+                yield task, f"{rate:g} x {epochs}", flags
 
 
 @torch.inference_mode()
