@@ -1,12 +1,13 @@
 """Choose plain fine-tuning's learning rate and epochs, on validation examples alone.
 
-usage: python studies/choose.py DATA FOLDER [STUDY] [JOBS]
-       DATA: as studies/split.py writes it; goes on in FOLDER; STUDY: paper or large; JOBS at once
+usage: python studies/choose.py DATA FOLDER [--study large] [--jobs N]
+       DATA: as studies/split.py writes it; goes on in FOLDER
 
 The baseline of a study must be as strong as it can be made; Learning With Forgetting gets the same
 learning rate and epochs, and no tuning of its own.
 """
 
+import argparse
 import multiprocessing
 import os
 import subprocess
@@ -39,14 +40,19 @@ SEED = 100  # one that no claim uses
 
 def main() -> None:
     """Fine-tune with every setting; keep the NLL of the validation set."""
-    data, root, name, jobs = (*sys.argv[1:], *("paper", "1")[len(sys.argv) - 3 :])
-    os.environ["LETGO_STUDY_DATA"] = data
-    file = Path(__file__).with_name(f"{name}_choice.json")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--study", choices=EPOCHS, default="paper")
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    os.environ["LETGO_STUDY_DATA"] = given.data
+    file = Path(__file__).with_name(f"{given.study}_choice.json")
     found: dict[str, dict[str, float]] = read_json(file)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
-    with ProcessPoolExecutor(int(jobs), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
         asked = {pool.submit(nll, flags): (task, tried)
-                 for task, tried, flags in settings(name, Path(root))
+                 for task, tried, flags in settings(given.study, given.folder)
                  if tried not in found.get(task, {})}  # fmt: skip
         for future in as_completed(asked):
             task, tried = asked[future]

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from test_run import letgo
 
+from letgo.config import versions
 from letgo.errors import InputError
+from letgo.models import device_name
 from letgo.stages import write_json
 from letgo.study.cells import Runner
 from letgo.study.command import check, write_results
@@ -17,6 +19,7 @@ from letgo.study.effects import holm
 from letgo.study.estimate import open_cell
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import read_study
+from letgo.study.results import made_with
 
 SETTINGS = {
     "per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-3, "bf16": False,
@@ -71,7 +74,7 @@ def finished(tiny, data, tmp_path_factory):
 
 def figures(root):
     results = json.loads((root / "results.json").read_text())
-    return {key: results[key] for key in ("cells", "effects", "claims")}
+    return {key: results[key] for key in ("cells", "effects", "claims", "made_with")}
 
 
 def test_a_broken_cell_is_reported_and_stops_no_other(finished):
@@ -97,6 +100,22 @@ def test_runs_share_what_they_can_and_leave_no_models(finished):
     cell = root / "cells" / "sums--mixed--lwf--0"
     assert (cell / "report.html").exists()
     assert not (cell / "model").exists()
+
+
+def test_results_say_what_runs_were_made_with(finished):
+    """As runs' files do, with the fingerprints of their data; of older files it is unknown."""
+    root, *_ = finished
+    (one, other) = (
+        json.loads(file.read_text())["provenance"] for file in root.glob("cells/*.json")
+    )
+    assert one["data"]["learn_test"] == other["data"]["learn_test"]
+    assert one["model"] == other["model"]
+    here = {"device": device_name(), "versions": versions()}
+    assert figures(root)["made_with"] == [{**here, "runs": 2}]
+    assert f"torch {versions()['torch']}" in (root / "results.md").read_text()
+    assert made_with([here, {}, {}]) == [
+        {"device": None, "versions": {}, "runs": 2}, {**here, "runs": 1}
+    ]  # fmt: skip
 
 
 def test_what_was_forgotten_and_returned(finished, tmp_path):

@@ -148,6 +148,11 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def device_name() -> str:
+    """What models are computed on, by its maker's name where there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device().type
+
+
 def bf16_is_fast() -> bool:
     """Whether bfloat16 is computed by the hardware and not imitated."""
     if torch.cuda.is_available():

@@ -245,6 +245,7 @@ def write_config(run: Run, model: str) -> None:
     data.update({f"forget {name}": records for name, records in run.forget.items()})
     provenance: dict[str, Any] = {
         "versions": cfg.versions(),
+        "device": models.device_name(),
         "git_revision": cfg.git_revision(),
         "model": model,
         "data": {name: fingerprint(records) for name, records in data.items()},

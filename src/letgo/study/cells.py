@@ -18,7 +18,7 @@ import yaml
 
 from letgo.errors import first_line
 from letgo.progress import Progress, log
-from letgo.report.folder import read_log
+from letgo.report.folder import read_config, read_log
 from letgo.report.training import follow
 from letgo.stages import read_json, write_json
 from letgo.study.plan import Cell, Study
@@ -67,7 +67,8 @@ def keep_answers(root: Path, cell: Cell) -> None:
              "unlearn/update")  # fmt: skip
     rescored = [{name.removeprefix("unlearn/"): line.get(name) for name in names}
                 for line in logs["method"] if "unlearn/helpful" in line]  # fmt: skip
-    kept = {"seconds": seconds, "curves": curves, "rescored": rescored, "answers": answers}
+    kept = {"provenance": read_config(folder)["provenance"], "seconds": seconds, "curves": curves,
+            "rescored": rescored, "answers": answers}  # fmt: skip
     write_json(answers_of(root, cell), kept, indent=None)
 
 

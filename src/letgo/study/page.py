@@ -57,6 +57,11 @@ def page(results: dict[str, Any]) -> str:
         for name, cell in cells.items() for which, models in cell.get("sets", {}).items()
         if which != NEUTRAL
     ])  # fmt: skip
+    lines += ["## Made with", ""]
+    lines += _table(["device", "versions", "runs"], [
+        [kind["device"] or "-", ", ".join(map(" ".join, kind["versions"].items())) or "-",
+         kind["runs"]] for kind in results["made_with"]
+    ])  # fmt: skip
     broken = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
     if broken:
         lines += ["## Failed", ""] + [f"- {name}: {error}" for name, error in broken.items()]

@@ -1,6 +1,8 @@
 """From the files of finished cells to `results.json`."""
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,20 @@ def collect(
             {**row, "mechanism": _mechanism(study, files, row)} for row in effects_of(study, known)
         ],
         "claims": {name: claim_of(study, known, claim) for name, claim in study.claims.items()},
+        "made_with": made_with([file.get("provenance", {}) for file in files.values()]),
     })  # fmt: skip
+
+
+def made_with(origins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The devices and versions that runs were made with, and how many runs, most first.
+
+    Args:
+        origins: of every run the `provenance` of its `config.yaml`, or what is known of it.
+    """
+    kinds = Counter(json.dumps([origin.get("device"), origin.get("versions", {})], sort_keys=True)
+                    for origin in origins)  # fmt: skip
+    return [dict(zip(("device", "versions"), json.loads(kind), strict=True)) | {"runs": runs}
+            for kind, runs in kinds.most_common()]  # fmt: skip
 
 
 def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
