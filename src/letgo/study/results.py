@@ -1,6 +1,5 @@
 """From the files of finished cells to `results.json`."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,10 +55,10 @@ def made_with(origins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Args:
         origins: of every run the `provenance` of its `config.yaml`, or what is known of it.
     """
-    kinds = Counter(json.dumps([origin.get("device"), origin.get("versions", {})], sort_keys=True)
+    kinds = Counter((origin.get("device"), tuple(sorted(origin.get("versions", {}).items())))
                     for origin in origins)  # fmt: skip
-    return [dict(zip(("device", "versions"), json.loads(kind), strict=True)) | {"runs": runs}
-            for kind, runs in kinds.most_common()]  # fmt: skip
+    return [{"device": device, "versions": dict(versions), "runs": runs}
+            for (device, versions), runs in kinds.most_common()]  # fmt: skip
 
 
 def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
