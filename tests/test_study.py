@@ -13,7 +13,7 @@ from letgo.config import versions
 from letgo.errors import InputError
 from letgo.models import device_name
 from letgo.stages import write_json
-from letgo.study.cells import Runner
+from letgo.study.cells import Runner, finish, start
 from letgo.study.command import check, write_results
 from letgo.study.effects import holm
 from letgo.study.estimate import open_cell
@@ -282,6 +282,16 @@ def test_a_shells_background_does_not_outlast_its_time(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_killed_run_says_by_what(tiny, data, tmp_path):
+    """As where memory is short: the last line of its log would only be how far it was."""
+    study = read_study(write_study(tmp_path / "small.yaml", tiny, data))
+    cell = study.cells()[0]
+    process = start(tmp_path, cell, study.flags(cell), 1)
+    process.kill()
+    error = finish(tmp_path, cell, process.wait(), False)
+    assert error.startswith("ended by SIGKILL; if memory was short, give fewer --jobs; ")
 
 
 def test_seeds_are_asked_the_same_part_of_the_test_set(tiny, data, tmp_path):

@@ -101,12 +101,17 @@ def finish(root: Path, cell: Cell, status: int, keep_models: bool) -> str | None
     Args:
         root: the study's folder.
         cell: the cell.
-        status: with which its process ended.
+        status: with which its process ended; negative: the signal that ended it.
         keep_models: whether its models stay.
 
     Returns:
         None, or what went wrong in a line.
     """
+    if status < 0:
+        name = signal.Signals(-status).name
+        # what the system does where memory is short; the process cannot say so itself
+        advice = "; if memory was short, give fewer --jobs" if name == "SIGKILL" else ""
+        return f"ended by {name}{advice}; it goes on where it stood when the study is run again"
     if status:
         lines = log_of(root, cell).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"ended with status {status}"
