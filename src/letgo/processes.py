@@ -1,5 +1,6 @@
 """Several processes, started by `accelerate launch`, that share the work of one command."""
 
+import gc
 import os
 from functools import cache
 
@@ -32,3 +33,15 @@ def wait() -> None:
 def share() -> tuple[int, int]:
     """(which process this is, how many there are)."""
     return (state().process_index, state().num_processes) if several() else (0, 1)
+
+
+def leave() -> None:
+    """Part from the other processes, at the end of the work.
+
+    An interpreter that ends beside a thread of gloo's which has not let go of its last tensor yet
+    aborts. These threads end with their process group, and trainers in reference cycles hold it.
+    """
+    if several():
+        wait()
+        gc.collect()
+        state().destroy_process_group()

@@ -49,6 +49,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
     if tasks is not None:
         return _harness(config, tasks.split(","))
     run = execute(config, None if command in ("run", "demo") else command)
+    processes.leave()
     if not processes.is_first():
         return
     if wanted:
