@@ -2,9 +2,9 @@
 
 usage: python studies/rank.py DATA FOLDER   DATA: as studies/split.py writes it
 
-Ranks the forgetting sets of the low-data task of paper.yaml before any training, and compares what
-each promises with what the runs in paper/ found: the difference to plain fine-tuning in accuracy,
-and in the NLL of right answers, on the seeds that all sets have. Writes studies/rank.json.
+Ranks the forgetting sets of two tasks of paper.yaml before any training, and compares what each
+promises with what the runs in paper/ found: the difference to plain fine-tuning in accuracy, and in
+the NLL of right answers, on the seeds that all sets have. Writes studies/rank.json.
 """
 
 import subprocess
@@ -23,8 +23,12 @@ from letgo.study.effects import NORMAL, effect
 from letgo.study.plan import SFT, read_study
 from letgo.study.results import read_cells
 
-TASK, METHODS, SETS = "base9_64", ("lwf", "lwf_sets"), ("base10", "sst5", "qasc", "dental",
-                                                        "psychol", "gsm8k")  # fmt: skip
+OTHERS = ("qasc", "dental", "psychol", "gsm8k")
+# Learning data, how many of them, the forgetting sets, and the methods that forget them.
+TASKS = {
+    "base9_64": ("base9", 64, ("base10", "sst5", *OTHERS), ("lwf", "lwf_sets")),
+    "sst5": ("sst5", 256, OTHERS, ("sst5_sets",)),
+}
 FRACTION, DRAWS = 0.5, 9999
 STUDIES = Path(__file__).parent
 
@@ -32,30 +36,36 @@ STUDIES = Path(__file__).parent
 def main() -> None:
     """Rank, compare, write."""
     data, folder = map(Path, sys.argv[1:])
-    sources = [str(data / name / "train.jsonl") for name in SETS]
-    command = [sys.executable, "-m", "letgo", "rank", "--model", "smollm2-135m",
-               "--learn", str(data / "base9" / "train.jsonl"), "--max_learn", "64",
-               "--candidates", *sources, "--max_forget", "24", "--max_new_tokens", "48",
-               "--output_dir", str(folder)]  # fmt: skip
-    subprocess.run(command, check=True)
-    promised = {one.name: one for one in ranking.rank(folder / "scores.parquet", FRACTION)}
-    seeds, found = compared(promised)
     write_json(STUDIES / "rank.json", {
-        "task": TASK, "seeds": seeds, "sets": found,
-        "spearman": {"accuracy": agreement(found, "accuracy", 1),
-                     "reference_nll": agreement(found, "reference_nll", -1)},
+        "tasks": {task: ranked(task, data, folder / task) for task in TASKS},
         "versions": versions(), "git_revision": git_revision(),
     })  # fmt: skip
 
 
+def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
+    """What the sets of one task promise and gave, and how well these agree."""
+    learn, examples, sets, methods = TASKS[task]
+    sources = [str(data / name / "train.jsonl") for name in sets]
+    command = [sys.executable, "-m", "letgo", "rank", "--model", "smollm2-135m",
+               "--learn", str(data / learn / "train.jsonl"), "--max_learn", str(examples),
+               "--candidates", *sources, "--max_forget", "24", "--max_new_tokens", "48",
+               "--max_length", "512", "--output_dir", str(folder)]  # fmt: skip
+    subprocess.run(command, check=True)
+    promised = {one.name: one for one in ranking.rank(folder / "scores.parquet", FRACTION)}
+    seeds, found = compared(task, methods, promised)
+    return {"seeds": seeds, "sets": found,
+            "spearman": {"accuracy": agreement(found, "accuracy", 1),
+                         "reference_nll": agreement(found, "reference_nll", -1)}}  # fmt: skip
+
+
 def compared(
-    promised: dict[str, ranking.Candidate],
+    task: str, methods: tuple[str, ...], promised: dict[str, ranking.Candidate]
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
     """The seeds that all sets have, and what every set promised and gave on them."""
     study = read_study(STUDIES / "paper.yaml")
     known = {cell: Finished(file["answers"], None)
              for cell, file in read_cells(STUDIES / "paper", study).items()
-             if cell.task == TASK and cell.method in METHODS
+             if cell.task == task and cell.method in methods
              and cell.forget in promised}  # fmt: skip
     method = {cell.forget: cell.method for cell in known}
     by_set = [{cell.seed for cell in known if cell.forget == name} for name in method]
@@ -64,7 +74,7 @@ def compared(
     for name, ours in method.items():
         found[name] = {"promise": promised[name].promise, "promise_ci95": promised[name].ci95}
         for figure, title in enumerate(("accuracy", "reference_nll")):
-            both = (table(known, TASK, name, ours, seeds, figure, model) for model in ("lwf", SFT))
+            both = (table(known, task, name, ours, seeds, figure, model) for model in ("lwf", SFT))
             found[name][title] = effect(*both)
     return seeds, found
 
