@@ -185,7 +185,8 @@ def test_resumed_equals_uninterrupted(finished, tiny, data, tmp_path):
     # As many threads a run as in the other study: sums of floats depend on them.
     words = ["study", file, "--output_dir", tmp_path / "out", "--jobs", 2]
     status, _, error = letgo(*words, "--max_minutes", 0.15)
-    assert status == 0, error
+    assert "time is up" in error
+    assert status == (2 if "runs failed" in error else 0), error  # the broken run may have ended
     assert any(c["status"] == "missing" for c in figures(tmp_path / "out")["cells"].values())
     status, _, error = letgo(*words)
     assert (status, "runs failed" in error) == (2, True)
