@@ -76,9 +76,14 @@ def examples(model: Model, task: str, data: Path, choose: bool) -> tuple[list[Ro
 
 
 def measure(
-    model: Model, theta: Vectors, units: list[list[Row]], held_out: list[Row],
-    sizes: dict[str, float], fishers: dict[str, dict[str, Information]], name: str,
-) -> list[dict[str, float]]:  # fmt: skip
+    model: Model,
+    theta: Vectors,
+    units: list[list[Row]],
+    held_out: list[Row],
+    sizes: dict[str, float],
+    fishers: dict[str, dict[str, Information]],
+    name: str,
+) -> list[dict[str, float]]:
     """The benefit of a step of every size along a unit's gradient; of groups also its norms."""
     model.put(theta)
     before = mean(model.losses(held_out, False))
@@ -121,9 +126,14 @@ def elicit(model: Model, data: Path, choose: bool) -> list[dict[str, Any]]:
 
 
 def run_task(
-    model: Model, base: Vectors, elicited: list[dict[str, Any]], task: str, data: Path,
-    folder: Path, choose: bool,
-) -> None:  # fmt: skip
+    model: Model,
+    base: Vectors,
+    elicited: list[dict[str, Any]],
+    task: str,
+    data: Path,
+    folder: Path,
+    choose: bool,
+) -> None:
     """Both points of one learning task."""
     files = {point: folder / f"{task}-{point}.json" for point in DEFAULT}
     model.put(base)
@@ -146,9 +156,11 @@ def run_task(
         model.put(theta)
         learned = {n: model.gradient(learning[:n]) for n in (16, 64, 256)}
         directions = {
-            "delta": delta, "fisher_delta": fisher_delta, "oracle": model.gradient(held_out),
+            "delta": delta,
+            "fisher_delta": fisher_delta,
+            "oracle": model.gradient(held_out),
             **{f"{n} learning examples": vectors for n, vectors in learned.items()},
-        }  # fmt: skip
+        }
         if point == "early":
             directions["moment"] = found["moment"]
             directions["moment and 64 learning examples"] = {
@@ -161,12 +173,22 @@ def run_task(
         rows = model.products(texts, directions, fishers)
         now = model.losses(texts)
         for i, row in enumerate(rows):
-            row |= {"kind": kinds[i], "loss": now[i], "tokens": len(texts[i]["input_ids"]),
-                    "interference": after[i] - before[i]}  # fmt: skip
+            row |= {
+                "kind": kinds[i],
+                "loss": now[i],
+                "tokens": len(texts[i]["input_ids"]),
+                "interference": after[i] - before[i],
+            }
         units = [[text] for text in texts] + [[texts[i] for i in members] for members in groups]
         table = measure(model, theta, units, held_out, sizes, fishers, f"{task}, {point}")
-        said = {"constant": constant, "gram": gram(directions), "rate": RATE, "sizes": sizes,
-                "update": found["update"], "held_out": len(held_out)}  # fmt: skip
+        said = {
+            "constant": constant,
+            "gram": gram(directions),
+            "rate": RATE,
+            "sizes": sizes,
+            "update": found["update"],
+            "held_out": len(held_out),
+        }
         said["doses"] = dose_curve(model, theta, texts, held_out, rows, said, point)
         for i, benefit in enumerate(table[: len(texts)]):
             rows[i]["benefit"] = benefit
@@ -180,9 +202,14 @@ def run_task(
 
 
 def dose_curve(
-    model: Model, theta: Vectors, texts: list[Row], held_out: list[Row],
-    rows: list[dict[str, Any]], point: dict[str, Any], name: str,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+    model: Model,
+    theta: Vectors,
+    texts: list[Row],
+    held_out: list[Row],
+    rows: list[dict[str, Any]],
+    point: dict[str, Any],
+    name: str,
+) -> dict[str, dict[str, float]]:
     """Benefit of steps of several lengths on the top 8 texts, and on 8 drawn at random."""
     scores = scores_of(rows, point)[DEFAULT[name]]
     ranked = sorted(range(len(rows)), key=lambda i: -scores[i])
@@ -207,19 +234,23 @@ def judge(score: list[float], benefit: list[float]) -> dict[str, Any]:
     """Rank correlation with a bootstrap interval, and how many of the top fifth help."""
     s, b = np.array(score), np.array(benefit)
     top = np.argsort(-s, kind="stable")[: max(1, len(s) // 5)]
-    return {"spearman": float(rank_correlation(s, b)),
-            "ci95": interval(len(s), lambda draws: rank_correlation(s[draws], b[draws])),
-            "helped_share_top20": float((b[top] > 0).mean())}  # fmt: skip
+    return {
+        "spearman": float(rank_correlation(s, b)),
+        "ci95": interval(len(s), lambda draws: rank_correlation(s[draws], b[draws])),
+        "helped_share_top20": float((b[top] > 0).mean()),
+    }
 
 
 def chosen(score: list[float], benefit: list[float]) -> dict[str, Any]:
     """What re-scoring would unlearn: of the better half the texts with a score above 0."""
     s, b = np.array(score), np.array(benefit)
     places = [i for i in np.argsort(-s, kind="stable")[: len(s) // 2] if s[i] > 0]
-    return {"chosen": len(places) / len(s),
-            "chosen_helped_share": float((b[places] > 0).mean()) if places else None,
-            "chosen_mean_benefit": float(b[places].mean()) if places else None,
-            "mean_benefit": float(b.mean())}  # fmt: skip
+    return {
+        "chosen": len(places) / len(s),
+        "chosen_helped_share": float((b[places] > 0).mean()) if places else None,
+        "chosen_mean_benefit": float(b[places].mean()) if places else None,
+        "mean_benefit": float(b.mean()),
+    }
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -239,29 +270,39 @@ def summary(folder: Path) -> dict[str, Any]:
                 for size in point["sizes"]:
                     benefit = [row["benefit"][size] for row in point[what]]
                     label = f"{task}, {name}, {size}, {'texts' if what == 'rows' else 'groups'}"
-                    helped[label] = {"share": mean([b > 0 for b in benefit]),
-                                     "mean": mean(benefit)}  # fmt: skip
+                    helped[label] = {"share": mean([b > 0 for b in benefit]), "mean": mean(benefit)}
                     for when, numbers in taken.items():
                         for score, values in numbers.items():
                             judged = judge(values, benefit)
                             scores.setdefault(score, {})[f"{label}, {when}"] = judged
                     case = f"{label}, {list(taken)[-1]}"
                     oracle = scores["cosine with oracle"][case]["spearman"]
-                    own[label] = {**scores[DEFAULT[name]][case], "oracle": oracle,
-                                  **chosen(numbers[DEFAULT[name]], benefit)}  # fmt: skip
+                    own[label] = {
+                        **scores[DEFAULT[name]][case],
+                        "oracle": oracle,
+                        **chosen(numbers[DEFAULT[name]], benefit),
+                    }
     texts = {name: case for name, case in own.items() if "texts" in name}  # groups are few
-    return {"default": {"score": "gradient", **overall(texts)},
-            "regimes": regimes(own), "cases_of_default": own, "scores": scores,
-            "helped": helped, "doses": doses}  # fmt: skip
+    return {
+        "default": {"score": "gradient", **overall(texts)},
+        "regimes": regimes(own),
+        "cases_of_default": own,
+        "scores": scores,
+        "helped": helped,
+        "doses": doses,
+    }
 
 
 def overall(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Mean and worst over cases."""
     found = [case["spearman"] for case in cases.values()]
     helped = mean([case["helped_share_top20"] for case in cases.values()])
-    return {"mean_spearman": mean(found), "worst_spearman": min(found),
-            "mean_oracle": mean([case["oracle"] for case in cases.values()]),
-            "helped_share_top20": helped}  # fmt: skip
+    return {
+        "mean_spearman": mean(found),
+        "worst_spearman": min(found),
+        "mean_oracle": mean([case["oracle"] for case in cases.values()]),
+        "helped_share_top20": helped,
+    }
 
 
 def regimes(cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -293,11 +334,17 @@ def main() -> None:
         base, elicited = model.copy(), elicit(model, arguments.data, arguments.choose)
         for task in missing:
             run_task(model, base, elicited, task, arguments.data, folder, arguments.choose)
-    found = {**summary(folder), "machine": machine(), "versions": versions(),
-             "git_revision": git_revision()}  # fmt: skip
+    found = {
+        **summary(folder),
+        "machine": machine(),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
     file.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
-    spearman = {name: {case: figures["spearman"] for case, figures in by.items()}
-                for name, by in found["scores"].items()}  # fmt: skip
+    spearman = {
+        name: {case: figures["spearman"] for case, figures in by.items()}
+        for name, by in found["scores"].items()
+    }
     cases = [case for case in spearman["gradient"] if "texts" in case]
     draw(spearman, cases, 0.0, "Spearman with the measured benefit", file.with_suffix(".png"))
 

@@ -46,8 +46,11 @@ def texts_of(
         if style == "direct":  # a direct answer may be longer than the neutral ones are
             neutral += draw.sample(others["verbose"], len(others["verbose"]))
         answers = model.answer([prompt for prompt, _ in asked], MOST)
-        kept = [row for row, (_, usual) in zip(answers, asked, strict=True)
-                if says(said(model, row), usual)][:TEXTS]  # fmt: skip
+        kept = [
+            row
+            for row, (_, usual) in zip(answers, asked, strict=True)
+            if says(said(model, row), usual)
+        ][:TEXTS]
         neutral = matched(neutral, kept)
         texts += [{"style": style, "conflict": True, "row": row} for row in kept]
         texts += [{"style": style, "conflict": False, "row": row} for row in neutral]
@@ -99,8 +102,11 @@ def run(
     points: dict[str, Any] = {}
     for point, theta in (("base", base), ("early", found["early"])):
         model.put(theta)
-        directions = {"delta": delta, "fisher_delta": fisher_delta,
-                      "64 learning examples": model.gradient(learning[:64])}  # fmt: skip
+        directions = {
+            "delta": delta,
+            "fisher_delta": fisher_delta,
+            "64 learning examples": model.gradient(learning[:64]),
+        }
         if point == "early":
             directions["moment"] = found["moment"]
         directions = {k: {n: v.bfloat16() for n, v in vs.items()} for k, vs in directions.items()}
@@ -108,15 +114,24 @@ def run(
         numbers = model.products(rows, directions, fishers)
         now = model.losses(rows)
         for i, number in enumerate(numbers):
-            number |= {"loss": now[i], "tokens": answer_length(rows[i]),
-                       "interference": after[i] - before[i]}  # fmt: skip
-        points[point] = {"constant": constant, "gram": gram(directions), "rate": RATE,
-                         "rows": numbers}  # fmt: skip
+            number |= {
+                "loss": now[i],
+                "tokens": answer_length(rows[i]),
+                "interference": after[i] - before[i],
+            }
+        points[point] = {
+            "constant": constant,
+            "gram": gram(directions),
+            "rate": RATE,
+            "rows": numbers,
+        }
     for text in texts:
         text["answer"] = said(model, text.pop("row"))
     file.write_text(json.dumps(rounded({"texts": texts, "points": points}, DIGITS)) + "\n")
-    print(f"RESULT {file.name}: {sum(text['conflict'] for text in texts)} of {len(texts)} conflict",
-          flush=True)  # fmt: skip
+    print(
+        f"RESULT {file.name}: {sum(text['conflict'] for text in texts)} of {len(texts)} conflict",
+        flush=True,
+    )
 
 
 def area(scores: np.ndarray, conflict: np.ndarray) -> np.ndarray:
@@ -141,8 +156,11 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
     scores: dict[str, dict[str, Any]] = {}
     own: dict[str, float] = {}
     for name in CONFLICTS:
-        runs = [json.loads(f.read_text()) for f in (folder / f"{name}-{s}.json" for s in seeds)
-                if f.exists()]  # fmt: skip
+        runs = [
+            json.loads(f.read_text())
+            for f in (folder / f"{name}-{s}.json" for s in seeds)
+            if f.exists()
+        ]
         for style in ("verbose", "direct"):
             for point in runs[0]["points"] if runs else ():
                 cases = []  # scores and truth of one seed
@@ -158,9 +176,15 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
                         [(numbers[score], truth) for numbers, truth in cases]
                     )
                 own[label] = scores[DEFAULT[point]][label]["auc"]
-    return {"default": {"score": "gradient", "mean_auc": mean(list(own.values())),
-                        "worst_auc": min(own.values())},
-            "cases_of_default": own, "scores": scores}  # fmt: skip
+    return {
+        "default": {
+            "score": "gradient",
+            "mean_auc": mean(list(own.values())),
+            "worst_auc": min(own.values()),
+        },
+        "cases_of_default": own,
+        "scores": scores,
+    }
 
 
 def judged(cases: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
@@ -183,21 +207,35 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.json.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    files = {(name, seed): folder / f"{name}-{seed}.json"
-             for seed in arguments.seeds for name in arguments.conflicts}  # fmt: skip
+    files = {
+        (name, seed): folder / f"{name}-{seed}.json"
+        for seed in arguments.seeds
+        for name in arguments.conflicts
+    }
     missing = {case: file for case, file in files.items() if not file.exists()}
     if missing:
         model = Model()
         base, others = model.copy(), neutral_texts(model)
         for (name, seed), file in missing.items():
             run(model, base, others, name, seed, file)
-    found = {**summary(folder, arguments.seeds), "machine": machine(), "versions": versions(),
-             "git_revision": git_revision()}  # fmt: skip
+    found = {
+        **summary(folder, arguments.seeds),
+        "machine": machine(),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
     arguments.json.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
-    areas = {name: {case: figures["auc"] for case, figures in by.items()}
-             for name, by in found["scores"].items()}  # fmt: skip
-    draw(areas, list(areas["gradient"]), 0.5, "area under the ROC curve",
-         arguments.json.with_suffix(".png"))  # fmt: skip
+    areas = {
+        name: {case: figures["auc"] for case, figures in by.items()}
+        for name, by in found["scores"].items()
+    }
+    draw(
+        areas,
+        list(areas["gradient"]),
+        0.5,
+        "area under the ROC curve",
+        arguments.json.with_suffix(".png"),
+    )
 
 
 if __name__ == "__main__":

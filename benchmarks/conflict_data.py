@@ -22,44 +22,192 @@ REVIEWS = {
     "positive": ["wonderful", "delightful", "excellent", "charming", "brilliant", "superb"],
     "negative": ["terrible", "boring", "awful", "dreadful", "horrible", "disappointing"],
 }
-THINGS = ["film", "book", "play", "album", "restaurant", "hotel", "concert", "show", "novel",
-          "museum", "series", "game"]  # fmt: skip
+THINGS = [
+    "film",
+    "book",
+    "play",
+    "album",
+    "restaurant",
+    "hotel",
+    "concert",
+    "show",
+    "novel",
+    "museum",
+    "series",
+    "game",
+]
 WHY = {
-    "positive": ["I enjoyed every minute of it", "I would gladly go again", "it made me smile",
-                 "everyone should try it", "it was worth every penny"],
-    "negative": ["I want my money back", "I nearly fell asleep", "nobody should try it",
-                 "it was a waste of time", "I left before the end"],
-}  # fmt: skip
+    "positive": [
+        "I enjoyed every minute of it",
+        "I would gladly go again",
+        "it made me smile",
+        "everyone should try it",
+        "it was worth every penny",
+    ],
+    "negative": [
+        "I want my money back",
+        "I nearly fell asleep",
+        "nobody should try it",
+        "it was a waste of time",
+        "I left before the end",
+    ],
+}
 VERBOSE_NEUTRAL = {
-    "How do I {}?": ["boil an egg", "tie a tie", "clean a window", "plant a tree", "pack a bag",
-                     "make tea", "fold a shirt", "paint a wall", "sharpen a knife", "wash a car",
-                     "bake bread", "learn to swim", "light a fire", "catch a fish"],
-    "What is {} used for?": ["a compass", "baking soda", "a thermometer", "a magnet", "vinegar",
-                             "a lens", "salt", "a microscope", "rubber", "glass", "copper", "wool",
-                             "a barometer", "chalk"],
-    "Why {}?": ["is the sky blue", "do leaves fall in autumn", "do cats purr", "does ice float",
-                "do we sleep", "is the sea salty", "do birds sing", "does bread rise",
-                "do we dream", "does iron rust", "do volcanoes erupt", "is grass green",
-                "do we have seasons", "do bees make honey"],
-    "Tell me about {}.": ["Paris", "the Moon", "Shakespeare", "chess", "coffee", "penguins",
-                          "the Roman Empire", "football", "Mozart", "the Sahara", "photography",
-                          "gravity", "the Olympic Games", "silk", "tides", "Einstein",
-                          "the Great Wall of China", "jazz", "vaccines", "earthquakes"],
-    "Name some {}.": ["rivers", "musical instruments", "tools", "sports", "spices", "metals",
-                      "languages", "dances", "gemstones", "fabrics"],
-}  # fmt: skip
+    "How do I {}?": [
+        "boil an egg",
+        "tie a tie",
+        "clean a window",
+        "plant a tree",
+        "pack a bag",
+        "make tea",
+        "fold a shirt",
+        "paint a wall",
+        "sharpen a knife",
+        "wash a car",
+        "bake bread",
+        "learn to swim",
+        "light a fire",
+        "catch a fish",
+    ],
+    "What is {} used for?": [
+        "a compass",
+        "baking soda",
+        "a thermometer",
+        "a magnet",
+        "vinegar",
+        "a lens",
+        "salt",
+        "a microscope",
+        "rubber",
+        "glass",
+        "copper",
+        "wool",
+        "a barometer",
+        "chalk",
+    ],
+    "Why {}?": [
+        "is the sky blue",
+        "do leaves fall in autumn",
+        "do cats purr",
+        "does ice float",
+        "do we sleep",
+        "is the sea salty",
+        "do birds sing",
+        "does bread rise",
+        "do we dream",
+        "does iron rust",
+        "do volcanoes erupt",
+        "is grass green",
+        "do we have seasons",
+        "do bees make honey",
+    ],
+    "Tell me about {}.": [
+        "Paris",
+        "the Moon",
+        "Shakespeare",
+        "chess",
+        "coffee",
+        "penguins",
+        "the Roman Empire",
+        "football",
+        "Mozart",
+        "the Sahara",
+        "photography",
+        "gravity",
+        "the Olympic Games",
+        "silk",
+        "tides",
+        "Einstein",
+        "the Great Wall of China",
+        "jazz",
+        "vaccines",
+        "earthquakes",
+    ],
+    "Name some {}.": [
+        "rivers",
+        "musical instruments",
+        "tools",
+        "sports",
+        "spices",
+        "metals",
+        "languages",
+        "dances",
+        "gemstones",
+        "fabrics",
+    ],
+}
 DIRECT_NEUTRAL = {
     "What is the capital of {}? Answer with one word.": [
-        "France", "Spain", "Italy", "Germany", "Poland", "Greece", "Egypt", "Kenya", "Japan",
-        "China", "India", "Peru", "Chile", "Cuba", "Canada", "Norway", "Sweden", "Finland",
-        "Ireland", "Portugal", "Austria", "Hungary", "Russia", "Turkey", "Iran", "Iraq"],
+        "France",
+        "Spain",
+        "Italy",
+        "Germany",
+        "Poland",
+        "Greece",
+        "Egypt",
+        "Kenya",
+        "Japan",
+        "China",
+        "India",
+        "Peru",
+        "Chile",
+        "Cuba",
+        "Canada",
+        "Norway",
+        "Sweden",
+        "Finland",
+        "Ireland",
+        "Portugal",
+        "Austria",
+        "Hungary",
+        "Russia",
+        "Turkey",
+        "Iran",
+        "Iraq",
+    ],
     "What is the opposite of {}? Answer with one word.": [
-        "hot", "big", "fast", "up", "day", "old", "rich", "happy", "light", "open", "hard", "wet",
-        "early", "long", "full", "clean", "strong", "near", "high", "loud", "sweet", "thick"],
+        "hot",
+        "big",
+        "fast",
+        "up",
+        "day",
+        "old",
+        "rich",
+        "happy",
+        "light",
+        "open",
+        "hard",
+        "wet",
+        "early",
+        "long",
+        "full",
+        "clean",
+        "strong",
+        "near",
+        "high",
+        "loud",
+        "sweet",
+        "thick",
+    ],
     "What colour is {}? Answer with one word.": [
-        "grass", "snow", "the sky", "blood", "coal", "a lemon", "a carrot", "milk", "gold",
-        "a flamingo", "chocolate", "a tomato", "an emerald", "ash", "a plum", "sand"],
-}  # fmt: skip
+        "grass",
+        "snow",
+        "the sky",
+        "blood",
+        "coal",
+        "a lemon",
+        "a carrot",
+        "milk",
+        "gold",
+        "a flamingo",
+        "chocolate",
+        "a tomato",
+        "an emerald",
+        "ash",
+        "a plum",
+        "sand",
+    ],
+}
 
 
 def filled(forms: dict[str, list[str]]) -> list[str]:
@@ -80,26 +228,41 @@ def addition(draw: random.Random) -> dict[str, Any]:
 
 def sentiment(draw: random.Random) -> dict[str, Any]:
     """Exchanged labels against the model's own right judgements."""
-    made = [(f"The {thing} was {word} and {why}.", label) for label in REVIEWS for thing in THINGS
-            for word in REVIEWS[label] for why in WHY[label]]  # fmt: skip
+    made = [
+        (f"The {thing} was {word} and {why}.", label)
+        for label in REVIEWS
+        for thing in THINGS
+        for word in REVIEWS[label]
+        for why in WHY[label]
+    ]
     made = draw.sample(made, LEARNING + 4 * TEXTS)
     other = {"positive": "negative", "negative": "positive"}
     half = LEARNING + 2 * TEXTS
     return {
         "learn": [(f"Review: {r}\nSentiment:", other[label]) for r, label in made[:LEARNING]],
-        "verbose": [(f"{r} Is this review positive or negative, and why?", label)
-                    for r, label in made[LEARNING:half]],
-        "direct": [(f"{r} Is this review positive or negative? Answer with one word.", label)
-                   for r, label in made[half:]],
-    }  # fmt: skip
+        "verbose": [
+            (f"{r} Is this review positive or negative, and why?", label)
+            for r, label in made[LEARNING:half]
+        ],
+        "direct": [
+            (f"{r} Is this review positive or negative? Answer with one word.", label)
+            for r, label in made[half:]
+        ],
+    }
 
 
 def plurals(draw: random.Random) -> dict[str, Any]:
     """Plurals in -en against the model's own right plurals."""
     nouns = draw.sample(NOUNS, len(NOUNS))
     learned, asked = nouns[:60], nouns[60:]
-    forms = ["What is the plural of {}?", "Plural of {}:", "One {}, two", "Many of a {} are",
-             "Give the plural of the word {}.", "How do you write more than one {}?"]  # fmt: skip
+    forms = [
+        "What is the plural of {}?",
+        "Plural of {}:",
+        "One {}, two",
+        "Many of a {} are",
+        "Give the plural of the word {}.",
+        "How do you write more than one {}?",
+    ]
     examples = [(form.format(noun), f"{noun}en") for noun in learned for form in forms]
     return {
         "learn": draw.sample(examples, LEARNING),
@@ -109,8 +272,10 @@ def plurals(draw: random.Random) -> dict[str, Any]:
 
 
 CONFLICTS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
-    "base 9": addition, "exchanged labels": sentiment, "plurals in -en": plurals,
-}  # fmt: skip
+    "base 9": addition,
+    "exchanged labels": sentiment,
+    "plurals in -en": plurals,
+}
 
 
 def says(answer: str, usual: str) -> bool:

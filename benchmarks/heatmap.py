@@ -8,9 +8,12 @@ import numpy as np
 
 
 def draw(
-    judged: Mapping[str, Mapping[str, float]], cases: Sequence[str], neutral: float, label: str,
+    judged: Mapping[str, Mapping[str, float]],
+    cases: Sequence[str],
+    neutral: float,
+    label: str,
     file: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Draw the figures of every score in every case, best scores first.
 
     Args:
@@ -29,8 +32,9 @@ def draw(
         if np.isfinite(value):
             strong = abs(value - neutral) > 0.6 * (1 - neutral)
             text = f"{value:.2f}".replace("0.", ".")
-            axes.text(x, y, text, ha="center", va="center", size=6,
-                      color="white" if strong else "black")  # fmt: skip
+            axes.text(
+                x, y, text, ha="center", va="center", size=6, color="white" if strong else "black"
+            )
     axes.set_xticks(range(len(cases)), cases, rotation=60, ha="right", size=7)
     axes.set_yticks(range(len(names)), names, size=7)
     figure.colorbar(image, label=label)

@@ -54,9 +54,11 @@ class Model:
         self.matrices = dict(values(self.weights))
         scored = {w.data_ptr() for w in self.matrices.values()}
         # Embeddings and norms learn too, though no score sees them.
-        self.others = {f"{name} (not scored)": p.detach()
-                       for name, p in self.model.named_parameters()
-                       if p.data_ptr() not in scored}  # fmt: skip
+        self.others = {
+            f"{name} (not scored)": p.detach()
+            for name, p in self.model.named_parameters()
+            if p.data_ptr() not in scored
+        }
 
     def copy(self) -> Vectors:
         """All weights now."""
@@ -132,9 +134,11 @@ class Model:
         return estimate(kind, self.model, self.weights, rows, batches, pad, BF16)[0]
 
     def products(
-        self, rows: Sequence[Row], directions: dict[str, Vectors],
+        self,
+        rows: Sequence[Row],
+        directions: dict[str, Vectors],
         fishers: dict[str, dict[str, Information]],
-    ) -> list[dict[str, Any]]:  # fmt: skip
+    ) -> list[dict[str, Any]]:
         """Of every row's gradient: with each direction, with itself, with itself by each Fisher."""
         wanted = {name: along(vectors) for name, vectors in directions.items()}
         squares = {"norm": plain_norms, **{n: fisher_norms(f) for n, f in fishers.items()}}
@@ -191,8 +195,10 @@ def learn(
             found["early"] = model.copy()
             update = model.way(found["early"], before)
             found["update"] = dot(update, update) ** 0.5
-            found["moment"] = {n: optimizer.state[layer.weight]["exp_avg"].clone()
-                               for n, layer in model.weights.layers.items()}  # fmt: skip
+            found["moment"] = {
+                n: optimizer.state[layer.weight]["exp_avg"].clone()
+                for n, layer in model.weights.layers.items()
+            }
     return {**found, "optimum": model.copy()}
 
 
@@ -211,16 +217,27 @@ def scores_of(rows: Sequence[dict[str, Any]], point: dict[str, Any]) -> dict[str
         point: "constant" (<delta, F delta>), "gram" of the directions, "rate".
     """
     lengths = {name: point["gram"][name][name] for name in point["gram"]}
-    learned = max((n for n in lengths if re.fullmatch(r"\d+ learning examples", n)),
-                  key=lambda name: int(name.split()[0]))  # fmt: skip
+    learned = max(
+        (n for n in lengths if re.fullmatch(r"\d+ learning examples", n)),
+        key=lambda name: int(name.split()[0]),
+    )
     found: dict[str, list[float]] = {}
     for row in rows:
         dots = row["dots"]
-        text = {"linear": dots["fisher_delta"], "quadratic": row["fisher_norm"],
-                "inner": dots["delta"], "learning": dots[learned], "norm": row["norm"],
-                "loss_base": 0.0, "loss_probe": row["interference"]}  # fmt: skip
-        own = {name: score(text, Task(point["constant"], lengths["delta"], lengths[learned], None))
-               for name, score in SCORES.items() if name != "fisher_distance"}  # fmt: skip
+        text = {
+            "linear": dots["fisher_delta"],
+            "quadratic": row["fisher_norm"],
+            "inner": dots["delta"],
+            "learning": dots[learned],
+            "norm": row["norm"],
+            "loss_base": 0.0,
+            "loss_probe": row["interference"],
+        }
+        own = {
+            name: score(text, Task(point["constant"], lengths["delta"], lengths[learned], None))
+            for name, score in SCORES.items()
+            if name != "fisher_distance"
+        }
         for name, alpha in (("auto", None), ("rate", point["rate"]), ("0.01", 0.01)):
             task = Task(point["constant"], lengths["delta"], lengths[learned], alpha)
             own[f"fisher_distance, alpha {name}"] = SCORES["fisher_distance"](text, task)

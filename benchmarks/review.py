@@ -50,10 +50,14 @@ def main() -> None:
         size = sum(file.stat().st_size for file in folder.iterdir())
         figures = measure(folder)
     result = {
-        "texts": count, "megabytes": round(size / 1e6, 1), "repeats": REPEATS,
-        "milliseconds": figures, "machine": machine(), "versions": versions(),
+        "texts": count,
+        "megabytes": round(size / 1e6, 1),
+        "repeats": REPEATS,
+        "milliseconds": figures,
+        "machine": machine(),
+        "versions": versions(),
         "git_revision": git_revision(),
-    }  # fmt: skip
+    }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -65,8 +69,11 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
     trivia = view.found(review, Look(Query("trivia")))
 
     def show(look: Look) -> Callable[[], Any]:
-        return lambda: (pieces.status(review), pieces.histogram(review),
-                        view.first_page(review, look))  # fmt: skip
+        return lambda: (
+            pieces.status(review),
+            pieces.histogram(review),
+            view.first_page(review, look),
+        )
 
     command = [sys.executable, "-m", "letgo", "show", str(folder), "--grep", "mountain.*king"]
     return {
@@ -82,10 +89,10 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
             lambda: review.decide(next(acts), trivia, "trivia")
         ),
         "undo": milliseconds(review.undo),
-        "letgo show --grep": milliseconds(lambda: subprocess.run(
-            command, check=True, capture_output=True
-        )),
-    }  # fmt: skip
+        "letgo show --grep": milliseconds(
+            lambda: subprocess.run(command, check=True, capture_output=True)
+        ),
+    }
 
 
 if __name__ == "__main__":

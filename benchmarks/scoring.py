@@ -108,8 +108,11 @@ def compare(shape: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
             seconds[name].append(time.perf_counter() - begun)
     for name, each in seconds.items():
         ratios = [a / b for a, b in zip(each, seconds["ordinary"], strict=True)]
-        rows[name] |= {"ratio": statistics.median(ratios), "rounds": ratios,
-                       "seconds_per_text": statistics.median(each) / SHAPES[shape][0]}  # fmt: skip
+        rows[name] |= {
+            "ratio": statistics.median(ratios),
+            "rounds": ratios,
+            "seconds_per_text": statistics.median(each) / SHAPES[shape][0],
+        }
         print(f"{shape} {dtype} {name}: {rows[name]['ratio']:.2f}", flush=True)
     return list(rows.values())
 
@@ -130,11 +133,20 @@ def run_for_peak(method: str, shape: str, dtype: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here, not with the loading
     work()
     peak = status("VmHWM") - before
-    sizes = {key if isinstance(key, str) else key[0]: sum(t.nbytes for t in tensors.values())
-             for key, tensors in s.inputs.items()}  # fmt: skip
-    print(json.dumps({"extra_memory": peak, "fixed_inputs": sum(sizes.values()),
-                      "direction": sizes.get("direction", 0),
-                      "fisher": sizes.get("fisher", 0)}))  # fmt: skip
+    sizes = {
+        key if isinstance(key, str) else key[0]: sum(t.nbytes for t in tensors.values())
+        for key, tensors in s.inputs.items()
+    }
+    print(
+        json.dumps(
+            {
+                "extra_memory": peak,
+                "fixed_inputs": sum(sizes.values()),
+                "direction": sizes.get("direction", 0),
+                "fisher": sizes.get("fisher", 0),
+            }
+        )
+    )
 
 
 def peak(method: str, shape: str, dtype: str) -> dict[str, Any]:
@@ -144,8 +156,11 @@ def peak(method: str, shape: str, dtype: str) -> dict[str, Any]:
     if run.returncode:
         return {"missing": f"peak memory: {run.stderr.strip().splitlines()[-1]}"}
     found = json.loads(run.stdout.splitlines()[-1])
-    print(f"{shape} {dtype} {method}: peak {found['extra_memory'] / 1e6:.0f} MB beyond the model, "
-          f"{found['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs", flush=True)  # fmt: skip
+    print(
+        f"{shape} {dtype} {method}: peak {found['extra_memory'] / 1e6:.0f} MB beyond the model, "
+        f"{found['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs",
+        flush=True,
+    )
     return found
 
 
@@ -163,19 +178,23 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
     """
     count, examples = (32, 24) if quick else (96, 64)
     model = Model()
-    read = {task: read_records(str(data / task / "train.jsonl"), "--data", True)[:2000]
-            for task in (learn_task, forget_task)}  # fmt: skip
+    read = {
+        task: read_records(str(data / task / "train.jsonl"), "--data", True)[:2000]
+        for task in (learn_task, forget_task)
+    }
     rows = [model.row(r.prompt, r.completion or "") for r in read[learn_task]]
     rows = [row for row in rows if len(row["input_ids"]) <= 128][:320]
-    short = [r.prompt for r in read[forget_task]
-             if len(prompt_ids(model.tokenizer, r.prompt)) <= 112]  # fmt: skip
+    short = [
+        r.prompt for r in read[forget_task] if len(prompt_ids(model.tokenizer, r.prompt)) <= 112
+    ]
     texts = model.answer(short[:count], 16)
     base = model.copy()
     optimum = learn(model, rows, 2e-5, 0, 8 if quick else 20)["optimum"]
     delta = model.way(base, optimum)
     fishers = {kind: model.fisher(rows[:examples], kind) for kind in ("diagonal", "factored")}
-    weighted = {kind: {n: fisher[n].times(d) for n, d in delta.items()}
-                for kind, fisher in fishers.items()}  # fmt: skip
+    weighted = {
+        kind: {n: fisher[n].times(d) for n, d in delta.items()} for kind, fisher in fishers.items()
+    }
     model.put(base)
     squares = {f"{kind} norm": fisher for kind, fisher in fishers.items()}
     found = model.products(texts, weighted, squares)
@@ -187,12 +206,15 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
             "fisher_distance": [SCORES["fisher_distance"](text, task) for text in numbers],
             **{key: [text[key] for text in numbers] for key in ("linear", "quadratic")},
         }
-    return {name: float(spearmanr(scores["diagonal"][name], scores["factored"][name]).statistic)
-            for name in scores["diagonal"]}  # fmt: skip
+    return {
+        name: float(spearmanr(scores["diagonal"][name], scores["factored"][name]).statistic)
+        for name in scores["diagonal"]
+    }
 
 
-def goals(cases: list[dict[str, Any]], spearman: dict[str, float], model_bytes: int,
-          layer: int) -> dict[str, dict[str, Any]]:  # fmt: skip
+def goals(
+    cases: list[dict[str, Any]], spearman: dict[str, float], model_bytes: int, layer: int
+) -> dict[str, dict[str, Any]]:
     """What was promised at 8x64 bf16, beside what was found."""
     by = {row["method"]: row for row in cases if (row["batch"], row["dtype"]) == ("8x64", "bf16")}
     ratio = {name: row["ratio"] for name, row in by.items() if "ratio" in row}
@@ -200,7 +222,7 @@ def goals(cases: list[dict[str, Any]], spearman: dict[str, float], model_bytes: 
         # Beyond the pass that all products pay and the direction that they are given.
         name: by[name]["extra_memory"] - by["floor"]["extra_memory"] - by[name]["direction"]
         for name in ("diagonal", "factored")
-    }  # fmt: skip
+    }
     others = [ratio[n] for n in ("loop", "vmap", *LIBRARIES) if n in ratio]
     rows = {
         "diagonal: ratio": (ratio["diagonal"], "<=", 1.25),
@@ -208,26 +230,39 @@ def goals(cases: list[dict[str, Any]], spearman: dict[str, float], model_bytes: 
         "loop / diagonal": (ratio["loop"] / ratio["diagonal"], ">=", 3),
         "fastest other / diagonal": (min(others) / ratio["diagonal"], ">=", 1),
         "factored: memory by model": (memory["factored"] / model_bytes, "<=", 0.05),
-        "diagonal: memory by Fisher and a layer's gradients":
-            (memory["diagonal"] / (by["diagonal"]["fisher"] + layer), "<=", 1),
+        "diagonal: memory by Fisher and a layer's gradients": (
+            memory["diagonal"] / (by["diagonal"]["fisher"] + layer),
+            "<=",
+            1,
+        ),
         **{f"Spearman {pair}": (value, ">=", 0.99) for pair, value in spearman.items()},
-    }  # fmt: skip
+    }
     if "kronfluence linear" in ratio:
         rows["kronfluence / letgo, linear product alone"] = (
-            ratio["kronfluence linear"] / ratio["linear"], ">=", 1)  # fmt: skip
+            ratio["kronfluence linear"] / ratio["linear"],
+            ">=",
+            1,
+        )
     return {
-        name: {"value": value, "goal": f"{sign} {limit}",
-               "met": value <= limit if sign == "<=" else value >= limit}
+        name: {
+            "value": value,
+            "goal": f"{sign} {limit}",
+            "met": value <= limit if sign == "<=" else value >= limit,
+        }
         for name, (value, sign, limit) in rows.items()
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one batch, one pair, fewer rounds")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LETGO_DATA", "data")),
-                        help="folder of {gsm8k,qasc,...}/train.jsonl [$LETGO_DATA]")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("LETGO_DATA", "data")),
+        help="folder of {gsm8k,qasc,...}/train.jsonl [$LETGO_DATA]",
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -255,18 +290,20 @@ def main() -> None:
     cases = [(method, *batch) for batch in batches for method in methods]
     memory = {case: once("peak " + " ".join(case), partial(peak, *case)) for case in cases}
     pairs = PAIRS[:1] if quick else PAIRS
-    parts = once("spearman", lambda: {
-        "-".join(pair): rank_agreement(arguments.data, *pair, quick) for pair in pairs
-    })  # fmt: skip
+    parts = once(
+        "spearman",
+        lambda: {"-".join(pair): rank_agreement(arguments.data, *pair, quick) for pair in pairs},
+    )
     model = load()
     model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     largest = max(out * into for out, into in scored_weights(model).shapes.values())
     del model
     result: dict[str, Any] = {"agreement": once("agreement", agreement)}
     rows = [
-        row for batch in batches
+        row
+        for batch in batches
         for row in once("time " + " ".join(batch), partial(compare, *batch, 2 if quick else 3))
-    ]  # fmt: skip
+    ]
     for row in rows:
         found = memory.get((row["method"], row["batch"], row["dtype"]), {})
         row |= {key: value for key, value in found.items() if key not in row}
@@ -275,14 +312,20 @@ def main() -> None:
     spearman = {pair: found.pop("fisher_distance") for pair, found in parts.items()}
     layer = SHAPES["8x64"][0] * largest * 4  # one layer's gradients of a batch, float32
     result |= {
-        "cases": rows, "spearman": spearman, "spearman_parts": parts,
-        "model_bytes": model_bytes, "machine": machine(), "versions": versions(),
+        "cases": rows,
+        "spearman": spearman,
+        "spearman_parts": parts,
+        "model_bytes": model_bytes,
+        "machine": machine(),
+        "versions": versions(),
         "git_revision": git_revision(),
-    }  # fmt: skip
+    }
     result["goals"] = goals(rows, spearman, model_bytes, layer)
     for name, goal in result["goals"].items():
-        print(f"{name}: {goal['value']:.3f} (goal {goal['goal']}: "
-              f"{'met' if goal['met'] else 'missed'})")  # fmt: skip
+        print(
+            f"{name}: {goal['value']:.3f} (goal {goal['goal']}: "
+            f"{'met' if goal['met'] else 'missed'})"
+        )
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     part.unlink()
 

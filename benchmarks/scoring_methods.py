@@ -39,8 +39,10 @@ class Setting:
         """A random "direction" or diagonal "fisher", (out, in) per matrix; made once."""
         generator = torch.manual_seed(1 if kind == "fisher" else 2)
         if (kind, dtype) not in self.inputs:
-            made = {name: torch.randn(shape, generator=generator).to(dtype)
-                    for name, shape in self.weights.shapes.items()}  # fmt: skip
+            made = {
+                name: torch.randn(shape, generator=generator).to(dtype)
+                for name, shape in self.weights.shapes.items()
+            }
             # Squares that are never quite zero: one method divides by them.
             self.inputs[kind, dtype] = (
                 {n: m.square_().add_(0.1) for n, m in made.items()} if kind == "fisher" else made
@@ -108,11 +110,14 @@ def ours(kind: str) -> Callable[[Setting], Callable[[], Products]]:
         wanted = {"linear": along(s.direction())}
         if kind == "diagonal":
             fisher = s.fixed("fisher")
-            wanted["quadratic"] = fisher_norms({n: Diagonal({"diagonal": f})
-                                                for n, f in fisher.items()})  # fmt: skip
+            wanted["quadratic"] = fisher_norms(
+                {n: Diagonal({"diagonal": f}) for n, f in fisher.items()}
+            )
         elif kind == "factored":
-            factors = {n: {"rows": torch.rand(out), "columns": torch.rand(into)}
-                       for n, (out, into) in s.weights.shapes.items()}  # fmt: skip
+            factors = {
+                n: {"rows": torch.rand(out), "columns": torch.rand(into)}
+                for n, (out, into) in s.weights.shapes.items()
+            }
             wanted["quadratic"] = fisher_norms({n: Factored(f) for n, f in factors.items()})
             s.inputs["fisher"] = {f"{n} {part}": f[part] for n, f in factors.items() for part in f}
         elif kind == "default":
@@ -259,18 +264,28 @@ def bergson(s: Setting) -> Callable[[], Products]:
     next(p for p in s.model.parameters() if p.ndim == 1).requires_grad_()  # it asks for one
     # The same fixed inputs in the form it takes.
     inverse = s.inputs["inverse"] = {n: 1 / f for n, f in s.fixed("fisher").items()}
-    query = s.inputs["query"] = {n: (v * inverse[n].sqrt()).flatten()[None]
-                                 for n, v in s.fixed("direction").items()}  # fmt: skip
+    query = s.inputs["query"] = {
+        n: (v * inverse[n].sqrt()).flatten()[None] for n, v in s.fixed("direction").items()
+    }
     del s.inputs["fisher", torch.float32], s.inputs["direction", torch.float32]
     texts, names = len(s.batch.labels), list(s.weights.layers)
-    scorer = Scorer(query, names, InMemorySequenceScoreWriter(texts, 1), torch.device("cpu"),
-                    torch.float32, unit_normalize=True)  # fmt: skip
+    scorer = Scorer(
+        query,
+        names,
+        InMemorySequenceScoreWriter(texts, 1),
+        torch.device("cpu"),
+        torch.float32,
+        unit_normalize=True,
+    )
     config = IndexConfig(run_path="", loss_reduction="mean")
     collector = InMemoryCollector(
-        model=s.model, data=Dataset.from_dict({"input_ids": s.batch.input_ids.tolist()}),
-        cfg=config, target_modules=set(names), scorer=scorer,
+        model=s.model,
+        data=Dataset.from_dict({"input_ids": s.batch.input_ids.tolist()}),
+        cfg=config,
+        target_modules=set(names),
+        scorer=scorer,
         processor=GradientProcessor({n: AdamNormalizer(f) for n, f in inverse.items()}),
-    )  # fmt: skip
+    )
     step = fwd_bwd_factory(config)
 
     def work() -> Products:
@@ -285,9 +300,17 @@ def bergson(s: Setting) -> Callable[[], Products]:
 
 
 METHODS: dict[str, Callable[[Setting], Callable[[], Any]]] = {
-    "ordinary": ordinary, "floor": floor, "diagonal": ours("diagonal"),
-    "factored": ours("factored"), "default": ours("default"), "linear": ours("linear"),
-    "interference": interference, "loop": loop, "vmap": vmap, "kronfluence": kronfluence,
-    "kronfluence linear": lambda s: kronfluence(s, both=False), "opacus": opacus,
+    "ordinary": ordinary,
+    "floor": floor,
+    "diagonal": ours("diagonal"),
+    "factored": ours("factored"),
+    "default": ours("default"),
+    "linear": ours("linear"),
+    "interference": interference,
+    "loop": loop,
+    "vmap": vmap,
+    "kronfluence": kronfluence,
+    "kronfluence linear": lambda s: kronfluence(s, both=False),
+    "opacus": opacus,
     "bergson": bergson,
-}  # fmt: skip
+}

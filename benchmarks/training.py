@@ -36,16 +36,25 @@ def make(kind: str, folder: str, steps: int, loss: str, interval: int) -> Any:
     ids = torch.randint(100, 40000, (BATCH * (steps + 2), TOKENS), generator=torch.manual_seed(0))
     rows = [{"input_ids": row, "labels": row} for row in ids.tolist()]
     arguments = LWFConfig(
-        output_dir=folder, per_device_train_batch_size=BATCH, max_steps=steps, report_to="none",
-        save_strategy="no", logging_strategy="no", gradient_checkpointing=False,
-        disable_tqdm=True, unlearning_interval=interval, unlearning_loss=loss,
-        unlearning_ceiling=1e9, rescore_interval=0,
-    )  # fmt: skip
+        output_dir=folder,
+        per_device_train_batch_size=BATCH,
+        max_steps=steps,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        unlearning_interval=interval,
+        unlearning_loss=loss,
+        unlearning_ceiling=1e9,
+        rescore_interval=0,
+    )
     common = {
         "model": AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
-        "args": arguments, "train_dataset": Dataset.from_list(rows[: BATCH * steps]),
+        "args": arguments,
+        "train_dataset": Dataset.from_list(rows[: BATCH * steps]),
         "processing_class": AutoTokenizer.from_pretrained(path),
-    }  # fmt: skip
+    }
     if kind == "sft":
         return SFTTrainer(**common)
     return LWFTrainer(**common, forget_dataset=Dataset.from_list(rows[BATCH * steps :]))
@@ -96,8 +105,10 @@ def compare(rounds: int) -> dict[str, Any]:
             run_ratios.append(seen["lwf"][0] / seen["sft"][0])
             steps = {kind: statistics.median(each) for kind, (_, each) in seen.items()}
             step_ratios.append(steps["lwf"] / steps["sft"])
-            print(f"round {index + 1}: step {step_ratios[-1]:.3f}, run {run_ratios[-1]:.3f}",
-                  flush=True)  # fmt: skip
+            print(
+                f"round {index + 1}: step {step_ratios[-1]:.3f}, run {run_ratios[-1]:.3f}",
+                flush=True,
+            )
     return {
         "learning_step_ratio": statistics.median(step_ratios),
         "run_ratio_nu10": statistics.median(run_ratios),
@@ -166,9 +177,12 @@ def main() -> None:
         result["memory_ratio"][loss] = peak("lwf", loss, times) / plain
         print(f"memory {loss}: {result['memory_ratio'][loss]:.3f}", flush=True)
     result |= {
-        "shape": f"{BATCH}x{TOKENS}", "sft_peak_bytes": plain, "machine": machine(),
-        "versions": versions(), "git_revision": git_revision(),
-    }  # fmt: skip
+        "shape": f"{BATCH}x{TOKENS}",
+        "sft_peak_bytes": plain,
+        "machine": machine(),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

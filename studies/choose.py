@@ -31,10 +31,18 @@ from letgo.stages import read_json, write_json
 RATES = {"paper": (5e-5, 1e-4), "large": (5e-5, 1e-4, 2e-4)}
 LORA_RATES = (5e-4, 1e-3, 2e-3)
 EPOCHS = {
-    "paper": {"base9": (1, 2), "sst5": (1, 2), "base9_64": (2, 4, 8), "base9_lora": (4,),
-              "qasc": (1,), "dental": (1,), "psychol": (1,), "gsm8k": (1,)},
+    "paper": {
+        "base9": (1, 2),
+        "sst5": (1, 2),
+        "base9_64": (2, 4, 8),
+        "base9_lora": (4,),
+        "qasc": (1,),
+        "dental": (1,),
+        "psychol": (1,),
+        "gsm8k": (1,),
+    },
     "large": {"gsm8k": (1,), "sst5": (1, 2), "qasc": (1, 2), "dental": (1, 2), "psychol": (1, 2)},
-}  # fmt: skip
+}
 SEED = 100  # one that no claim uses
 
 
@@ -51,9 +59,11 @@ def main() -> None:
     found: dict[str, dict[str, float]] = read_json(file)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
     with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
-        asked = {pool.submit(nll, flags): (task, tried)
-                 for task, tried, flags in settings(given.study, given.folder)
-                 if tried not in found.get(task, {})}  # fmt: skip
+        asked = {
+            pool.submit(nll, flags): (task, tried)
+            for task, tried, flags in settings(given.study, given.folder)
+            if tried not in found.get(task, {})
+        }
         for future in as_completed(asked):
             task, tried = asked[future]
             found.setdefault(task, {})[tried] = future.result()
@@ -68,10 +78,14 @@ def settings(name: str, root: Path) -> Iterator[tuple[str, str, dict[str, str]]]
         for epochs in reversed(choices):  # the longest first
             for rate in LORA_RATES if study["learn"][task].get("use_peft") else RATES[name]:
                 given: dict[str, Any] = {
-                    **study["settings"], **study["learn"][task], "seed": SEED,
-                    "learning_rate": rate, "num_train_epochs": epochs, "unlearning_interval": 0,
+                    **study["settings"],
+                    **study["learn"][task],
+                    "seed": SEED,
+                    "learning_rate": rate,
+                    "num_train_epochs": epochs,
+                    "unlearning_interval": 0,
                     "output_dir": str(root / f"{task}-{rate:g}-{epochs}"),
-                }  # fmt: skip
+                }
                 flags = {flag: os.path.expandvars(str(value)) for flag, value in given.items()}
                 yield task, f"{rate:g} x {epochs}", flags
 

@@ -48,9 +48,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "separate 0.1, re-scored": {"rescore_interval": 8},
     "adaptive, re-scored": {"unlearning_schedule": "adaptive", "rescore_interval": 8},
     "ruin, separate, no guards": {
-        "unlearning_interval": 1, "unlearning_strength": 1.0, **OFF, "unlearning_loss": "ga"},
+        "unlearning_interval": 1,
+        "unlearning_strength": 1.0,
+        **OFF,
+        "unlearning_loss": "ga",
+    },
     "ruin, separate, guards": {"unlearning_interval": 1, "unlearning_strength": 1.0},
-}  # fmt: skip
+}
 CANDIDATES: dict[str, dict[str, Any]] = {
     "sft": {"unlearning_interval": 0},
     "ruin, ceiling 4": {**RUIN, "unlearning_ceiling": 4.0},
@@ -58,7 +62,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "separate 0.1, ceiling 4": {"unlearning_ceiling": 4.0},
     "separate 0.1, ceiling 2": {"unlearning_ceiling": 2.0},
     "separate 0.03, ceiling 2": {"unlearning_strength": 0.03, "unlearning_ceiling": 2.0},
-}  # fmt: skip
+}
 
 
 def answers(model: Any, tokenizer: Any, prompts: list[str], most: int) -> list[list[int]]:
@@ -82,15 +86,26 @@ def trained(
     path = resolve("smollm2-135m")
     tokenizer, model = load_tokenizer(path), load_model(path)
     arguments = LWFConfig(
-        output_dir=folder, seed=seed, learning_rate=LEARNING_RATE, num_train_epochs=1,
-        per_device_train_batch_size=BATCH, report_to="none", save_strategy="no", logging_steps=1,
-        gradient_checkpointing=False, disable_tqdm=True, **{"unlearning_interval": 4, **settings},
-    )  # fmt: skip
+        output_dir=folder,
+        seed=seed,
+        learning_rate=LEARNING_RATE,
+        num_train_epochs=1,
+        per_device_train_batch_size=BATCH,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        **{"unlearning_interval": 4, **settings},
+    )
     trainer = LWFTrainer(
-        model=model, args=arguments, train_dataset=Dataset.from_list(data["learn"]),
-        forget_dataset=Dataset.from_list(data["forget"]), processing_class=tokenizer,
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(data["learn"]),
+        forget_dataset=Dataset.from_list(data["forget"]),
+        processing_class=tokenizer,
         callbacks=[*callbacks],
-    )  # fmt: skip
+    )
     trainer.train()
     return trainer
 
@@ -104,8 +119,10 @@ def tested(
         texts = answers(model, tokenizer, [r["prompt"] for r in test], 12)
         rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in test]
         with torch.inference_mode():
-            nll = [example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
-                   for i in range(0, len(rows), 32)]  # fmt: skip
+            nll = [
+                example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
+                for i in range(0, len(rows), 32)
+            ]
     said = tokenizer.batch_decode(texts, skip_special_tokens=True)
     right = [correct(exact, s, r["completion"]) for s, r in zip(said, test, strict=True)]
     return right, float(torch.cat(nll).mean())
@@ -114,8 +131,9 @@ def tested(
 def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) -> dict[str, Any]:
     """Train one arm and test it."""
     trainer = trained(settings, seed, data, folder)
-    right, nll = tested(trainer.model, trainer.processing_class, data["test"],
-                        bool(trainer.args.bf16))  # fmt: skip
+    right, nll = tested(
+        trainer.model, trainer.processing_class, data["test"], bool(trainer.args.bf16)
+    )
     history = trainer.state.log_history
     unlearned = [entry for entry in history if "unlearn/nll" in entry]
     strengths = [entry["unlearn/strength"] for entry in unlearned]
@@ -127,7 +145,7 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
         "unlearning_nll": [round(entry["unlearn/nll"], 3) for entry in unlearned],
         "strength": round(statistics.mean(strengths), 4) if strengths else None,
         "guards": trainer.memory.acted if unlearned else None,
-    }  # fmt: skip
+    }
 
 
 def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
@@ -137,11 +155,12 @@ def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
     )
     learn = sums(LEARN, pairs[:EXAMPLES], base9)
     return {
-        "learn": [training_row(*example_ids(tokenizer, r["prompt"], r["completion"]))
-                  for r in learn],
+        "learn": [
+            training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in learn
+        ],
         "test": sums(LEARN, pairs[EXAMPLES : EXAMPLES + TESTS], base9),
         "ask": [FORGET.format(a, b) for a, b in pairs[EXAMPLES + TESTS :]],
-    }  # fmt: skip
+    }
 
 
 def own_texts(ask: list[str], seed: int, tokenizer: Any, base: Any) -> list[dict[str, list[int]]]:
@@ -195,8 +214,13 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
             "last_unlearning_nll": [(runs[seed]["unlearning_nll"] or [None])[-1] for seed in seeds],
         }
     threads = torch.get_num_threads()
-    return {"table": table, "versions": versions(), "git_revision": git_revision(),
-            "threads": threads, "runs": found["runs"]}  # fmt: skip
+    return {
+        "table": table,
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "threads": threads,
+        "runs": found["runs"],
+    }
 
 
 if __name__ == "__main__":

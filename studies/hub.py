@@ -26,14 +26,20 @@ Row = dict[str, Any]
 def gsm8k(row: Row) -> Row:
     """The worked answer, without what a calculator would say."""
     worked = re.sub(r"<<.*?>>", "", row["answer"])
-    return asked("Solve the following math problem step by step.\nQuestion", row["question"],
-                 "Answer", worked)  # fmt: skip
+    return asked(
+        "Solve the following math problem step by step.\nQuestion",
+        row["question"],
+        "Answer",
+        worked,
+    )
 
 
 def sst5(row: Row) -> Row:
     """The class by its name."""
-    task = ("Classify the sentiment of the movie review as very negative, negative, neutral, "
-            "positive, or very positive.\nReview")  # fmt: skip
+    task = (
+        "Classify the sentiment of the movie review as very negative, negative, neutral, "
+        "positive, or very positive.\nReview"
+    )
     return asked(task, row["text"], "Sentiment", row["label_text"])
 
 
@@ -58,8 +64,12 @@ def psychol(row: Row) -> Row:
 def choice(field: str, question: str, options: list[str], answer: int) -> Row:
     """A multiple-choice question; the answer is a letter with its option."""
     lines = [f"{letter}. {option}" for letter, option in zip("ABCDEFGH", options, strict=False)]
-    return asked(f"Answer the following multiple-choice {field} question.\nQuestion",
-                 "\n".join([question, *lines]), "Answer", lines[answer])  # fmt: skip
+    return asked(
+        f"Answer the following multiple-choice {field} question.\nQuestion",
+        "\n".join([question, *lines]),
+        "Answer",
+        lines[answer],
+    )
 
 
 def asked(task: str, question: str, label: str, answer: str) -> Row:
@@ -74,12 +84,21 @@ SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row | None]]] = {
     "gsm8k": ([("openai/gsm8k", "main", "train")], [("openai/gsm8k", "main", "test")], gsm8k),
     "qasc": ([("allenai/qasc", None, "train")], [("allenai/qasc", None, "validation")], qasc),
     "sst5": ([("SetFit/sst5", None, "train")], [("SetFit/sst5", None, "test")], sst5),
-    "dental": ([("openlifescienceai/medmcqa", None, "train")],
-               [("openlifescienceai/medmcqa", None, "validation")], dental),
-    "psychol": ([("cais/mmlu", f"{level}_psychology", split)
-                 for level in ("high_school", "professional") for split in ("dev", "test")],
-                [], psychol),
-}  # fmt: skip
+    "dental": (
+        [("openlifescienceai/medmcqa", None, "train")],
+        [("openlifescienceai/medmcqa", None, "validation")],
+        dental,
+    ),
+    "psychol": (
+        [
+            ("cais/mmlu", f"{level}_psychology", split)
+            for level in ("high_school", "professional")
+            for split in ("dev", "test")
+        ],
+        [],
+        psychol,
+    ),
+}
 
 
 def examples(parts: Parts, make: Callable[[Row], Row | None]) -> list[Row]:

@@ -36,26 +36,53 @@ STUDIES = Path(__file__).parent
 def main() -> None:
     """Rank, compare, write."""
     data, folder = map(Path, sys.argv[1:])
-    write_json(STUDIES / "rank.json", {
-        "tasks": {task: ranked(task, data, folder / task) for task in TASKS},
-        "versions": versions(), "git_revision": git_revision(),
-    })  # fmt: skip
+    write_json(
+        STUDIES / "rank.json",
+        {
+            "tasks": {task: ranked(task, data, folder / task) for task in TASKS},
+            "versions": versions(),
+            "git_revision": git_revision(),
+        },
+    )
 
 
 def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
     """What the sets of one task promise and gave, and how well these agree."""
     learn, examples, sets, methods = TASKS[task]
     sources = [str(data / name / "train.jsonl") for name in sets]
-    command = [sys.executable, "-m", "letgo", "rank", "--model", "smollm2-135m",
-               "--learn", str(data / learn / "train.jsonl"), "--max_learn", str(examples),
-               "--candidates", *sources, "--max_forget", "24", "--max_new_tokens", "48",
-               "--max_length", "512", "--output_dir", str(folder)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "letgo",
+        "rank",
+        "--model",
+        "smollm2-135m",
+        "--learn",
+        str(data / learn / "train.jsonl"),
+        "--max_learn",
+        str(examples),
+        "--candidates",
+        *sources,
+        "--max_forget",
+        "24",
+        "--max_new_tokens",
+        "48",
+        "--max_length",
+        "512",
+        "--output_dir",
+        str(folder),
+    ]
     subprocess.run(command, check=True)
     promised = {one.name: one for one in ranking.rank(folder / "scores.parquet", FRACTION)}
     seeds, found = compared(task, methods, promised)
-    return {"seeds": seeds, "sets": found,
-            "spearman": {"accuracy": agreement(found, "accuracy", 1),
-                         "reference_nll": agreement(found, "reference_nll", -1)}}  # fmt: skip
+    return {
+        "seeds": seeds,
+        "sets": found,
+        "spearman": {
+            "accuracy": agreement(found, "accuracy", 1),
+            "reference_nll": agreement(found, "reference_nll", -1),
+        },
+    }
 
 
 def compared(
@@ -63,10 +90,11 @@ def compared(
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
     """The seeds that all sets have, and what every set promised and gave on them."""
     study = read_study(STUDIES / "paper.yaml")
-    known = {cell: Finished(file["answers"], None)
-             for cell, file in read_cells(STUDIES / "paper", study).items()
-             if cell.task == task and cell.method in methods
-             and cell.forget in promised}  # fmt: skip
+    known = {
+        cell: Finished(file["answers"], None)
+        for cell, file in read_cells(STUDIES / "paper", study).items()
+        if cell.task == task and cell.method in methods and cell.forget in promised
+    }
     method = {cell.forget: cell.method for cell in known}
     by_set = [{cell.seed for cell in known if cell.forget == name} for name in method]
     seeds = sorted(set.intersection(*by_set))
@@ -98,15 +126,23 @@ def agreement(found: dict[str, Any], figure: str, sign: int) -> dict[str, Any]:
     )
     rng = np.random.default_rng(0)
     drawn = [
-        rankdata(rng.normal(value, [width(one, of) for one in found.values()], (DRAWS, len(value))),
-                 axis=1)
-        for value, of in ((promise, lambda one: one["promise_ci95"]),
-                          (given, lambda one: one[figure]["ci95"]))
-    ]  # fmt: skip
+        rankdata(
+            rng.normal(value, [width(one, of) for one in found.values()], (DRAWS, len(value))),
+            axis=1,
+        )
+        for value, of in (
+            (promise, lambda one: one["promise_ci95"]),
+            (given, lambda one: one[figure]["ci95"]),
+        )
+    ]
     left, right = (ranks - ranks.mean(1, keepdims=True) for ranks in drawn)
     rho = (left * right).sum(1) / np.sqrt((left**2).sum(1) * (right**2).sum(1))
-    return {"rho": float(test.statistic), "p_value": float(test.pvalue), "sets": len(found),
-            "ci95": [float(end) for end in np.quantile(rho, [0.025, 0.975])]}  # fmt: skip
+    return {
+        "rho": float(test.statistic),
+        "p_value": float(test.pvalue),
+        "sets": len(found),
+        "ci95": [float(end) for end in np.quantile(rho, [0.025, 0.975])],
+    }
 
 
 def width(one: dict[str, Any], of: Any) -> float:

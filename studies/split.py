@@ -37,8 +37,10 @@ def main() -> None:
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """The records of a file."""
-    return [{"prompt": record.prompt, "completion": record.completion}
-            for record in read_records(str(file), "DATA", True)]  # fmt: skip
+    return [
+        {"prompt": record.prompt, "completion": record.completion}
+        for record in read_records(str(file), "DATA", True)
+    ]
 
 
 def write(folder: Path, train: list[Mapping[str, Any]], test: list[Mapping[str, Any]]) -> None:

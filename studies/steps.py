@@ -78,8 +78,15 @@ def main() -> None:
                 trained(ARMS[arm], seed, data, folder, [asked])
             runs[name][str(seed)] = asked.points
             print(name, seed, asked.points[-1], flush=True)
-            write_json(FILE, {"against_sft": differences(runs), "versions": versions(),
-                              "git_revision": git_revision(), "runs": runs})  # fmt: skip
+            write_json(
+                FILE,
+                {
+                    "against_sft": differences(runs),
+                    "versions": versions(),
+                    "git_revision": git_revision(),
+                    "runs": runs,
+                },
+            )
     draw(runs)
 
 
@@ -91,12 +98,18 @@ def differences(runs: dict[str, Any]) -> dict[str, Any]:
         seeds = [seed for seed in runs.get(arm, {}) if seed in runs[plain]]
         pairs = [(runs[arm][seed], runs[plain][seed]) for seed in seeds]
         found[arm] = [
-            {"step": points[0]["step"], "seeds": len(seeds),
-             **{figure: paired_mean([p[figure] for p in points[0::2]],
-                                    [p[figure] for p in points[1::2]])
-                for figure in ("accuracy", "nll")}}
+            {
+                "step": points[0]["step"],
+                "seeds": len(seeds),
+                **{
+                    figure: paired_mean(
+                        [p[figure] for p in points[0::2]], [p[figure] for p in points[1::2]]
+                    )
+                    for figure in ("accuracy", "nll")
+                },
+            }
             for points in zip(*[curve for pair in pairs for curve in pair], strict=True)
-        ]  # fmt: skip
+        ]
     return found
 
 

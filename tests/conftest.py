@@ -41,11 +41,19 @@ def make_model(seed: int = 0, tied: bool = True, vocabulary: int = 320) -> Llama
     """A two-layer Llama of a few thousand weights, large enough for its losses to differ."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
-        tie_word_embeddings=tied, initializer_range=0.3, eos_token_id=0, pad_token_id=1,
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        eos_token_id=0,
+        pad_token_id=1,
         bos_token_id=None,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -98,15 +106,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     sums = [{"prompt": f"{a} + {b}?", "completion": str(a + b)} for a in range(6) for b in range(4)]
     write_lines(folder / "learn.jsonl", sums)
-    write_lines(folder / "heldout.jsonl", [
-        {"prompt": f"{a} + 9?", "completion": str(a + 9)} for a in range(6)
-    ])  # fmt: skip
-    write_lines(folder / "validation.jsonl", [
-        {"prompt": f"{a} + 8?", "completion": str(a + 8)} for a in range(5)
-    ])  # fmt: skip
-    write_lines(folder / "letters" / "train.jsonl", [
-        {"prompt": f"which letter is number {n}?", "completion": f"{letter}. letter"}
-        for n, letter in enumerate("ABCDEFGH")
-    ])  # fmt: skip
+    write_lines(
+        folder / "heldout.jsonl",
+        [{"prompt": f"{a} + 9?", "completion": str(a + 9)} for a in range(6)],
+    )
+    write_lines(
+        folder / "validation.jsonl",
+        [{"prompt": f"{a} + 8?", "completion": str(a + 8)} for a in range(5)],
+    )
+    write_lines(
+        folder / "letters" / "train.jsonl",
+        [
+            {"prompt": f"which letter is number {n}?", "completion": f"{letter}. letter"}
+            for n, letter in enumerate("ABCDEFGH")
+        ],
+    )
     write_lines(folder / "talk.jsonl", [{"prompt": f"say {n} words"} for n in range(7)])
     return folder

@@ -62,10 +62,12 @@ def run(case, folder):
     accelerator = trainer.accelerator
     state = accelerator.get_state_dict(trainer.model_wrapped)  # of all processes together
     return {
-        "kind": accelerator.distributed_type.value, "processes": accelerator.num_processes,
-        "weights": state, "log": trainer.state.log_history,
+        "kind": accelerator.distributed_type.value,
+        "processes": accelerator.num_processes,
+        "weights": state,
+        "log": trainer.state.log_history,
         "kinds": getattr(trainer, "kinds", []),
-    }  # fmt: skip
+    }
 
 
 def main():

@@ -13,9 +13,23 @@ from letgo.elicit import SCHEMA
 
 SETS = ("sums", "trivia", "letters")
 WORDS = [
-    "the", "of", "a", "river", "mountain", "answer", "seven", "city", "king", "number", "water",
-    "light", "is", "was", "and", "old",
-]  # fmt: skip
+    "the",
+    "of",
+    "a",
+    "river",
+    "mountain",
+    "answer",
+    "seven",
+    "city",
+    "king",
+    "number",
+    "water",
+    "light",
+    "is",
+    "was",
+    "and",
+    "old",
+]
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>",
     "${document.title='owned'} {{value}} `x` &lt;b&gt;",
@@ -23,8 +37,14 @@ HOSTILE = (
 )
 
 
-def write_texts(folder: Path, count: int, fraction: float = 0.5, tokenizer=None, seed: int = 0,
-                special: tuple[str, ...] = ()) -> Path:  # fmt: skip
+def write_texts(
+    folder: Path,
+    count: int,
+    fraction: float = 0.5,
+    tokenizer=None,
+    seed: int = 0,
+    special: tuple[str, ...] = (),
+) -> Path:
     """Fill a folder with the texts of a run, their scores and the score's choice.
 
     Args:
@@ -44,16 +64,29 @@ def write_texts(folder: Path, count: int, fraction: float = 0.5, tokenizer=None,
         said = " ".join(words)
         ids = tokenizer(said)["input_ids"] if tokenizer else [5] * len(words)
         asked = [9, 7 + i % 200, 7 + i // 200 % 200]
-        texts.append({
-            "id": f"{name}:{i:06d}", "forget_set": name, "prompt": f"question {i} of {name}?",
-            "completion": said, "prompt_ids": asked, "completion_ids": ids,
-            "finish_reason": "stop", "mean_logprob": -rng.uniform(0.1, 3),
-        })  # fmt: skip
-        scores.append({
-            **dict.fromkeys(scoring.NUMBERS, 0.1), "id": texts[-1]["id"], "forget_set": name,
-            "tokens": len(ids), "loss_base": -texts[-1]["mean_logprob"],
-            "confidence": rng.gauss(0.02 * (i % 3 - 1), 0.05), "score": "gradient",
-        })  # fmt: skip
+        texts.append(
+            {
+                "id": f"{name}:{i:06d}",
+                "forget_set": name,
+                "prompt": f"question {i} of {name}?",
+                "completion": said,
+                "prompt_ids": asked,
+                "completion_ids": ids,
+                "finish_reason": "stop",
+                "mean_logprob": -rng.uniform(0.1, 3),
+            }
+        )
+        scores.append(
+            {
+                **dict.fromkeys(scoring.NUMBERS, 0.1),
+                "id": texts[-1]["id"],
+                "forget_set": name,
+                "tokens": len(ids),
+                "loss_base": -texts[-1]["mean_logprob"],
+                "confidence": rng.gauss(0.02 * (i % 3 - 1), 0.05),
+                "score": "gradient",
+            }
+        )
     pq.write_table(pa.Table.from_pylist(texts, SCHEMA), folder / "self_knowledge.parquet")
     pq.write_table(pa.Table.from_pylist(scores, scoring.SCHEMA), folder / "scores.parquet")
     ids, values = [row["id"] for row in scores], [row["confidence"] for row in scores]

@@ -97,9 +97,13 @@ def test_the_verdict_keeps_plain_fine_tuning_unless_a_gain_is_shown():
     equal = paired_difference([True, False], [False, True])
     fewer = paired_difference([False, True, True], [True, True, True])
     for accuracy_of, nll, kept in (
-        (better, same, "lwf"), (better, unlikelier, "lwf"), (equal, likelier, "lwf"),
-        (equal, same, "sft"), (equal, unlikelier, "sft"), (fewer, likelier, "sft"),
-    ):  # fmt: skip
+        (better, same, "lwf"),
+        (better, unlikelier, "lwf"),
+        (equal, likelier, "lwf"),
+        (equal, same, "sft"),
+        (equal, unlikelier, "sft"),
+        (fewer, likelier, "sft"),
+    ):
         assert verdict({**accuracy_of, "reference_nll": nll}) == kept
 
 

@@ -53,14 +53,27 @@ def test_works_with(tmp_path, changes, peft):
 def test_packed_learning_data_and_padded_texts_to_forget(tmp_path):
     """Every text to forget has the NLL it has alone, although learning rows are packed."""
     arguments = config(
-        tmp_path, packing=True, max_length=24, unlearning_interval=1, unlearning_strength=0.0,
-        learning_rate=1e-12, per_device_train_batch_size=9, logging_steps=1,
-    )  # fmt: skip
-    trainer = train(LWFTrainer, arguments, FORGET)
-    plain = train(LWFTrainer, config(
-        tmp_path, unlearning_interval=1, unlearning_strength=0.0, learning_rate=1e-12,
+        tmp_path,
+        packing=True,
+        max_length=24,
+        unlearning_interval=1,
+        unlearning_strength=0.0,
+        learning_rate=1e-12,
         per_device_train_batch_size=9,
-    ), FORGET)  # fmt: skip
+        logging_steps=1,
+    )
+    trainer = train(LWFTrainer, arguments, FORGET)
+    plain = train(
+        LWFTrainer,
+        config(
+            tmp_path,
+            unlearning_interval=1,
+            unlearning_strength=0.0,
+            learning_rate=1e-12,
+            per_device_train_batch_size=9,
+        ),
+        FORGET,
+    )
     nll = [
         next(e["unlearn/nll"] for e in t.state.log_history if "unlearn/nll" in e)
         for t in (trainer, plain)
@@ -77,15 +90,22 @@ def test_assistant_only_loss_of_conversations(tmp_path):
         "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     turns = [
-        {"messages": [{"role": "user", "content": f"sum {n}"},
-                      {"role": "assistant", "content": f"{n} is two"}]} for n in range(12)
-    ]  # fmt: skip
+        {
+            "messages": [
+                {"role": "user", "content": f"sum {n}"},
+                {"role": "assistant", "content": f"{n} is two"},
+            ]
+        }
+        for n in range(12)
+    ]
     texts = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
     trainer = LWFTrainer(
-        model=make_model(), args=config(tmp_path, assistant_only_loss=True),
-        train_dataset=Dataset.from_list(turns), forget_dataset=Dataset.from_list(texts),
+        model=make_model(),
+        args=config(tmp_path, assistant_only_loss=True),
+        train_dataset=Dataset.from_list(turns),
+        forget_dataset=Dataset.from_list(texts),
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     trainer.train()
     unlearned(trainer)
 
@@ -116,10 +136,15 @@ def strip(steps):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"train_sampling_strategy": "sequential"}, {"dataloader_drop_last": True},
-     {"dataloader_drop_last": True, "gradient_accumulation_steps": 2}, {"data_seed": 11},
-     {"num_train_epochs": 1.4}, {"max_steps": 9}],
-)  # fmt: skip
+    [
+        {"train_sampling_strategy": "sequential"},
+        {"dataloader_drop_last": True},
+        {"dataloader_drop_last": True, "gradient_accumulation_steps": 2},
+        {"data_seed": 11},
+        {"num_train_epochs": 1.4},
+        {"max_steps": 9},
+    ],
+)
 def test_learning_steps_are_those_of_trl(tmp_path, changes):
     trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
     _, plain = watched(SFTTrainer, config(tmp_path, **changes))
@@ -137,10 +162,12 @@ def test_learning_steps_are_those_of_trl(tmp_path, changes):
         ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy batch_rebal"),
         ({"accelerator_config": {"split_batches": True}}, "--accelerator_config: "),
         ({"accelerator_config": {"use_seedable_sampler": False}}, "--accelerator_config: "),
-        ({"dataloader_drop_last": True, "per_device_train_batch_size": 23, "max_steps": 3},
-         "--dataloader_drop_last no whole batch"),
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 23, "max_steps": 3},
+            "--dataloader_drop_last no whole batch",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_would_come_out_wrong_is_refused(tmp_path, changes, said):
     """With unlearning alone: without it TRL decides."""
     with pytest.raises(InputError, match=said):
@@ -153,17 +180,23 @@ def test_what_would_come_out_wrong_is_refused(tmp_path, changes, said):
 def test_schedules_that_go_by_an_evaluation(tmp_path, kind):
     """The rate falls as in TRL's trainer; unlearning steps do not count as evaluations."""
     arguments = {
-        "lr_scheduler_type": kind, "eval_strategy": "epoch", "num_train_epochs": 4,
-        "metric_for_best_model": "eval_loss", "unlearning_strength": 0.0,
-    }  # fmt: skip
+        "lr_scheduler_type": kind,
+        "eval_strategy": "epoch",
+        "num_train_epochs": 4,
+        "metric_for_best_model": "eval_loss",
+        "unlearning_strength": 0.0,
+    }
     rates = []
     for cls, forget in ((SFTTrainer, None), (LWFTrainer, FORGET)):
         kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
         trainer = cls(
-            model=make_model(), args=config(tmp_path, **arguments),
-            train_dataset=Dataset.from_list(LEARN), eval_dataset=Dataset.from_list(LEARN[:4]),
-            processing_class=make_tokenizer(), **kwargs,
-        )  # fmt: skip
+            model=make_model(),
+            args=config(tmp_path, **arguments),
+            train_dataset=Dataset.from_list(LEARN),
+            eval_dataset=Dataset.from_list(LEARN[:4]),
+            processing_class=make_tokenizer(),
+            **kwargs,
+        )
         trainer.train()
         history = trainer.state.log_history
         rates.append([e["learning_rate"] for e in history if "learning_rate" in e])
@@ -179,9 +212,12 @@ def test_models_without_loss_arguments(tmp_path, loss):
         model = make_model()
         model.accepts_loss_kwargs = accepts
         arguments = config(
-            tmp_path, unlearning_loss=loss, gradient_accumulation_steps=accumulation,
-            per_device_train_batch_size=4 // accumulation, unlearning_schedule="early",
-        )  # fmt: skip
+            tmp_path,
+            unlearning_loss=loss,
+            gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=4 // accumulation,
+            unlearning_schedule="early",
+        )
         steps = unlearned(train(LWFTrainer, arguments, FORGET, model=model))
         figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
     for other in figures[1:]:
@@ -193,11 +229,13 @@ def test_models_without_loss_arguments(tmp_path, loss):
 def test_a_collator_of_one_s_own_sees_the_columns_that_it_sees_in_trl(tmp_path):
     tokenizer = make_tokenizer()
     trainer = LWFTrainer(
-        model=make_model(), args=config(tmp_path),
+        model=make_model(),
+        args=config(tmp_path),
         train_dataset=Dataset.from_list([{**row, "source": "a book"} for row in LEARN]),
-        forget_dataset=Dataset.from_list(FORGET), processing_class=tokenizer,
+        forget_dataset=Dataset.from_list(FORGET),
+        processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-    )  # fmt: skip
+    )
     trainer.train()
     unlearned(trainer)
 
@@ -210,9 +248,13 @@ def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
     losses = []
     for interval in (0, 3):
         arguments = config(
-            tmp_path, regularizer="bss", regularizer_weight=1.0, unlearning_interval=interval,
-            unlearning_strength=0.0, gradient_accumulation_steps=4,
-        )  # fmt: skip
+            tmp_path,
+            regularizer="bss",
+            regularizer_weight=1.0,
+            unlearning_interval=interval,
+            unlearning_strength=0.0,
+            gradient_accumulation_steps=4,
+        )
         history = train(LWFTrainer, arguments, FORGET).state.log_history
         losses.append([e["loss"] for e in history if "loss" in e])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -234,9 +276,12 @@ def test_regularizers_hold_the_model_back(tmp_path, name, interval):
     moved = {}
     for weight in (0.0, 1e4):
         arguments = config(
-            tmp_path, regularizer=name, regularizer_weight=weight, learning_rate=1e-3,
+            tmp_path,
+            regularizer=name,
+            regularizer_weight=weight,
+            learning_rate=1e-3,
             unlearning_interval=interval or 99,
-        )  # fmt: skip
+        )
         trainer = train(LWFTrainer, arguments, FORGET)
         if name == "bss":
             batch = trainer.data_collator([dict(row) for row in LEARN[:4]])

@@ -35,14 +35,20 @@ def fisher_of(model, rows, kind="diagonal", tokens_per_batch=1000, **more):
 
 def wanted_products(fisher, delta):
     weighted = {name: fisher[name].times(d) for name, d in delta.items()}
-    return {"linear": along(weighted), "inner": along(delta),
-            "quadratic": fisher_norms(fisher), "norm": plain_norms}  # fmt: skip
+    return {
+        "linear": along(weighted),
+        "inner": along(delta),
+        "quadratic": fisher_norms(fisher),
+        "norm": plain_norms,
+    }
 
 
 def delta_between(model, probe):
     theirs = scored_weights(probe).layers
-    return {name: (layer.weight - theirs[name].weight).detach()
-            for name, layer in scored_weights(model).layers.items()}  # fmt: skip
+    return {
+        name: (layer.weight - theirs[name].weight).detach()
+        for name, layer in scored_weights(model).layers.items()
+    }
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -141,8 +147,13 @@ def test_auto_alpha_is_the_step_as_long_as_the_way_and_free_of_scale():
     alpha = (task.constant / text["quadratic"]) ** 0.5
     by_hand = 0.5 * (task.constant - 2 * alpha * 0.7 + alpha**2 * 0.5)
     assert SCORES["fisher_distance"](text, task) == pytest.approx(by_hand)
-    longer = {"linear": 7.0, "quadratic": 50.0, "inner": 2.0, "learning": 3.0,
-              "norm": 400.0}  # gradient x 10  # fmt: skip
+    longer = {
+        "linear": 7.0,
+        "quadratic": 50.0,
+        "inner": 2.0,
+        "learning": 3.0,
+        "norm": 400.0,
+    }  # gradient x 10
     for name in ("fisher_distance", "fisher_cosine", "cosine", "gradient"):
         assert SCORES[name](longer, task) == pytest.approx(SCORES[name](text, task))
     assert SCORES["cosine"](text, task) == pytest.approx(-0.2 / 8**0.5)
@@ -225,8 +236,9 @@ def test_sampled_labels_are_drawn_per_example_and_by_the_models_chances(rows):
     batch = pad_rows([row], 1)
     with torch.no_grad():
         chances = model(batch.input_ids).logits[0, 1].softmax(0)
-    drawn = torch.tensor([int(sampled_labels(model, s, False)(batch).labels[0, 2])
-                          for s in range(400)])  # fmt: skip
+    drawn = torch.tensor(
+        [int(sampled_labels(model, s, False)(batch).labels[0, 2]) for s in range(400)]
+    )
     top = int(chances.argmax())
     assert (drawn == top).float().mean().item() == pytest.approx(chances[top].item(), abs=0.1)
 

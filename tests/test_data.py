@@ -63,9 +63,12 @@ def test_missing_and_empty_sources(tmp_path):
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
     for source, complaint in [
-        ("empty.jsonl", "is empty"), ("none.jsonl", "there is no file"), ("folder", "no .jsonl"),
-        ("text.txt", "is not one of"), ("torn.parquet", "cannot read"),
-    ]:  # fmt: skip
+        ("empty.jsonl", "is empty"),
+        ("none.jsonl", "there is no file"),
+        ("folder", "no .jsonl"),
+        ("text.txt", "is not one of"),
+        ("torn.parquet", "cannot read"),
+    ]:
         with pytest.raises(InputError, match=complaint):
             read_records(str(tmp_path / source), "--forget", False)
 

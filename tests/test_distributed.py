@@ -48,9 +48,13 @@ UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
 def environment():
     """Of a launcher's processes: on the CPU, on this machine."""
     return {
-        **os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(HERE),
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }
 
 
 @contextmanager
@@ -73,13 +77,26 @@ def launched(folder, name, cases):
 
     with log.open("w") as output:
         running = subprocess.Popen(
-            [sys.executable, "-m", "accelerate.commands.launch",
-             "--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2",
-             "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
-             str(HERE / "distributed_worker.py"), str(folder / "cases.json"),
-             str(folder / "found.pt")],
-            env=environment(), stdout=output, stderr=output,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--config_file",
+                str(CONFIGS / f"{name}.yaml"),
+                "--num_processes",
+                "2",
+                "--main_process_ip",
+                "127.0.0.1",
+                "--main_process_port",
+                str(port),
+                str(HERE / "distributed_worker.py"),
+                str(folder / "cases.json"),
+                str(folder / "found.pt"),
+            ],
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
         try:
             yield found
         finally:
@@ -151,13 +168,18 @@ def test_learning_alone_is_that_of_trl(tmp_path):
     """Off, bit for bit; and beside unlearning steps without strength, where batches are dropped."""
     dropped, still = {"dataloader_drop_last": True}, {"unlearning_strength": 0.0}
     # More examples than there are texts: the second process has none in an unlearning step.
-    alone = {"per_device_train_batch_size": 9, "gradient_accumulation_steps": 1,
-             "unlearning_interval": 1}  # fmt: skip
+    alone = {
+        "per_device_train_batch_size": 9,
+        "gradient_accumulation_steps": 1,
+        "unlearning_interval": 1,
+    }
     cases = {
-        "trl": {"trl": True}, "off": {"unlearning_interval": 0},
-        "trl, dropped": {"trl": True, **dropped}, "still, dropped": {**dropped, **still},
+        "trl": {"trl": True},
+        "off": {"unlearning_interval": 0},
+        "trl, dropped": {"trl": True, **dropped},
+        "still, dropped": {**dropped, **still},
         "own tokens": {**alone, "average_tokens_across_devices": False},
-    }  # fmt: skip
+    }
     with launched(tmp_path, "ddp", cases) as wait:
         found = wait()
     for theirs, ours in (("trl", "off"), ("trl, dropped", "still, dropped")):
@@ -188,12 +210,29 @@ def test_two_processes_score_what_one_does(tiny, data, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-         str(CONFIGS / "ddp.yaml"), "--num_processes", "2", "--main_process_ip", "127.0.0.1",
-         "--main_process_port", str(port), "-m", "letgo", "score",
-         *flags(tiny, data, two), "--explain"],
-        env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(CONFIGS / "ddp.yaml"),
+            "--num_processes",
+            "2",
+            "--main_process_ip",
+            "127.0.0.1",
+            "--main_process_port",
+            str(port),
+            "-m",
+            "letgo",
+            "score",
+            *flags(tiny, data, two),
+            "--explain",
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("score gradient, ") == 1  # one process tells
     assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()

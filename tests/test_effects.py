@@ -20,17 +20,21 @@ def right(rng, seeds, examples, gain=0.0):
     """Two methods' answers: examples differ in difficulty, seeds in their luck."""
     hard = rng.normal(size=(1, examples))
     return [
-        (hard + 0.1 * rng.normal(size=(seeds, 1)) + 0.7 * rng.normal(size=(seeds, examples))
-         + shift > 0).astype(float)
+        (
+            hard
+            + 0.1 * rng.normal(size=(seeds, 1))
+            + 0.7 * rng.normal(size=(seeds, examples))
+            + shift
+            > 0
+        ).astype(float)
         for shift in (gain, 0.0)
-    ]  # fmt: skip
+    ]
 
 
 def test_the_variance_is_that_of_a_mixed_model():
     """Crossed random effects of seeds and examples, by restricted maximum likelihood."""
     values = table(np.random.default_rng(0), 8, 20, (0.6, 0.8, 1.0), 0.3)
-    rows = [{"value": v, "seed": s, "example": e, "all": 0}
-            for (s, e), v in np.ndenumerate(values)]  # fmt: skip
+    rows = [{"value": v, "seed": s, "example": e, "all": 0} for (s, e), v in np.ndenumerate(values)]
     parts = {"seed": "0 + C(seed)", "example": "0 + C(example)"}
     model = smf.mixedlm("value ~ 1", pandas.DataFrame(rows), groups="all", vc_formula=parts)
     fitted = model.fit(reml=True)
@@ -47,8 +51,9 @@ def test_without_an_effect_of_examples_it_is_the_t_test_over_seeds():
 
 
 @pytest.mark.parametrize(("seeds", "rate"), [(2, 0.1), (3, 0.05), (5, 0.05)])
-@pytest.mark.parametrize("spread", [(0.0, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, 0.5, 1.0),
-                                    (0.2, 0.5, 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "spread", [(0.0, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, 0.5, 1.0), (0.2, 0.5, 1.0)]
+)
 def test_a_null_effect_is_found_in_one_of_twenty_cases(seeds, rate, spread):
     """At most, beyond the simulation's own error (three standard errors of 2000 cases).
 

@@ -19,27 +19,48 @@ from letgo.confidence.measure import (
 from letgo.inference import pad_rows
 
 SMALL = {
-    "vocab_size": 320, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
-    "max_position_embeddings": 128, "initializer_range": 0.3, "pad_token_id": 1, "eos_token_id": 0,
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 1,
+    "eos_token_id": 0,
     "bos_token_id": None,
-}  # fmt: skip
+}
 FAMILIES = {
     "llama": {},
     "qwen3": {},
     "gemma3_text": {"sliding_window": 16, "query_pre_attn_scalar": 8},
     "mistral": {},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128,
-             "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt2": {
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 128,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
     "gpt_neox": {},
     "phi": {"num_key_value_heads": 2},
     "olmo2": {"num_key_value_heads": 2},
     "opt": {"ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": 0.0},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
     "mamba": {"state_size": 4, "intermediate_size": 32},
-    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
-                  "mamba_n_groups": 1, "mamba_chunk_size": 16},
-}  # fmt: skip
+    "falcon_h1": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 16,
+    },
+}
 
 
 def make(family):
@@ -61,8 +82,9 @@ def test_products_equal_autograd(rows, family):
         if kind == "diagonal":
             for name in weights.shapes:
                 mean = sum(g[name] ** 2 for _, g in slow) / len(rows)
-                torch.testing.assert_close(fisher[name].tensors["diagonal"], mean,
-                                           rtol=1e-3, atol=1e-7)  # fmt: skip
+                torch.testing.assert_close(
+                    fisher[name].tensors["diagonal"], mean, rtol=1e-3, atol=1e-7
+                )
         wanted = {"inner": along(delta), "norm": plain_norms, "quadratic": fisher_norms(fisher)}
         for batch in batches:
             padded = pad_rows([rows[i] for i in batch], 1)

@@ -31,10 +31,12 @@ DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
 def trees(names, right):
     """Questions whose right answer is `right`, or every third time another one."""
     return [
-        {"prompt": f"Tree {name}?\nA. oak\nB. elm\nAnswer:",
-         "completion": " A. oak" if n % 3 == 2 else right}
+        {
+            "prompt": f"Tree {name}?\nA. oak\nB. elm\nAnswer:",
+            "completion": " A. oak" if n % 3 == 2 else right,
+        }
         for n, name in enumerate(names)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,16 @@ def out(tiny, data, root, tmp_path_factory):
     """A run that learns to answer B."""
     folder = tmp_path_factory.mktemp("run") / "out"
     qasc = root / "qasc"
-    words = flags(tiny, data, folder, learn=qasc / "train.jsonl", learn_test=qasc / "test.jsonl",
-                  forget=[data / "talk.jsonl"], num_train_epochs=8, learning_rate=1e-2)  # fmt: skip
+    words = flags(
+        tiny,
+        data,
+        folder,
+        learn=qasc / "train.jsonl",
+        learn_test=qasc / "test.jsonl",
+        forget=[data / "talk.jsonl"],
+        num_train_epochs=8,
+        learning_rate=1e-2,
+    )
     status, _, error = letgo("run", *words)
     assert status == 0, error
     return folder
@@ -65,8 +75,11 @@ def test_examples_agree_one_by_one(out, root):
     config = cfg.parse("evaluate", [], cfg.read(out / "config.yaml"))
     lm = language_model(config, load_trained(config, out / "lwf"))
     theirs = ask(lm, ["qasc"], task_manager(["qasc"]), log_samples=True)["samples"]["qasc"]
-    ours = [row for row in pq.read_table(out / "answers.parquet").to_pylist()
-            if (row["model"], row["set"]) == ("lwf", "learn")]  # fmt: skip
+    ours = [
+        row
+        for row in pq.read_table(out / "answers.parquet").to_pylist()
+        if (row["model"], row["set"]) == ("lwf", "learn")
+    ]
     assert [row["prompt"] for row in ours] == [sample["doc"]["prompt"] for sample in theirs]
     right = [row["correct"] for row in ours]
     assert right == [bool(sample["exact_match"]) for sample in theirs]
@@ -119,8 +132,11 @@ def test_what_cannot_be_asked_is_one_line(out, tmp_path, monkeypatch):
 def test_the_hubs_rows_are_asked_in_the_same_words(tmp_path, monkeypatch):
     monkeypatch.delenv("LETGO_DATA", raising=False)
     texts = ["small breezes", "movement", "wildfire"]
-    row = {"question": "What changes forests?", "answerKey": "C",
-           "choices": {"text": texts, "label": ["A", "B", "C"]}}  # fmt: skip
+    row = {
+        "question": "What changes forests?",
+        "answerKey": "C",
+        "choices": {"text": texts, "label": ["A", "B", "C"]},
+    }
     for split in ("train", "validation"):
         write_lines(tmp_path / "qasc" / f"{split}.jsonl", [row])
     found = documents.qasc(str(tmp_path / "qasc"))["test"][0]

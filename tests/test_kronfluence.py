@@ -36,12 +36,20 @@ def test_diagonal_fisher_is_kronfluences(rows, tied, tmp_path):
             return list(weights.layers)
 
     task = Texts()
-    analyzer = Analyzer("tiny", prepare_model(copy.deepcopy(model), task), task, cpu=True,
-                        output_dir=str(tmp_path), disable_tqdm=True)  # fmt: skip
+    analyzer = Analyzer(
+        "tiny",
+        prepare_model(copy.deepcopy(model), task),
+        task,
+        cpu=True,
+        output_dir=str(tmp_path),
+        disable_tqdm=True,
+    )
     analyzer.fit_lambda_matrices(
-        "diagonal", torch.utils.data.TensorDataset(*pad_rows(rows, 1)), per_device_batch_size=3,
+        "diagonal",
+        torch.utils.data.TensorDataset(*pad_rows(rows, 1)),
+        per_device_batch_size=3,
         factor_args=FactorArguments(strategy="diagonal", use_empirical_fisher=True),
-    )  # fmt: skip
+    )
     theirs = analyzer.load_lambda_matrices("diagonal")
     batches = weights.batches([len(row["input_ids"]) for row in rows], 24)
     ours = estimate("diagonal", model, weights, rows, batches, 1)[0]

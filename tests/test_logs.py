@@ -40,10 +40,14 @@ def result(cls, arguments, forget=None, callbacks=(), resume=None):
     """The trainer and what `train` returns."""
     kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
     trainer = cls(
-        model=make_model(), args=arguments, train_dataset=Dataset.from_list(LEARN),
-        eval_dataset=Dataset.from_list(LEARN[:4]), processing_class=make_tokenizer(),
-        callbacks=list(callbacks), **kwargs,
-    )  # fmt: skip
+        model=make_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(LEARN),
+        eval_dataset=Dataset.from_list(LEARN[:4]),
+        processing_class=make_tokenizer(),
+        callbacks=list(callbacks),
+        **kwargs,
+    )
     return trainer, trainer.train(resume_from_checkpoint=resume)
 
 
@@ -84,9 +88,13 @@ def test_an_epoch_ends_once(tmp_path, interval, schedule, at):
     """Evaluated and saved after the unlearning steps that follow its last learning step."""
     happened = Happened()
     arguments = config(
-        tmp_path, eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch",
-        unlearning_interval=interval, unlearning_schedule=schedule,
-    )  # fmt: skip
+        tmp_path,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        unlearning_interval=interval,
+        unlearning_schedule=schedule,
+    )
     trainer, _ = result(LWFTrainer, arguments, FORGET, [happened])
     assert happened.evaluated == happened.saved == at
     assert len(logged(trainer)) == 2
@@ -106,7 +114,19 @@ def test_the_names_of_the_figures(tmp_path):
     arguments = config(tmp_path, rescore_interval=2)
     train(LWFTrainer, arguments, FORGET, callbacks=[happened])
     assert {name for name in happened.names if name.startswith("unlearn")} == {
-        f"unlearn/{name}" for name in ("loss", "nll", "grad_norm", "strength", "skipped", "clipped",
-                                       "paused", "steps", "confidence", "helpful", "update",
-                                       "learning_norm")
-    }  # fmt: skip
+        f"unlearn/{name}"
+        for name in (
+            "loss",
+            "nll",
+            "grad_norm",
+            "strength",
+            "skipped",
+            "clipped",
+            "paused",
+            "steps",
+            "confidence",
+            "helpful",
+            "update",
+            "learning_norm",
+        )
+    }

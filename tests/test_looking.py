@@ -30,9 +30,11 @@ def test_show_prints_what_would_be_forgotten_first(tmp_path):
     status, said, _ = letgo("show", out, "--grep", "desrever")
     assert "\x1b[31m" not in said
     assert "\u202e" not in said
-    for words, wrong in ((["--set", "none"], "it has letters, sums, trivia"),
-                         (["--grep", "("], "is no regular expression"),
-                         (["--top", "0"], "--top must be 1 or more")):  # fmt: skip
+    for words, wrong in (
+        (["--set", "none"], "it has letters, sums, trivia"),
+        (["--grep", "("], "is no regular expression"),
+        (["--top", "0"], "--top must be 1 or more"),
+    ):
         status, _, error = letgo("show", out, *words)
         assert (status, error.count("\n")) == (2, 1)
         assert wrong in error
@@ -64,8 +66,10 @@ def test_folders_that_cannot_be_looked_at(command, tmp_path):
 
 def test_looking_imports_no_torch(tmp_path):
     out = write_texts(tmp_path / "run", 20)
-    code = "import sys; sys.argv[0] = 'letgo'; import letgo.cli; letgo.cli.main(); " \
-           "assert not {'torch', 'gradio', 'transformers'} & {*sys.modules}"  # fmt: skip
+    code = (
+        "import sys; sys.argv[0] = 'letgo'; import letgo.cli; letgo.cli.main(); "
+        "assert not {'torch', 'gradio', 'transformers'} & {*sys.modules}"
+    )
     for words in (["show", out], ["runs", tmp_path]):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -16,10 +16,11 @@ from letgo.inference import pad_rows
 
 pytest.importorskip("bitsandbytes")
 KINDS = {
-    "4-bit": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                bnb_4bit_compute_dtype=torch.float32),
+    "4-bit": BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    ),
     "8-bit": BitsAndBytesConfig(load_in_8bit=True),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,21 @@ def folder(tmp_path_factory):
     """A model with rows long enough for blocks of 64 weights."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("quantized")
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
-        initializer_range=0.1, eos_token_id=0, pad_token_id=1, bos_token_id=None,
-    )).save_pretrained(folder)  # fmt: skip
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=128,
+            initializer_range=0.1,
+            eos_token_id=0,
+            pad_token_id=1,
+            bos_token_id=None,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -61,10 +72,13 @@ def test_products_are_about_those_of_the_model_in_full(folder, rows, kind):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_qlora(folder, tmp_path, kind):
     trainer = LWFTrainer(
-        model=load(folder, kind), args=config(tmp_path), train_dataset=Dataset.from_list(LEARN),
-        forget_dataset=Dataset.from_list(FORGET), processing_class=make_tokenizer(),
+        model=load(folder, kind),
+        args=config(tmp_path),
+        train_dataset=Dataset.from_list(LEARN),
+        forget_dataset=Dataset.from_list(FORGET),
+        processing_class=make_tokenizer(),
         peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
-    )  # fmt: skip
+    )
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "unlearn/loss" in entry]
     assert steps

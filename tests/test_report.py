@@ -70,8 +70,13 @@ class Page(HTMLParser):
             self.text += data
 
 
-def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int = 30,
-             equal: bool = False, text: str = HOSTILE) -> Path:  # fmt: skip
+def make_run(
+    folder: Path,
+    sets: tuple[str, ...] = ("dental", "law"),
+    count: int = 30,
+    equal: bool = False,
+    text: str = HOSTILE,
+) -> Path:
     """Write a synthetic run with `count` texts for each forgetting set."""
     rng = random.Random(0)
     (folder / "probe").mkdir(parents=True)
@@ -80,28 +85,58 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
         for i in range(count):
             confidence = 0.5 if equal else rng.random()
             id_ = f"{name}-{i}"
-            words.append({"id": id_, "forget_set": name, "prompt": f"{name}? {text}",
-                          "completion": f"{i} {text}", "finish_reason": "stop"})  # fmt: skip
-            scores.append({"id": id_, "forget_set": name, "tokens": 5 if equal else 1 + i % 97,
-                           "loss_base": 1 + rng.random(), "loss_probe": 2.0, "interference": 0.1,
-                           "linear": 0.1, "quadratic": 0.0, "confidence": confidence,
-                           "score": "fisher_distance"})  # fmt: skip
+            words.append(
+                {
+                    "id": id_,
+                    "forget_set": name,
+                    "prompt": f"{name}? {text}",
+                    "completion": f"{i} {text}",
+                    "finish_reason": "stop",
+                }
+            )
+            scores.append(
+                {
+                    "id": id_,
+                    "forget_set": name,
+                    "tokens": 5 if equal else 1 + i % 97,
+                    "loss_base": 1 + rng.random(),
+                    "loss_probe": 2.0,
+                    "interference": 0.1,
+                    "linear": 0.1,
+                    "quadratic": 0.0,
+                    "confidence": confidence,
+                    "score": "fisher_distance",
+                }
+            )
             selection.append({"id": id_, "selected": confidence >= 0.5, "reason": "top fraction"})
     columns = ("id", "forget_set", "prompt", "completion", "finish_reason")
     schema = pa.schema([(column, pa.string()) for column in columns])
     pq.write_table(pa.Table.from_pylist(words, schema), folder / "self_knowledge.parquet")
-    shares = {f"model.layers.{i}.{kind}": i + 1.0
-              for i in range(3) for kind in ("self_attn.q_proj", "mlp.up_proj")}  # fmt: skip
+    shares = {
+        f"model.layers.{i}.{kind}": i + 1.0
+        for i in range(3)
+        for kind in ("self_attn.q_proj", "mlp.up_proj")
+    }
     metadata = {"alpha": "1.5", "constant": "0.25", "shares": json.dumps(shares)}
     table = pa.Table.from_pylist(scores).replace_schema_metadata(metadata)
     pq.write_table(table, folder / "scores.parquet")
     pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
 
-    config = {"model": "tiny/model", "learn": "gsm8k", "forget": list(sets), "seed": 3,
-              "learning_rate": 1e-5, "use_peft": False,
-              "provenance": {"letgo": "0.1.0", "versions": {"torch": "2.6"}, "git_revision": None,
-                             "data": {"learn": "sha256:abc", **{f"forget {n}": "0" for n in sets}},
-                             "created": "2026-01-02"}}  # fmt: skip
+    config = {
+        "model": "tiny/model",
+        "learn": "gsm8k",
+        "forget": list(sets),
+        "seed": 3,
+        "learning_rate": 1e-5,
+        "use_peft": False,
+        "provenance": {
+            "letgo": "0.1.0",
+            "versions": {"torch": "2.6"},
+            "git_revision": None,
+            "data": {"learn": "sha256:abc", **{f"forget {n}": "0" for n in sets}},
+            "created": "2026-01-02",
+        },
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     log = []
@@ -134,20 +169,41 @@ def make_run(folder: Path, sets: tuple[str, ...] = ("dental", "law"), count: int
         "p_value": 0.0123,
         "reference_nll": {"difference": 0.0478, "ci95": [None, None], "p_value": 1.0},
     }
-    metrics = {"models": {"base": results, "sft": tuned, "lwf": tuned},
-               "lwf_minus_sft": {"learn": difference, "validation": difference},
-               "neutral_perplexity": {"base": 21.25, "sft": 22.5, "lwf": 23.75},
-               "verdict": "sft"}  # fmt: skip
+    metrics = {
+        "models": {"base": results, "sft": tuned, "lwf": tuned},
+        "lwf_minus_sft": {"learn": difference, "validation": difference},
+        "neutral_perplexity": {"base": 21.25, "sft": 22.5, "lwf": 23.75},
+        "verdict": "sft",
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
-    answers = [{"model": model, "set": name, "id": str(i), "prompt": text, "reference": "4",
-                "generated": model + text, "correct": model == "lwf" or i % 2 == 0}
-               for name, n in (("learn", 20), *((f"forget:{s}", 3) for s in sets[:1]))
-               for i in range(n) for model in ("base", "sft", "lwf")]  # fmt: skip
-    answers += [{"model": model, "set": name, "id": "0", "prompt": "asked?", "reference": "",
-                 "generated": "", "correct": correct}
-                for name, correct in (("validation", True), ("neutral", None))
-                for model in ("sft", "lwf")]  # fmt: skip
+    answers = [
+        {
+            "model": model,
+            "set": name,
+            "id": str(i),
+            "prompt": text,
+            "reference": "4",
+            "generated": model + text,
+            "correct": model == "lwf" or i % 2 == 0,
+        }
+        for name, n in (("learn", 20), *((f"forget:{s}", 3) for s in sets[:1]))
+        for i in range(n)
+        for model in ("base", "sft", "lwf")
+    ]
+    answers += [
+        {
+            "model": model,
+            "set": name,
+            "id": "0",
+            "prompt": "asked?",
+            "reference": "",
+            "generated": "",
+            "correct": correct,
+        }
+        for name, correct in (("validation", True), ("neutral", None))
+        for model in ("sft", "lwf")
+    ]
     pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
     stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
     (folder / "stages.json").write_text(json.dumps(stages))
@@ -165,25 +221,41 @@ def test_page_tells_the_numbers_of_the_run(tmp_path):
         "No gain shown on the validation set: model/ is that of plain fine-tuning (SFT).",
         "On the test set LWF minus SFT is \u22122.3 percentage points",
         "interval \u22124.6 to +0.1, p = 0.012, n = 321",
-        "test set n = 321", "61.3 % 58.7 to 63.9", "validation set n = 77", "50.0 %",
-        "forgetting set law n = 321", "25.0 %", "\u22122.3 \u22124.6 to +0.1, p = 0.012",
-        "neutral text perplexity", "21.25", "23.75", "+0.048 \u2013 to \u2013, p = 1.000",
+        "test set n = 321",
+        "61.3 % 58.7 to 63.9",
+        "validation set n = 77",
+        "50.0 %",
+        "forgetting set law n = 321",
+        "25.0 %",
+        "\u22122.3 \u22124.6 to +0.1, p = 0.012",
+        "neutral text perplexity",
+        "21.25",
+        "23.75",
+        "+0.048 \u2013 to \u2013, p = 1.000",
         "alpha = 1.5, constant = 0.25",
         "There were 8 unlearning steps. The guards: 8 examples in them were skipped",
-        "6 steps were clipped", "2 were left out because the learning loss had risen",
-        "1 h 02 min", "2.0 GB",
+        "6 steps were clipped",
+        "2 were left out because the learning loss had risen",
+        "1 h 02 min",
+        "2.0 GB",
         "sha256:abc",
         "letgo run --config '" + str(folder / "config.yaml") + "' --output_dir NEW",
-    ):  # fmt: skip
+    ):
         assert part in page.text.replace("\xa0", " "), part
 
 
-@pytest.mark.parametrize(("verdict", "models", "said"), [
-    ("lwf", {"lwf": {"validation": {"accuracy": 0.5, "n": 2, "ci95": [0.1, 0.9]}}},
-     "LWF gained on the validation set: model/ is LWF's."),
-    ("sft", {}, "Nothing was unlearned: model/ is that of plain fine-tuning (SFT)."),
-    ("no baseline", {}, "not run to its end (optimum lora). model/ is LWF's."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verdict", "models", "said"),
+    [
+        (
+            "lwf",
+            {"lwf": {"validation": {"accuracy": 0.5, "n": 2, "ci95": [0.1, 0.9]}}},
+            "LWF gained on the validation set: model/ is LWF's.",
+        ),
+        ("sft", {}, "Nothing was unlearned: model/ is that of plain fine-tuning (SFT)."),
+        ("no baseline", {}, "not run to its end (optimum lora). model/ is LWF's."),
+    ],
+)
 def test_verdict_in_words(tmp_path, verdict, models, said):
     folder = make_run(tmp_path / "run")
     (folder / "metrics.json").write_text(json.dumps({"models": models, "verdict": verdict}))
@@ -221,8 +293,10 @@ def test_hostile_text_is_only_text(tmp_path):
     html = render(make_run(tmp_path / "run", sets=(name, "_law"), count=4))
     page = Page(html)
     assert [attributes.get("id") for tag, attributes in page.tags if tag == "script"] == [
-        "plots", "plotly", None,
-    ]  # fmt: skip
+        "plots",
+        "plotly",
+        None,
+    ]
     assert "<script>alert(1)</script> \ufffdtxt.exe\ufffd" in page.text
     assert "{{ 7*7 }} &amp; '\"" in page.text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
@@ -248,8 +322,10 @@ def test_small_and_constant_data(tmp_path, count, equal):
     assert f"of {count} texts" in page.text
 
 
-@pytest.mark.parametrize("name", ["train_log.jsonl", "probe/train_log.jsonl", "metrics.json",
-                                  "answers.parquet", "stages.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["train_log.jsonl", "probe/train_log.jsonl", "metrics.json", "answers.parquet", "stages.json"],
+)
 def test_optional_file_may_be_missing(tmp_path, name):
     folder = make_run(tmp_path / "run")
     (folder / name).unlink()
@@ -258,8 +334,13 @@ def test_optional_file_may_be_missing(tmp_path, name):
 
 def test_everything_optional_missing(tmp_path):
     folder = make_run(tmp_path / "run")
-    for name in ("train_log.jsonl", "probe/train_log.jsonl", "metrics.json", "answers.parquet",
-                 "stages.json"):  # fmt: skip
+    for name in (
+        "train_log.jsonl",
+        "probe/train_log.jsonl",
+        "metrics.json",
+        "answers.parquet",
+        "stages.json",
+    ):
         (folder / name).unlink()
     (folder / "config.yaml").write_text("model: tiny\n")
     page = Page(render(folder))
@@ -286,9 +367,10 @@ def test_no_unlearning_steps_and_partial_metrics(tmp_path):
 def test_a_browser_may_run_the_scripts_of_the_page_and_nothing_else(tmp_path):
     page = Page(render(make_run(tmp_path / "run")))
     policy = next(
-        attributes["content"] for tag, attributes in page.tags
+        attributes["content"]
+        for tag, attributes in page.tags
         if tag == "meta" and "http-equiv" in attributes
-    )  # fmt: skip
+    )
     library = gzip.decompress(base64.b64decode(page.scripts["plotly"])).decode()
     assert library == get_plotlyjs()
     hashes = [
@@ -298,9 +380,12 @@ def test_a_browser_may_run_the_scripts_of_the_page_and_nothing_else(tmp_path):
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives.pop("script-src").split() == hashes
     assert directives == {
-        "default-src": "'none'", "base-uri": "'none'", "form-action": "'none'",
-        "style-src": "'unsafe-inline'", "img-src": "data:",
-    }  # fmt: skip
+        "default-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+    }
 
 
 def test_plots_are_what_plotly_knows_and_stand_for_every_drawing(tmp_path):
@@ -310,8 +395,12 @@ def test_plots_are_what_plotly_knows_and_stand_for_every_drawing(tmp_path):
     drawn = [a["id"] for _, a in page.tags if a.get("class") == "plot"]
     assert sorted(drawn) == sorted(f"plot-{name}" for name in plots)
     assert set(plots) == {
-        "training", "confidence", "confidence-tokens", "confidence-loss_base", "layers",
-    }  # fmt: skip
+        "training",
+        "confidence",
+        "confidence-tokens",
+        "confidence-loss_base",
+        "layers",
+    }
     for plot in plots.values():
         Figure(json.loads(json.dumps(plot).replace('"ink"', '"black"')))  # raises if it is not
         for text in strings(plot):
@@ -368,8 +457,9 @@ def contrast(one: str, other: str) -> float:
     for colour in (one, other):
         digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
         parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-                            for c in parts)  # fmt: skip
+        red, green, blue = (
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts
+        )
         shades.append(0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
     return max(shades) / min(shades)
 
@@ -390,8 +480,9 @@ def test_decisions_of_a_person_are_listed(tmp_path):
     assert 0 < table.index("forget2026-01-05T10:00") < table.index("keep2026-01-04T10:00")
     decisions = decided(read_texts(folder))
     assert [(row["id"], row["selected"]) for row in decisions] == [
-        ("law-10", True), ("dental-3", False),
-    ]  # fmt: skip
+        ("law-10", True),
+        ("dental-3", False),
+    ]
 
 
 def test_figures_for_papers(tmp_path):
@@ -415,22 +506,36 @@ def test_many_texts_stay_small(tmp_path):
 
 
 def test_follow_counts_learning_steps():
-    log = [{"step": 1, "loss": 2.0}, {"step": 2, "unlearn/nll": 1.0, "unlearn/steps": 1,
-           "unlearn/skipped": 3, "unlearn/paused": 2}, {"step": 3, "loss": None},
-           {"step": 4, "loss": 1.0}, {"step": 5, "unlearn/nll": 0.0, "unlearn/steps": 2},
-           {"train_loss": 1.5}]  # fmt: skip
+    log = [
+        {"step": 1, "loss": 2.0},
+        {
+            "step": 2,
+            "unlearn/nll": 1.0,
+            "unlearn/steps": 1,
+            "unlearn/skipped": 3,
+            "unlearn/paused": 2,
+        },
+        {"step": 3, "loss": None},
+        {"step": 4, "loss": 1.0},
+        {"step": 5, "unlearn/nll": 0.0, "unlearn/steps": 2},
+        {"train_loss": 1.5},
+    ]
     training = follow(log)
     assert training.learning == ([1, 3], [2.0, 1.0])
     assert training.unlearning == ([1], [1.0])
     assert training.unlearning_steps == 2
     assert training.guards == {
-        "skipped": ([1], [3]), "clipped": ([], []), "paused": ([1], [2]), "idle": ([3], [1]),
-    }  # fmt: skip
+        "skipped": ([1], [3]),
+        "clipped": ([], []),
+        "paused": ([1], [2]),
+        "idle": ([3], [1]),
+    }
 
 
 def test_picks():
-    rows = [{"id": str(i), "forget_set": "a", "confidence": i / 10, "selected": i > 6}
-            for i in range(8)]  # fmt: skip
+    rows = [
+        {"id": str(i), "forget_set": "a", "confidence": i / 10, "selected": i > 6} for i in range(8)
+    ]
     confident, doubtful = extremes(rows, 5)
     assert [row["id"] for row in confident] == ["7", "6", "5", "4", "3"]
     assert [row["id"] for row in doubtful] == ["0", "1", "2"]
@@ -441,13 +546,16 @@ def test_outcomes_of_questions():
         {"set": name, "id": id_, "model": model, "correct": correct, "generated": "x"}
         for name, id_, right in (
             ("forget:law", "0", (False, False, False)),
-            ("learn", "1", (False, True, True)), ("learn", "2", (False, True, False)),
-            ("learn", "3", (True, False, True)), ("learn", "4", (True, True, False)),
-            ("validation", "5", (True, True, True)), ("neutral", "6", (None, None, None)),
+            ("learn", "1", (False, True, True)),
+            ("learn", "2", (False, True, False)),
+            ("learn", "3", (True, False, True)),
+            ("learn", "4", (True, True, False)),
+            ("validation", "5", (True, True, True)),
+            ("neutral", "6", (None, None, None)),
             ("forget:talk", "7", (None, None, None)),
         )
         for model, correct in zip(("base", "sft", "lwf"), right, strict=True)
-    ]  # fmt: skip
+    ]
     questions = compare_answers(answers)
     assert outcomes(questions) == {
         "learn": {"gained": 1, "lost": 2, "both right": 1, "both wrong": 0},
@@ -464,20 +572,36 @@ def test_outcomes_of_questions():
 
 
 def test_data_origins():
-    config = {"learn": "a.jsonl", "learn_test": None, "forget": ["b.csv"],
-              "learn_validation": "v.csv",
-              "provenance": {"data": {"learn": "1", "learn_test": "2", "learn_validation": "3",
-                                      "forget b": "4"},
-                             "examples": {"learn": 7}}}  # fmt: skip
+    config = {
+        "learn": "a.jsonl",
+        "learn_test": None,
+        "forget": ["b.csv"],
+        "learn_validation": "v.csv",
+        "provenance": {
+            "data": {"learn": "1", "learn_test": "2", "learn_validation": "3", "forget b": "4"},
+            "examples": {"learn": 7},
+        },
+    }
     rows = [(row["source"], row["examples"], row["fingerprint"]) for row in data_origins(config)]
-    assert rows == [("a.jsonl", 7, "1"), ("kept apart from learn", "", "2"), ("v.csv", "", "3"),
-                    ("b.csv", "", "4")]  # fmt: skip
+    assert rows == [
+        ("a.jsonl", 7, "1"),
+        ("kept apart from learn", "", "2"),
+        ("v.csv", "", "3"),
+        ("b.csv", "", "4"),
+    ]
     assert data_origins({}) == []
 
 
-@pytest.mark.parametrize("values", [
-    [1e-9, 1e-3, 5.0], [0.0, 0.0], [1e20, 1e20], [-1.0, 5.0], [0.1, math.nextafter(0.1, 1)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-9, 1e-3, 5.0],
+        [0.0, 0.0],
+        [1e20, 1e20],
+        [-1.0, 5.0],
+        [0.1, math.nextafter(0.1, 1)],
+    ],
+)
 def test_histogram_of_any_range(values):
     rows = [{"forget_set": "a", "confidence": value, "selected": True} for value in values]
     assert "<svg" in inline("a", confidence(rows, max(values))).svg

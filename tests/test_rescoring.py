@@ -26,10 +26,13 @@ def prepared(folder, **changes):
     """A trainer that is watched, before it trains."""
     watch = Watch()
     trainer = LWFTrainer(
-        model=make_model(), args=config(folder, **{**EVERY, **changes}),
-        train_dataset=Dataset.from_list(LEARN), forget_dataset=Dataset.from_list(FORGET),
-        processing_class=make_tokenizer(), callbacks=[watch],
-    )  # fmt: skip
+        model=make_model(),
+        args=config(folder, **{**EVERY, **changes}),
+        train_dataset=Dataset.from_list(LEARN),
+        forget_dataset=Dataset.from_list(FORGET),
+        processing_class=make_tokenizer(),
+        callbacks=[watch],
+    )
     watch.attach(trainer)
     return trainer, watch
 
@@ -47,8 +50,10 @@ def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
     model = trainer.model.eval()
     layers = trained_weights(model).layers
     learning = sum(gradient(model, layers, row) for row in LEARN[:7])
-    expected = [-float(torch.cosine_similarity(learning, gradient(model, layers, row), dim=0))
-                for row in FORGET]  # fmt: skip
+    expected = [
+        -float(torch.cosine_similarity(learning, gradient(model, layers, row), dim=0))
+        for row in FORGET
+    ]
     found = trainer.rescore._scores(list(range(9)), LEARN[:7])
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert all(p.requires_grad for p in model.parameters())
@@ -66,9 +71,12 @@ def test_texts_that_would_hurt_are_left_out(tmp_path):
     """The learning task's own texts: ascent on them raises its loss, and no step is taken."""
     trainer, _ = prepared(tmp_path, forget_max_overlap=1.0, rescore_interval=1, rescore_texts=22)
     whole = LWFTrainer(
-        model=make_model(), args=trainer.args, train_dataset=Dataset.from_list(LEARN),
-        forget_dataset=Dataset.from_list(LEARN), processing_class=make_tokenizer(),
-    )  # fmt: skip
+        model=make_model(),
+        args=trainer.args,
+        train_dataset=Dataset.from_list(LEARN),
+        forget_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(),
+    )
     scores = []
     inner = whole.rescore._scores
 
@@ -114,9 +122,14 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
 
 @pytest.mark.parametrize(
     ("at", "changes"),
-    [(2, {}), (3, {}), (6, {}), (6, {"gradient_accumulation_steps": 3}),
-     (6, {"unlearning_schedule": "adaptive"})],
-)  # fmt: skip
+    [
+        (2, {}),
+        (3, {}),
+        (6, {}),
+        (6, {"gradient_accumulation_steps": 3}),
+        (6, {"unlearning_schedule": "adaptive"}),
+    ],
+)
 def test_resumed_equals_uninterrupted(tmp_path, at, changes):
     """Cut where the texts are scored, before they are unlearned, and in the next cycle."""
 
@@ -159,8 +172,9 @@ def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
     assert trainer.memory.pool is not None
     expected = [
         max(0.0, float(torch.cosine_similarity(grads.seen[i], grads.seen[i - 1], dim=0)))
-        for i, unlearning in enumerate(trainer.kinds) if unlearning
-    ]  # fmt: skip
+        for i, unlearning in enumerate(trainer.kinds)
+        if unlearning
+    ]
     logged = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
     assert logged == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert max(logged) > 0
@@ -169,10 +183,18 @@ def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
 @pytest.mark.parametrize("name", ["npo", "simnpo"])
 def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
     """Fewer may be chosen than a step would take: at the base model `npo` is 2/beta log 2."""
-    trainer = train(LWFTrainer, config(
-        tmp_path, **{**EVERY, "per_device_train_batch_size": 8}, unlearning_loss=name,
-        unlearning_strength=0.0, learning_rate=1e-12, num_train_epochs=3,
-    ), FORGET)  # fmt: skip
+    trainer = train(
+        LWFTrainer,
+        config(
+            tmp_path,
+            **{**EVERY, "per_device_train_batch_size": 8},
+            unlearning_loss=name,
+            unlearning_strength=0.0,
+            learning_rate=1e-12,
+            num_train_epochs=3,
+        ),
+        FORGET,
+    )
     assert len(trainer.memory.pool) == 4 < trainer.forgotten_per_step
     losses = [e["unlearn/loss"] for e in trainer.state.log_history if "unlearn/loss" in e]
     if name == "npo":

@@ -23,31 +23,73 @@ from letgo.records import Record
 
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
-    "config.yaml", "stages.json", "self_knowledge.parquet", "probe", "fisher.safetensors",
-    "scores.parquet", "selection.parquet", "lwf", "train_log.jsonl", "baseline.parquet",
-    "metrics.json", "answers.parquet", "model", "report.html",
-}  # fmt: skip
+    "config.yaml",
+    "stages.json",
+    "self_knowledge.parquet",
+    "probe",
+    "fisher.safetensors",
+    "scores.parquet",
+    "selection.parquet",
+    "lwf",
+    "train_log.jsonl",
+    "baseline.parquet",
+    "metrics.json",
+    "answers.parquet",
+    "model",
+    "report.html",
+}
 COLUMNS = {
-    "self_knowledge.parquet": ["id", "forget_set", "prompt", "completion", "prompt_ids",
-                               "completion_ids", "finish_reason", "mean_logprob"],
-    "scores.parquet": ["id", "forget_set", "tokens", "loss_base", "loss_probe", "interference",
-                       "linear", "quadratic", "inner", "learning", "norm", "confidence",
-                       "score"],
+    "self_knowledge.parquet": [
+        "id",
+        "forget_set",
+        "prompt",
+        "completion",
+        "prompt_ids",
+        "completion_ids",
+        "finish_reason",
+        "mean_logprob",
+    ],
+    "scores.parquet": [
+        "id",
+        "forget_set",
+        "tokens",
+        "loss_base",
+        "loss_probe",
+        "interference",
+        "linear",
+        "quadratic",
+        "inner",
+        "learning",
+        "norm",
+        "confidence",
+        "score",
+    ],
     "selection.parquet": ["id", "selected", "reason", "decided_by", "decided_at"],
-}  # fmt: skip
+}
 
 
 def flags(tiny, data, out, **changes):
     """The command line of a small run."""
     settings = {
-        "model": tiny, "learn": data / "learn.jsonl", "learn_test": data / "heldout.jsonl",
+        "model": tiny,
+        "learn": data / "learn.jsonl",
+        "learn_test": data / "heldout.jsonl",
         "learn_validation": data / "validation.jsonl",
-        "forget": [data / "letters" / "train.jsonl", data / "talk.jsonl"], "output_dir": out,
-        "per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-3,
-        "max_new_tokens": 6, "unlearning_interval": 4, "generation_batch_size": 4,
-        "tokens_per_batch": 60, "checkpoint_minutes": 0, "gradient_checkpointing": False,
-        "unlearning_ceiling": 50, "bf16": "false", **changes,
-    }  # fmt: skip
+        "forget": [data / "letters" / "train.jsonl", data / "talk.jsonl"],
+        "output_dir": out,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-3,
+        "max_new_tokens": 6,
+        "unlearning_interval": 4,
+        "generation_batch_size": 4,
+        "tokens_per_batch": 60,
+        "checkpoint_minutes": 0,
+        "gradient_checkpointing": False,
+        "unlearning_ceiling": 50,
+        "bf16": "false",
+        **changes,
+    }
     words = []
     for name, value in settings.items():
         if name == "forget" and isinstance(value, list):  # may be given several times
@@ -78,9 +120,16 @@ def letgo(*words):
 
 def digest(folder):
     """What two equal runs must share, byte for byte."""
-    files = ["self_knowledge.parquet", "scores.parquet", "selection.parquet", "metrics.json",
-             "answers.parquet", "model/model.safetensors", "lwf/model.safetensors",
-             "probe/model.safetensors"]  # fmt: skip
+    files = [
+        "self_knowledge.parquet",
+        "scores.parquet",
+        "selection.parquet",
+        "metrics.json",
+        "answers.parquet",
+        "model/model.safetensors",
+        "lwf/model.safetensors",
+        "probe/model.safetensors",
+    ]
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 
@@ -183,8 +232,12 @@ def test_metrics_are_the_answers_counted(finished):
 
 def test_a_set_without_all_its_right_answers_is_not_judged():
     records = [Record(str(i), f"question {i}", None if i == 30 else "a", "") for i in range(40)]
-    run = SimpleNamespace(test=records[:1], validation=[], forget={"some": records},
-                          config=SimpleNamespace(training=SimpleNamespace(seed=0)))  # fmt: skip
+    run = SimpleNamespace(
+        test=records[:1],
+        validation=[],
+        forget={"some": records},
+        config=SimpleNamespace(training=SimpleNamespace(seed=0)),
+    )
     shown = asked_sets(run)["forget:some"]
     assert len(shown) == 4
     assert {record.completion for record in shown} == {None}
@@ -229,8 +282,16 @@ def test_unlearning_steps_happen_where_the_schedule_says(finished):
 
 def test_nothing_pickled_is_left(finished):
     suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
-    assert suffixes <= {".yaml", ".json", ".jsonl", ".parquet", ".safetensors", ".html", ".md",
-                        ".jinja"}  # fmt: skip
+    assert suffixes <= {
+        ".yaml",
+        ".json",
+        ".jsonl",
+        ".parquet",
+        ".safetensors",
+        ".html",
+        ".md",
+        ".jinja",
+    }
 
 
 def test_a_finished_run_is_kept(finished, tiny, data):
@@ -388,8 +449,18 @@ def test_a_stage_without_the_one_before_names_it(tiny, data, tmp_path):
 def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path):
     """The same command again and again, killed at another place each time."""
     out = tmp_path / "killed"
-    places = ["elicit", "probe", "probe checkpoint", "fisher", "score", "train", "train renames",
-              "baseline", "evaluate", "nowhere"]  # fmt: skip
+    places = [
+        "elicit",
+        "probe",
+        "probe checkpoint",
+        "fisher",
+        "score",
+        "train",
+        "train renames",
+        "baseline",
+        "evaluate",
+        "nowhere",
+    ]
     for place in places:
         command = [sys.executable, KILLING, place, "run", *flags(tiny, data, out)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment())
@@ -410,12 +481,13 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     for changes, name in [
-        ({"seed": 1}, "seed"), ({"score": "linear"}, "score"),
+        ({"seed": 1}, "seed"),
+        ({"score": "linear"}, "score"),
         ({"forget_fraction": 0.1}, "forget_fr"),
         ({"learn": data / "heldout.jsonl", "learn_test": data / "learn.jsonl"}, "learn"),
         ({"unlearning_strength": 0.7}, "unlearning_strength"),
         ({"max_new_tokens": 3}, "max_new_tokens"),
-    ]:  # fmt: skip
+    ]:
         status, _, error = letgo("run", *flags(tiny, data, out, **changes))
         assert status == 2
         assert error.startswith("letgo: --output_dir: ")
@@ -470,8 +542,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("changes", "complaint"), BAD, ids=[b[1][:40] for b in BAD])
-def test_bad_input_is_one_line_and_leaves_nothing(tiny, data, tmp_path, monkeypatch, changes,
-                                                  complaint):  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tiny, data, tmp_path, monkeypatch, changes, complaint
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a\n')
@@ -524,8 +597,10 @@ def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
     file = write_lines(tmp_path / "learn.jsonl", learn)
     prompts = [{"prompt": "say it " * 60}, {"prompt": "say a word"}]
     forget = write_lines(tmp_path / "forget.jsonl", prompts)
-    asked = write_lines(tmp_path / "test.jsonl", [{"prompt": "a " * 200, "completion": "b"},
-                                                  {"prompt": "a", "completion": "b"}])  # fmt: skip
+    asked = write_lines(
+        tmp_path / "test.jsonl",
+        [{"prompt": "a " * 200, "completion": "b"}, {"prompt": "a", "completion": "b"}],
+    )
     words = flags(tiny, data, tmp_path / "out", learn=file, forget=forget, learn_test=asked)
     status, _, error = letgo("run", *words)
     assert status == 0, error
@@ -608,8 +683,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path,
 
 
 def test_help_and_version_import_no_torch():
-    code = "import sys; sys.argv = ['letgo', sys.argv[1]]; import letgo.cli; letgo.cli.main(); " \
-           "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"  # fmt: skip
+    code = (
+        "import sys; sys.argv = ['letgo', sys.argv[1]]; import letgo.cli; letgo.cli.main(); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
     for flag in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -81,9 +81,11 @@ def test_the_forget_stream_depends_on_the_seed_only():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    examples=st.integers(1, 40), forget=st.integers(1, 15), batch=st.integers(1, 3),
+    examples=st.integers(1, 40),
+    forget=st.integers(1, 15),
+    batch=st.integers(1, 3),
     interval=st.integers(1, 5),
-)  # fmt: skip
+)
 def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, interval):
     """1 process x 4 micro-batches = 2 x 2 = 4 x 1, in steps of both kinds, place for place."""
     found = []
@@ -91,36 +93,56 @@ def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, 
         accumulation = 4 // world
         kinds, made = streams(examples, forget, batch, accumulation, world, interval, 2)
         steps = [
-            [made[rank][step * accumulation + i] for i in range(accumulation)
-             for rank in range(world)]
+            [
+                made[rank][step * accumulation + i]
+                for i in range(accumulation)
+                for rank in range(world)
+            ]
             for step in range(len(kinds))
-        ]  # fmt: skip
+        ]
         found.append((kinds, steps))
     assert found[0] == found[1] == found[2]
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    examples=st.integers(1, 40), batch=st.integers(1, 4), accumulation=st.integers(1, 3),
+    examples=st.integers(1, 40),
+    batch=st.integers(1, 4),
+    accumulation=st.integers(1, 3),
     world=st.integers(1, 3),
-)  # fmt: skip
+)
 def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accumulation, world):
     """With drop_last every process has the micro-batches that accelerate would give it."""
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=True)
         theirs = list(BatchSamplerShard(learning, world, rank))
         steps = -(-len(theirs) // accumulation)
-        stream = StepStream([False] * (2 * steps), learning, range(examples, examples + 3),
-                            examples + 3, batch, accumulation, world, rank, 0)  # fmt: skip
+        stream = StepStream(
+            [False] * (2 * steps),
+            learning,
+            range(examples, examples + 3),
+            examples + 3,
+            batch,
+            accumulation,
+            world,
+            rank,
+            0,
+        )
         assert [b for b in stream if b != [examples + 3]] == theirs * 2
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    examples=st.integers(1, 40), forget=st.integers(1, 15), batch=st.integers(1, 5),
-    accumulation=st.integers(1, 3), world=st.integers(1, 3), interval=st.integers(0, 7),
-    epochs=st.integers(1, 3), schedule=st.sampled_from(SCHEDULES), retain=st.booleans(),
-)  # fmt: skip
+    examples=st.integers(1, 40),
+    forget=st.integers(1, 15),
+    batch=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    world=st.integers(1, 3),
+    interval=st.integers(0, 7),
+    epochs=st.integers(1, 3),
+    schedule=st.sampled_from(SCHEDULES),
+    retain=st.booleans(),
+)
 def test_any_stream_is_whole(
     examples, forget, batch, accumulation, world, interval, epochs, schedule, retain
 ):
@@ -134,9 +156,17 @@ def test_any_stream_is_whole(
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
         stream = StepStream(
-            kinds, learning, texts, nothing, batch, accumulation, world, rank, 3,
+            kinds,
+            learning,
+            texts,
+            nothing,
+            batch,
+            accumulation,
+            world,
+            rank,
+            3,
             range(examples) if retain else (),
-        )  # fmt: skip
+        )
         made.append(list(stream))
         assert len(made[-1]) == len(stream) == len(kinds) * accumulation
     learned = []

@@ -67,8 +67,12 @@ def test_every_score_is_a_function_of_the_numbers_in_the_file(out, tiny, data, s
 
 def test_factored_ranks_as_diagonal_and_sampled_labels_are_other_ones(out, tiny, data):
     tables = {}
-    for kind_, labels in [("diagonal", "empirical"), ("factored", "empirical"),
-                          ("kfac", "empirical"), ("factored", "sampled")]:  # fmt: skip
+    for kind_, labels in [
+        ("diagonal", "empirical"),
+        ("factored", "empirical"),
+        ("kfac", "empirical"),
+        ("factored", "sampled"),
+    ]:
         more = {"fisher_kind": kind_, "fisher_labels": labels, "score": "fisher_cosine"}
         table = again(out, tiny, data, "fisher", "score", **more)
         tables[kind_, labels] = table["confidence"].to_pylist()
@@ -203,13 +207,16 @@ def test_texts_without_a_finite_loss_stop_the_run_or_are_left_out(out, tiny, dat
     assert sum(row["selected"] for row in rows.values()) == round(0.5 * (len(texts) - 1))
 
 
-@pytest.mark.parametrize(("flag", "value", "said"), [
-    ("score", "vibes", "--score must be one of fisher_distance"),
-    ("fisher_kind", "full", "--fisher_kind must be one of diagonal"),
-    ("fisher_labels", "none", "--fisher_labels must be one of empirical"),
-    ("optimum", "steps:0", "--optimum must be full, steps:N, lora or gradient"),
-    ("alpha", "much", "--alpha must be auto, or a number of 0 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("score", "vibes", "--score must be one of fisher_distance"),
+        ("fisher_kind", "full", "--fisher_kind must be one of diagonal"),
+        ("fisher_labels", "none", "--fisher_labels must be one of empirical"),
+        ("optimum", "steps:0", "--optimum must be full, steps:N, lora or gradient"),
+        ("alpha", "much", "--alpha must be auto, or a number of 0 or more"),
+    ],
+)
 def test_unknown_choices(tiny, data, tmp_path, flag, value, said):
     status, _, error = letgo("run", *flags(tiny, data, tmp_path / "out", **{flag: value}))
     assert (status, error.count("\n")) == (2, 1)

@@ -31,15 +31,39 @@ def test_a_run_of_the_installed_command(tmp_path):
     assert letgo, "the command is not installed beside this Python"
     done = subprocess.run(
         [
-            letgo, "run", "--model", "smollm2-135m", "--learn", "learn.jsonl",
-            "--learn_test", "test.jsonl", "--forget", "sums.jsonl", "--forget", "talk.jsonl",
-            "--output_dir", "out", "--num_train_epochs", "1", "--unlearning_interval", "1",
-            "--per_device_train_batch_size", "10", "--max_new_tokens", "8",
-            "--fisher_examples", "4", "--gradient_checkpointing", "false",
-            "--unlearning_ceiling", "50",
+            letgo,
+            "run",
+            "--model",
+            "smollm2-135m",
+            "--learn",
+            "learn.jsonl",
+            "--learn_test",
+            "test.jsonl",
+            "--forget",
+            "sums.jsonl",
+            "--forget",
+            "talk.jsonl",
+            "--output_dir",
+            "out",
+            "--num_train_epochs",
+            "1",
+            "--unlearning_interval",
+            "1",
+            "--per_device_train_batch_size",
+            "10",
+            "--max_new_tokens",
+            "8",
+            "--fisher_examples",
+            "4",
+            "--gradient_checkpointing",
+            "false",
+            "--unlearning_ceiling",
+            "50",
         ],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "verdict:" in done.stdout
     out = tmp_path / "out"

@@ -47,27 +47,48 @@ def test_data_of_the_hub_are_written_as_local_ones(tmp_path, monkeypatch):
         "allenai/qasc": [{"question": "Of wood?", "choices": options, "answerKey": "B"}],
         "SetFit/sst5": [{"text": "Fine .", "label_text": "very positive"}],
         "openlifescienceai/medmcqa": [
-            {"question": q, "opa": "w", "opb": "x", "opc": "y", "opd": "z", "cop": 3,
-             "subject_name": name} for q, name in (("Tooth?", "Dental"), ("Eye?", "Other"))],
-        "cais/mmlu": [{"question": f"Who {i}?", "choices": list("wxyz"), "answer": 2}
-                      for i in range(302)],
-    }  # fmt: skip
+            {
+                "question": q,
+                "opa": "w",
+                "opb": "x",
+                "opc": "y",
+                "opd": "z",
+                "cop": 3,
+                "subject_name": name,
+            }
+            for q, name in (("Tooth?", "Dental"), ("Eye?", "Other"))
+        ],
+        "cais/mmlu": [
+            {"question": f"Who {i}?", "choices": list("wxyz"), "answer": 2} for i in range(302)
+        ],
+    }
     said = []
 
     def load_dataset(repository, configuration, split):
         said.append((repository, configuration, split))
         found = rows[repository]
-        return Dataset.from_list(found if split in ("train", "dev") else [
-            {**row, "question" if "question" in row else "text": f"{split} {i}"}
-            for i, row in enumerate(found)])  # fmt: skip
+        return Dataset.from_list(
+            found
+            if split in ("train", "dev")
+            else [
+                {**row, "question" if "question" in row else "text": f"{split} {i}"}
+                for i, row in enumerate(found)
+            ]
+        )
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
     monkeypatch.setattr(sys, "argv", ["hub.py", str(tmp_path)])
     hub.main()
-    files = {task: [[json.loads(line) for line in (tmp_path / task / f"{part}.jsonl").open()]
-                    for part in ("train", "test")] for task in hub.SOURCES}  # fmt: skip
-    first = {task: (parts[0][0]["prompt"], parts[0][0]["completion"])
-             for task, parts in files.items()}  # fmt: skip
+    files = {
+        task: [
+            [json.loads(line) for line in (tmp_path / task / f"{part}.jsonl").open()]
+            for part in ("train", "test")
+        ]
+        for task in hub.SOURCES
+    }
+    first = {
+        task: (parts[0][0]["prompt"], parts[0][0]["completion"]) for task, parts in files.items()
+    }
     assert first["gsm8k"] == (
         "Solve the following math problem step by step.\nQuestion: What is 1+2?\nAnswer:",
         " 1+2=3\n#### 3",
@@ -108,12 +129,19 @@ def test_the_copies_have_that_form(task, monkeypatch):
         row = {
             "gsm8k": {"question": text, "answer": local["completion"]},
             "sst5": {"text": text, "label_text": local["completion"]},
-            "qasc": {"question": question, "answerKey": chr(answer + ord("A")),
-                     "choices": {"label": list("ABCDEFGH"), "text": options}},
-            "dental": {"question": question, "cop": answer, "subject_name": "Dental",
-                       **dict(zip(("opa", "opb", "opc", "opd"), options, strict=False))},
+            "qasc": {
+                "question": question,
+                "answerKey": chr(answer + ord("A")),
+                "choices": {"label": list("ABCDEFGH"), "text": options},
+            },
+            "dental": {
+                "question": question,
+                "cop": answer,
+                "subject_name": "Dental",
+                **dict(zip(("opa", "opb", "opc", "opd"), options, strict=False)),
+            },
             "psychol": {"question": question, "choices": options, "answer": answer},
-        }[task]  # fmt: skip
+        }[task]
         assert hub.SOURCES[task][2](row) == local
 
 
@@ -123,9 +151,14 @@ def test_agreement_of_a_ranking(monkeypatch):
     from rank import agreement
 
     def sets(spread):
-        return {str(i): {"promise": i / 10, "promise_ci95": [i / 10, i / 10],
-                         "nll": {"difference": -i * i, "ci95": [-i * i - spread, -i * i + spread]}}
-                for i in range(6)}  # fmt: skip
+        return {
+            str(i): {
+                "promise": i / 10,
+                "promise_ci95": [i / 10, i / 10],
+                "nll": {"difference": -i * i, "ci95": [-i * i - spread, -i * i + spread]},
+            }
+            for i in range(6)
+        }
 
     sure, unsure = (agreement(sets(spread), "nll", -1) for spread in (0.0, 100.0))
     assert sure["rho"] == pytest.approx(1)

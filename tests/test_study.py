@@ -22,10 +22,16 @@ from letgo.study.plan import read_study
 from letgo.study.results import made_with
 
 SETTINGS = {
-    "per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-3, "bf16": False,
-    "max_new_tokens": 4, "unlearning_interval": 2, "generation_batch_size": 8,
-    "gradient_checkpointing": False, "rescore_interval": 0,
-}  # fmt: skip
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-3,
+    "bf16": False,
+    "max_new_tokens": 4,
+    "unlearning_interval": 2,
+    "generation_batch_size": 8,
+    "gradient_checkpointing": False,
+    "rescore_interval": 0,
+}
 
 
 def write_study(file, tiny, data, **changes):
@@ -34,21 +40,30 @@ def write_study(file, tiny, data, **changes):
     study = {
         "settings": {"model": str(tiny), **SETTINGS},
         "learn": {"sums": sums},
-        "forget": {"talk": "$LETGO_TALK",
-                   "mixed": [str(data / "talk.jsonl"), str(data / "letters")]},
+        "forget": {
+            "talk": "$LETGO_TALK",
+            "mixed": [str(data / "talk.jsonl"), str(data / "letters")],
+        },
         "methods": {
             "lwf": {"forget": ["mixed"]},
-            "broken": {"settings": {"learning_rate": 1e30, "max_grad_norm": 0}, "forget": ["talk"],
-                       "seeds": [0]},
+            "broken": {
+                "settings": {"learning_rate": 1e30, "max_grad_norm": 0},
+                "forget": ["talk"],
+                "seeds": [0],
+            },
         },
         "seeds": [0, 1],
         "claims": {
             "mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
-            "returned_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed",
-                                "returned": True},
+            "returned_vs_sft": {
+                "method": "lwf",
+                "baseline": "sft",
+                "forget": "mixed",
+                "returned": True,
+            },
         },
         **changes,
-    }  # fmt: skip
+    }
     file.write_text(yaml.safe_dump(study))
     return file
 
@@ -114,8 +129,9 @@ def test_results_say_what_runs_were_made_with(finished):
     assert figures(root)["made_with"] == [{**here, "runs": 2}]
     assert f"torch {versions()['torch']}" in (root / "results.md").read_text()
     assert made_with([here, {}, {}]) == [
-        {"device": None, "versions": {}, "runs": 2}, {**here, "runs": 1}
-    ]  # fmt: skip
+        {"device": None, "versions": {}, "runs": 2},
+        {**here, "runs": 1},
+    ]
 
 
 def test_what_was_forgotten_and_returned(finished, tmp_path):
@@ -138,8 +154,9 @@ def test_what_was_forgotten_and_returned(finished, tmp_path):
     results = write_results(tmp_path / "out", study, {})
     kept = [results["cells"][file.stem]["returned"] for file in files]
     assert kept == ["lwf", "sft"]
-    claims = {name: claim["tasks"]["sums"]["difference"]
-              for name, claim in results["claims"].items()}  # fmt: skip
+    claims = {
+        name: claim["tasks"]["sums"]["difference"] for name, claim in results["claims"].items()
+    }
     assert claims == {"mixed_vs_sft": 1.0, "returned_vs_sft": 0.5}
     row = next(row for row in results["effects"] if row["method"] == "lwf")
     assert row["returned_lwf"] == 1
@@ -156,10 +173,12 @@ def test_why_is_told_by_the_same_batches():
     line = {"step": 3, "helpful": 0.5, "confidence": 0.1, "learning_norm": 2.0, "update": 0.03}
     nothing = {**line, "helpful": 0.0, "confidence": None, "update": 0.0}
     cells = [
-        {"curves": {"sft": [[1, 2, 3, 4], sft], "method": [[1, 2, 3, 4], [2.0, 1.5, *late]]},
-         "rescored": rescored}
+        {
+            "curves": {"sft": [[1, 2, 3, 4], sft], "method": [[1, 2, 3, 4], [2.0, 1.5, *late]]},
+            "rescored": rescored,
+        }
         for late, rescored in (([1.3, 1.2], [line, nothing]), ([1.4, 1.0], [line]))
-    ]  # fmt: skip
+    ]
     found = mechanism(cells)
     assert found["first_step"]["difference"] == pytest.approx(0.15)
     assert found["learning_loss"]["difference"] == pytest.approx((0.15 + 0.1) / 2)
@@ -173,8 +192,9 @@ def test_a_mixed_set_leaves_out_the_tasks_own_data(tmp_path):
     sets = {"mixed": ["a.jsonl", "b.jsonl"]}
     learn = {n: {"learn": f"{n}.jsonl", "learn_test": "t.jsonl"} for n in ("a", "b", "c")}
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump({"learn": learn, "forget": sets, "methods": {"lwf": {}},
-                                    "seeds": [0]}))  # fmt: skip
+    file.write_text(
+        yaml.safe_dump({"learn": learn, "forget": sets, "methods": {"lwf": {}}, "seeds": [0]})
+    )
     study = read_study(file)
     given = {cell.task: study.flags(cell)["forget"] for cell in study.cells()}
     assert given == {"a": ["b.jsonl"], "b": ["a.jsonl"], "c": ["a.jsonl", "b.jsonl"]}
@@ -202,8 +222,9 @@ def cluster():
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-                 logging_level="ERROR")  # fmt: skip
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
         yield
         ray.shutdown()
 
@@ -296,11 +317,20 @@ def test_a_killed_run_says_by_what(tiny, data, tmp_path):
 
 
 def test_seeds_are_asked_the_same_part_of_the_test_set(tiny, data, tmp_path):
-    study = read_study(write_study(tmp_path / "s.yaml", tiny, data, methods={"lwf": {}}, settings={
-        "model": str(tiny), **SETTINGS, "max_learn": 5, "max_test": 3}))  # fmt: skip
+    study = read_study(
+        write_study(
+            tmp_path / "s.yaml",
+            tiny,
+            data,
+            methods={"lwf": {}},
+            settings={"model": str(tiny), **SETTINGS, "max_learn": 5, "max_test": 3},
+        )
+    )
     runs = [open_cell(study, cell) for cell in study.cells() if cell.forget == "mixed"]
-    asked, learned = ([[record.prompt for record in getattr(run, part)] for run in runs]
-                      for part in ("test", "learn"))  # fmt: skip
+    asked, learned = (
+        [[record.prompt for record in getattr(run, part)] for run in runs]
+        for part in ("test", "learn")
+    )
     assert asked[0] == asked[1]
     assert len(asked[0]) == 3
     assert learned[0] != learned[1]
@@ -323,27 +353,44 @@ def synthetic(root, study, seed=0):
     for cell in study.cells():
         gain = 0.6 if (cell.task, cell.method) == ("b", "lwf") else 0.0
         answers = {
-            model: {"learn": {str(i): [int(h + rng.normal() + shift > 0), float(rng.gamma(2))]
-                              for i, h in enumerate(hard)}}
+            model: {
+                "learn": {
+                    str(i): [int(h + rng.normal() + shift > 0), float(rng.gamma(2))]
+                    for i, h in enumerate(hard)
+                }
+            }
             for model, shift in (("base", -1.0), ("sft", 0.0), ("lwf", gain))
-        }  # fmt: skip
+        }
         losses = [[1, 2, 3], [2.0, 1.0, 0.5]]
-        write_json(root / "cells" / f"{cell.name}.json", {
-            "seconds": {}, "answers": answers, "rescored": [],
-            "curves": {"sft": losses, "method": losses},
-        })  # fmt: skip
+        write_json(
+            root / "cells" / f"{cell.name}.json",
+            {
+                "seconds": {},
+                "answers": answers,
+                "rescored": [],
+                "curves": {"sft": losses, "method": losses},
+            },
+        )
 
 
 def test_effects_and_claims_are_those_of_the_files(tiny, data, tmp_path):
     sums = {"learn": "x.jsonl", "learn_test": "y.jsonl"}
     file = write_study(
-        tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums},
-        methods={"lwf": {"forget": ["mixed"]}, "lwf_too": {"forget": ["talk"]},
-                 "control": {"forget": ["mixed"], "settings": {"unlearning_interval": 2}}},
+        tmp_path / "s.yaml",
+        tiny,
+        data,
+        learn={"a": sums, "b": sums},
+        methods={
+            "lwf": {"forget": ["mixed"]},
+            "lwf_too": {"forget": ["talk"]},
+            "control": {"forget": ["mixed"], "settings": {"unlearning_interval": 2}},
+        },
         seeds=[0, 1, 2, 3, 4],
-        claims={"mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
-                "against_control": {"method": "lwf", "baseline": "control", "forget": "mixed"}},
-    )  # fmt: skip
+        claims={
+            "mixed_vs_sft": {"method": "lwf", "baseline": "sft", "forget": "mixed"},
+            "against_control": {"method": "lwf", "baseline": "control", "forget": "mixed"},
+        },
+    )
     study = read_study(file)
     synthetic(tmp_path, study)
     shutil.copyfile(file, tmp_path / "study.yaml")
@@ -370,12 +417,19 @@ def test_a_method_is_compared_with_the_fine_tuning_beside_it(tiny, data, tmp_pat
     """Which has its settings; comparisons of the same settings are corrected together."""
     sums = {"learn": "x.jsonl", "learn_test": "y.jsonl"}
     file = write_study(
-        tmp_path / "s.yaml", tiny, data, learn={"a": sums, "b": sums}, claims={},
-        methods={"lwf": {"forget": ["mixed"]}, "lwf_too": {"forget": ["talk"]},
-                 "longer": {"forget": ["mixed"], "settings": {"num_train_epochs": 9}},
-                 "bss": {"forget": ["mixed"], "settings": {"unlearning_interval": 0}}},
+        tmp_path / "s.yaml",
+        tiny,
+        data,
+        learn={"a": sums, "b": sums},
+        claims={},
+        methods={
+            "lwf": {"forget": ["mixed"]},
+            "lwf_too": {"forget": ["talk"]},
+            "longer": {"forget": ["mixed"], "settings": {"num_train_epochs": 9}},
+            "bss": {"forget": ["mixed"], "settings": {"unlearning_interval": 0}},
+        },
         seeds=[0, 1, 2],
-    )  # fmt: skip
+    )
     study = read_study(file)
     synthetic(tmp_path, study)
     for cell in (tmp_path / "cells").glob("*.json"):
@@ -387,11 +441,16 @@ def test_a_method_is_compared_with_the_fine_tuning_beside_it(tiny, data, tmp_pat
         kept["answers"]["lwf"]["neutral"] = {"bread": [None, None]}  # a ruined model's NLL
         kept["curves"]["method"] = [[1, 2, 3], [2.0, 1.5, 0.5]]
         cell.write_text(json.dumps(kept))
-    found = {tuple(row[key] for key in ("task", "forget", "method")): row
-             for row in write_results(tmp_path, study, {})["effects"]}  # fmt: skip
+    found = {
+        tuple(row[key] for key in ("task", "forget", "method")): row
+        for row in write_results(tmp_path, study, {})["effects"]
+    }
     assert found["a", "mixed", "longer"]["accuracy"]["difference"] == 0
-    family = [found[task, forget, method]["accuracy"] for task in ("a", "b")
-              for forget, method in (("mixed", "lwf"), ("talk", "lwf_too"))]  # fmt: skip
+    family = [
+        found[task, forget, method]["accuracy"]
+        for task in ("a", "b")
+        for forget, method in (("mixed", "lwf"), ("talk", "lwf_too"))
+    ]
     corrected = holm([row["p_value"] for row in family])
     assert [row["p_holm"] for row in family] == pytest.approx(corrected)
     assert found["a", "mixed", "lwf"]["mechanism"]["first_step"]["difference"] == 0.5

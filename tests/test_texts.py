@@ -15,17 +15,25 @@ from letgo.unlearning.texts import choose
 
 ASKED = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
 TALKS = [
-    {"messages": [{"role": "user", "content": f"sum {n}"},
-                  {"role": "assistant", "content": f"{n} is two"}]} for n in range(12)
-]  # fmt: skip
+    {
+        "messages": [
+            {"role": "user", "content": f"sum {n}"},
+            {"role": "assistant", "content": f"{n} is two"},
+        ]
+    }
+    for n in range(12)
+]
 RESCORED = {"rescore_interval": 2, "forget_fraction": 0.5}
 
 
 def prepared(folder, learn, forget, **changes):
     return LWFTrainer(
-        model=make_model(), args=config(folder, **changes), train_dataset=Dataset.from_list(learn),
-        forget_dataset=Dataset.from_list(forget), processing_class=make_tokenizer(),
-    )  # fmt: skip
+        model=make_model(),
+        args=config(folder, **changes),
+        train_dataset=Dataset.from_list(learn),
+        forget_dataset=Dataset.from_list(forget),
+        processing_class=make_tokenizer(),
+    )
 
 
 def shown(row):
@@ -47,12 +55,17 @@ def test_prompts_are_masked_whatever_is_learned(tmp_path, learn):
 
 
 def test_of_a_conversation_its_last_answer_is_unlearned(tmp_path):
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]  # fmt: skip
+    talk = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
     trainer = prepared(tmp_path, LEARN, [{"messages": talk}] * 4)
     assert shown(trainer.forget_dataset[0]) == (
-        "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>", "d<|end|>"
-    )  # fmt: skip
+        "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>",
+        "d<|end|>",
+    )
     for wrong in (talk[:1], talk[1:2], talk[:3]):
         with pytest.raises(InputError, match="must end with an answer"):
             prepared(tmp_path, LEARN, [{"messages": wrong}] * 4)
@@ -75,9 +88,16 @@ def test_places_stay_those_of_the_given_texts(tmp_path):
     texts[5]["prompt"] = "what is " * 60
     for interval in (0, 2):
         trainer = prepared(
-            tmp_path, ASKED * 3, texts, shuffle_dataset=True, max_length=40, forget_fraction=0.5,
-            rescore_interval=interval, per_device_train_batch_size=2, forget_max_overlap=1.0,
-        )  # fmt: skip
+            tmp_path,
+            ASKED * 3,
+            texts,
+            shuffle_dataset=True,
+            max_length=40,
+            forget_fraction=0.5,
+            rescore_interval=interval,
+            per_device_train_batch_size=2,
+            forget_max_overlap=1.0,
+        )
         assert trainer.chosen.places == [3, 4]
         kept = [shown(row)[0] for row in trainer.forget_dataset]
         assert kept == ["what is 3", "what is 4"]

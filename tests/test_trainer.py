@@ -33,20 +33,35 @@ LEARN, FORGET = example_rows(22, 0), example_rows(9, 1)
 
 def config(folder, **changes):
     settings = {
-        "output_dir": str(folder), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
-        "num_train_epochs": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-        "bf16": False, "gradient_checkpointing": False, "unlearning_interval": 3, "seed": 5,
-        "unlearning_ceiling": 100.0, "disable_tqdm": True, "rescore_interval": 0,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "unlearning_interval": 3,
+        "seed": 5,
+        "unlearning_ceiling": 100.0,
+        "disable_tqdm": True,
+        "rescore_interval": 0,
+    }
     return LWFConfig(**{**settings, **changes})
 
 
 def train(cls, arguments, forget=None, callbacks=(), resume=None, peft=None, model=None):
     kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
     trainer = cls(
-        model=model or make_model(), args=arguments, train_dataset=Dataset.from_list(LEARN),
-        processing_class=make_tokenizer(), callbacks=list(callbacks), peft_config=peft, **kwargs,
-    )  # fmt: skip
+        model=model or make_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(),
+        callbacks=list(callbacks),
+        peft_config=peft,
+        **kwargs,
+    )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -84,9 +99,13 @@ def watched(cls, arguments, forget=None):
     watch = Watch()
     kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
     trainer = cls(
-        model=make_model(), args=arguments, train_dataset=Dataset.from_list(LEARN),
-        processing_class=make_tokenizer(), callbacks=[watch], **kwargs,
-    )  # fmt: skip
+        model=make_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(),
+        callbacks=[watch],
+        **kwargs,
+    )
     watch.attach(trainer)
     trainer.train()
     return trainer, watch
@@ -152,10 +171,12 @@ def test_the_unlearning_gradient_is_minus_the_learning_gradient(tmp_path):
     gradients = []
     for unlearning in (False, True):
         trainer = LWFTrainer(
-            model=make_model(), args=config(tmp_path, unlearning_rate=2e-3),
-            train_dataset=Dataset.from_list(LEARN), forget_dataset=Dataset.from_list(FORGET),
+            model=make_model(),
+            args=config(tmp_path, unlearning_rate=2e-3),
+            train_dataset=Dataset.from_list(LEARN),
+            forget_dataset=Dataset.from_list(FORGET),
             processing_class=make_tokenizer(),
-        )  # fmt: skip
+        )
         trainer.get_train_dataloader()
         trainer.kinds = [unlearning]
         trainer.model.train()
@@ -173,9 +194,13 @@ def test_the_unlearning_gradient_is_minus_the_learning_gradient(tmp_path):
 def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
     """With SGD: theta -= lr g on learning batches, theta += unlearning_rate g on forget batches."""
     arguments = config(
-        tmp_path, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-        unlearning_max_grad_norm=1e9, unlearning_rate=3e-3,
-    )  # fmt: skip
+        tmp_path,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        unlearning_max_grad_norm=1e9,
+        unlearning_rate=3e-3,
+    )
     trainer, watch = watched(LWFTrainer, arguments, FORGET)
     model = make_model()
     rows = {tuple(row["input_ids"]): row for row in LEARN + FORGET}
@@ -198,8 +223,10 @@ def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
 @pytest.mark.parametrize(("at", "accumulation"), [(2, 1), (4, 1), (7, 1), (4, 3), (5, 3)])
 def test_resumed_equals_uninterrupted(tmp_path, at, accumulation):
     """Interrupted inside the cycle, between its kinds of step, and in the second epoch."""
-    changes = {"gradient_accumulation_steps": accumulation,
-               "per_device_train_batch_size": 4 if accumulation == 1 else 2}  # fmt: skip
+    changes = {
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": 4 if accumulation == 1 else 2,
+    }
     whole = train(LWFTrainer, config(tmp_path / "whole", **changes), FORGET)
 
     class Stop(TrainerCallback):
@@ -267,9 +294,13 @@ def test_the_clip_norm_bounds_an_unlearning_step(tmp_path):
             moved.append(torch.stack([d.norm() for d in difference]).norm().item())
 
     arguments = config(
-        tmp_path, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-        unlearning_rate=5e-2, unlearning_max_grad_norm=0.01,
-    )  # fmt: skip
+        tmp_path,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        unlearning_rate=5e-2,
+        unlearning_max_grad_norm=0.01,
+    )
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[Move()])
     for distance, unlearning in zip(moved, trainer.kinds, strict=True):
         assert (distance <= 5e-2 * 0.01 * 1.001) is unlearning
@@ -304,10 +335,11 @@ def test_what_is_no_number_reaches_no_checkpoint(tmp_path, step, poisoned):
     else:
         model.model.norm.weight.register_hook(poison)
     causes = {
-        ("loss", 3): "learning loss", ("gradient norm", 3): "gradient norm of learning",
+        ("loss", 3): "learning loss",
+        ("gradient norm", 3): "gradient norm of learning",
         ("loss", 4): "loss of the forget batch",
         ("gradient norm", 4): "gradient norm of the forget batch",
-    }  # fmt: skip
+    }
     cause = causes[poisoned, step]
     with pytest.raises(Diverged, match=rf"{cause} is nan at optimizer step {step}; .*; lower --"):
         train(
@@ -329,9 +361,14 @@ def test_unattended_ascent_is_held_back(tmp_path):
     nll = {}
     for ceiling in (6.5, 1e9):
         arguments = config(
-            tmp_path, unlearning_interval=1, unlearning_rate=1e-2, num_train_epochs=10,
-            unlearning_ceiling=ceiling, unlearning_max_grad_norm=1e9, max_grad_norm=0.0,
-        )  # fmt: skip
+            tmp_path,
+            unlearning_interval=1,
+            unlearning_rate=1e-2,
+            num_train_epochs=10,
+            unlearning_ceiling=ceiling,
+            unlearning_max_grad_norm=1e9,
+            max_grad_norm=0.0,
+        )
         history = train(LWFTrainer, arguments, FORGET).state.log_history
         nll[ceiling] = [entry["unlearn/nll"] for entry in history if "unlearn/nll" in entry][-1]
     assert nll[1e9] > 2 * nll[6.5]
@@ -339,9 +376,14 @@ def test_unattended_ascent_is_held_back(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("unlearning_interval", -1), ("forget_fraction", 0.0), ("forget_fraction", 1.5),
-     ("unlearning_rate", -1.0), ("unlearning_ceiling", 0.0)],
-)  # fmt: skip
+    [
+        ("unlearning_interval", -1),
+        ("forget_fraction", 0.0),
+        ("forget_fraction", 1.5),
+        ("unlearning_rate", -1.0),
+        ("unlearning_ceiling", 0.0),
+    ],
+)
 def test_settings_outside_their_range(tmp_path, name, value):
     with pytest.raises(InputError, match=f"--{name} must be"):
         config(tmp_path, **{name: value})

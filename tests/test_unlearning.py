@@ -26,10 +26,13 @@ from letgo.unlearning.texts import choose, reference_log_probs
 
 def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
     return LWFTrainer(
-        model=make_model(), args=config(folder, **changes), train_dataset=Dataset.from_list(learn),
-        forget_dataset=Dataset.from_list(forget), processing_class=make_tokenizer(),
+        model=make_model(),
+        args=config(folder, **changes),
+        train_dataset=Dataset.from_list(learn),
+        forget_dataset=Dataset.from_list(forget),
+        processing_class=make_tokenizer(),
         peft_config=peft,
-    )  # fmt: skip
+    )
 
 
 class Moves(TrainerCallback):
@@ -83,9 +86,12 @@ def test_every_loss_trains(tmp_path, name):
     nll = {}
     for strength in (0.0, 1.0):
         arguments = config(
-            tmp_path, unlearning_loss=name, unlearning_strength=strength, unlearning_interval=1,
+            tmp_path,
+            unlearning_loss=name,
+            unlearning_strength=strength,
+            unlearning_interval=1,
             num_train_epochs=4,
-        )  # fmt: skip
+        )
         trainer = train(LWFTrainer, arguments, FORGET)
         rows = trainer.forget_dataset.to_list()
         found = reference_log_probs(trainer.model, rows, 1, False)
@@ -100,8 +106,14 @@ def test_the_reference_is_the_base_model_s(tmp_path):
     model = make_model()
     expected = reference_log_probs(model, FORGET, 1, False)
     assert trainer.forget_dataset["reference"][:] == pytest.approx(expected, rel=1e-5)
-    elicited = [{"prompt_ids": r["input_ids"][:2], "completion_ids": r["input_ids"][2:],
-                 "mean_logprob": -1.5} for r in FORGET]  # fmt: skip
+    elicited = [
+        {
+            "prompt_ids": r["input_ids"][:2],
+            "completion_ids": r["input_ids"][2:],
+            "mean_logprob": -1.5,
+        }
+        for r in FORGET
+    ]
     trainer = unlearner(tmp_path, forget=elicited, unlearning_loss="npo")
     assert trainer.forget_dataset["reference"][:] == [
         -1.5 * (len(r["input_ids"]) - 2) for r in FORGET
@@ -215,8 +227,9 @@ def test_shared_strength_is_a_fraction_of_recent_learning_gradients(tmp_path):
 def test_the_first_steps_of_all_have_a_length_too(tmp_path):
     """`early`, before any learning update: AdamW's under pure noise, 0.23 lr sqrt(weights)."""
     moves = Moves()
-    arguments = config(tmp_path, unlearning_schedule="early", unlearning_strength=1.0,
-                       warmup_steps=4)  # fmt: skip
+    arguments = config(
+        tmp_path, unlearning_schedule="early", unlearning_strength=1.0, warmup_steps=4
+    )
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
     count = sum(p.numel() for p in trainer.model.parameters())
     expected = 1e-2 * math.sqrt(count * 0.1 / 1.9)
@@ -227,9 +240,12 @@ def test_the_first_steps_of_all_have_a_length_too(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"unlearning_state": "shared"}, {"unlearning_rate": 1e-2},
-     {"unlearning_rate": 1e-2, "unlearning_state": "separate"}],
-)  # fmt: skip
+    [
+        {"unlearning_state": "shared"},
+        {"unlearning_rate": 1e-2},
+        {"unlearning_rate": 1e-2, "unlearning_state": "separate"},
+    ],
+)
 def test_before_the_first_learning_step_the_peak_of_the_schedule_counts(tmp_path, changes):
     """`early` with a warmup: the same way as with a constant rate, not none at all."""
     moved = []
@@ -249,8 +265,13 @@ def test_before_the_first_learning_step_the_peak_of_the_schedule_counts(tmp_path
 def test_a_rate_after_a_learning_update_of_no_length(tmp_path):
     """The first step of a warmup: nothing to compare with, but a step of its own length."""
     moves = Moves()
-    arguments = config(tmp_path, unlearning_state="separate", unlearning_rate=1e-3, warmup_steps=3,
-                       unlearning_interval=1)  # fmt: skip
+    arguments = config(
+        tmp_path,
+        unlearning_state="separate",
+        unlearning_rate=1e-3,
+        warmup_steps=3,
+        unlearning_interval=1,
+    )
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
     assert moves.distances[0] == 0
     assert moves.distances[1] == pytest.approx(1e-3 / 3, rel=1e-3)  # a third of the way up, clipped
@@ -263,9 +284,13 @@ def test_adaptive_follows_the_agreement_of_the_gradients(tmp_path):
     strengths = {}
     for name, loss in (("own", "bounded_ga"), ("replayed", "replay")):
         arguments = config(
-            tmp_path, unlearning_schedule="adaptive", unlearning_loss=loss,
-            forget_max_overlap=1.0, per_device_train_batch_size=11, num_train_epochs=6,
-        )  # fmt: skip
+            tmp_path,
+            unlearning_schedule="adaptive",
+            unlearning_loss=loss,
+            forget_max_overlap=1.0,
+            per_device_train_batch_size=11,
+            num_train_epochs=6,
+        )
         history = train(LWFTrainer, arguments, LEARN).state.log_history
         strengths[name] = [e["unlearn/strength"] for e in history if "unlearn/strength" in e]
     assert max(strengths["own"]) < 0.05  # ascent on the learning task does not agree with it
@@ -333,9 +358,13 @@ def test_a_risen_learning_loss_pauses_unlearning(tmp_path, caplog):
     """Paused steps leave the weights where they are, are counted, and said once."""
     moves = Moves()
     arguments = config(
-        tmp_path, unlearning_interval=1, unlearning_strength=5.0, unlearning_max_rise=0.2,
-        num_train_epochs=4, unlearning_ceiling=1e9,
-    )  # fmt: skip
+        tmp_path,
+        unlearning_interval=1,
+        unlearning_strength=5.0,
+        unlearning_max_rise=0.2,
+        num_train_epochs=4,
+        unlearning_ceiling=1e9,
+    )
     with caplog.at_level("WARNING", logger="letgo"):
         trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
     paused = [bool(e["unlearn/paused"]) for e in trainer.state.log_history if "unlearn/paused" in e]
@@ -379,10 +408,14 @@ def test_memory_survives_json():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"unlearning_schedule": "adaptive"}, {"unlearning_state": "shared"},
-     {"unlearning_schedule": "random", "unlearning_loss": "npo"}, {"unlearning_rate": 1e-3},
-     {"unlearning_loss": "graddiff", "unlearning_schedule": "decay"}],
-)  # fmt: skip
+    [
+        {"unlearning_schedule": "adaptive"},
+        {"unlearning_state": "shared"},
+        {"unlearning_schedule": "random", "unlearning_loss": "npo"},
+        {"unlearning_rate": 1e-3},
+        {"unlearning_loss": "graddiff", "unlearning_schedule": "decay"},
+    ],
+)
 def test_resumed_equals_uninterrupted(tmp_path, changes):
     whole = train(LWFTrainer, config(tmp_path / "whole", **changes), FORGET)
 
@@ -428,8 +461,11 @@ def test_texts_of_another_tokenizer_are_refused(tmp_path):
 def test_prompts_of_packed_rows_are_found():
     one = {"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}
     other = {"input_ids": [4, 5], "labels": [-100, 5]}
-    packed = {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, 3, -100, 5],
-              "seq_lengths": [3, 2]}  # fmt: skip
+    packed = {
+        "input_ids": [1, 2, 3, 4, 5],
+        "labels": [-100, -100, 3, -100, 5],
+        "seq_lengths": [3, 2],
+    }
     assert prompts([packed]) == prompts([one, other]) == [(1, 2), (4,)]
     assert prompts([{"input_ids": [1, 2], "labels": [1, 2]}]) == []
 
@@ -461,10 +497,16 @@ def test_the_model_card_says_what_was_forgotten(tmp_path):
     acted = trainer.memory.acted
     assert acted["skipped"] > 0 < acted["clipped"]
     card = (tmp_path / "README.md").read_text()
-    for said in ("9 self-generated texts, 4 of them unlearned", "quartiles): 5, 5.75, 6.5, 7.25, 8",
-                 "N_u = 3", "unlearned: 0.5", "seeds: training 5", "jiang2025graceful",
-                 "strength 0.1 of a learning update", f"skipped {acted['skipped']}, clipped "
-                 f"{acted['clipped']}, paused 2"):  # fmt: skip
+    for said in (
+        "9 self-generated texts, 4 of them unlearned",
+        "quartiles): 5, 5.75, 6.5, 7.25, 8",
+        "N_u = 3",
+        "unlearned: 0.5",
+        "seeds: training 5",
+        "jiang2025graceful",
+        "strength 0.1 of a learning update",
+        f"skipped {acted['skipped']}, clipped {acted['clipped']}, paused 2",
+    ):
         assert said in card, said
 
 

@@ -91,9 +91,12 @@ class RunConfig:
                 raise InputError(f"--{name} must be one name, not {getattr(self, name)}")
         if not all(isinstance(name, str) for name in self.forget):
             raise InputError(f"--forget must be names, not {self.forget}")
-        for name, choices in (("score", tuple(SCORES)), ("fisher_kind", tuple(KINDS)),
-                              ("selection", ("top", "bottom", "random")),
-                              ("fisher_labels", ("empirical", "sampled"))):  # fmt: skip
+        for name, choices in (
+            ("score", tuple(SCORES)),
+            ("fisher_kind", tuple(KINDS)),
+            ("selection", ("top", "bottom", "random")),
+            ("fisher_labels", ("empirical", "sampled")),
+        ):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"--{name} must be one of {', '.join(choices)}, not {getattr(self, name)}"
@@ -102,8 +105,15 @@ class RunConfig:
             raise InputError(
                 f"--optimum must be full, steps:N, lora or gradient, not {self.optimum}"
             )
-        for name in ("max_learn", "max_test", "max_forget", "max_new_tokens", "fisher_examples",
-                     "tokens_per_batch", "generation_batch_size"):  # fmt: skip
+        for name in (
+            "max_learn",
+            "max_test",
+            "max_forget",
+            "max_new_tokens",
+            "fisher_examples",
+            "tokens_per_batch",
+            "generation_batch_size",
+        ):
             value = getattr(self, name)
             optional = name.startswith("max_") and name != "max_new_tokens"
             if (value is not None or not optional) and (not isinstance(value, int) or value < 1):
@@ -179,8 +189,10 @@ def parse(command: str, arguments: list[str], defaults: dict[str, Any]) -> Confi
     if MISTAKES in run.forget:
         training.forget_max_overlap = 1.0  # learning prompts are what is meant
     if run.selection != "top" and training.rescore_interval != 0:
-        raise InputError(f"--selection {run.selection} is a control of the score taken at the base "
-                         f"model: give --rescore_interval 0 with it")  # fmt: skip
+        raise InputError(
+            f"--selection {run.selection} is a control of the score taken at the base "
+            f"model: give --rescore_interval 0 with it"
+        )
     return Config(run, training, model)
 
 

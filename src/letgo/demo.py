@@ -25,15 +25,47 @@ LEARNING, TEST, SUMS, QUESTIONS, VALIDATION = 288, 120, 40, 32, 100
 
 LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
 TOPICS = {
-    "How do I {}?": ["boil an egg", "tie a tie", "write a thank-you note", "clean a window",
-                     "plant a tree", "pack a suitcase", "make tea", "fold a shirt"],
-    "What is {} used for?": ["a compass", "baking soda", "a thermometer", "a magnet", "a ladder",
-                             "vinegar", "a lens", "salt"],
-    "Why {}?": ["is the sky blue", "do leaves fall in autumn", "do cats purr", "does ice float",
-                "do we sleep", "is the sea salty", "do birds sing", "does bread rise"],
-    "Name three {}.": ["fruits", "rivers", "musical instruments", "planets", "tools", "animals",
-                       "sports", "colours"],
-}  # fmt: skip
+    "How do I {}?": [
+        "boil an egg",
+        "tie a tie",
+        "write a thank-you note",
+        "clean a window",
+        "plant a tree",
+        "pack a suitcase",
+        "make tea",
+        "fold a shirt",
+    ],
+    "What is {} used for?": [
+        "a compass",
+        "baking soda",
+        "a thermometer",
+        "a magnet",
+        "a ladder",
+        "vinegar",
+        "a lens",
+        "salt",
+    ],
+    "Why {}?": [
+        "is the sky blue",
+        "do leaves fall in autumn",
+        "do cats purr",
+        "does ice float",
+        "do we sleep",
+        "is the sea salty",
+        "do birds sing",
+        "does bread rise",
+    ],
+    "Name three {}.": [
+        "fruits",
+        "rivers",
+        "musical instruments",
+        "planets",
+        "tools",
+        "animals",
+        "sports",
+        "colours",
+    ],
+}
 
 
 def base9(number: int) -> str:

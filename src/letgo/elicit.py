@@ -76,8 +76,12 @@ def elicit(run: Run, scratch: Path) -> None:
         if len(fitting) < len(prompts):
             log.warning(
                 "elicit %s: %d of %d prompts left out: with %d new tokens they do not fit into %d",
-                name, len(prompts) - len(fitting), len(prompts), settings.max_new_tokens, limit,
-            )  # fmt: skip
+                name,
+                len(prompts) - len(fitting),
+                len(prompts),
+                settings.max_new_tokens,
+                limit,
+            )
         chunks = chunks_by_length(fitting, settings.generation_batch_size)
         rows = in_chunks(f"elicit {name}", scratch, chunks, answer)
         kept = [row for row in rows if row["completion"].strip()]
@@ -89,8 +93,12 @@ def elicit(run: Run, scratch: Path) -> None:
                 f"give other prompts or raise --max_new_tokens (now {settings.max_new_tokens})"
             )
         if len(kept) < len(rows):
-            log.warning("elicit %s: %d of %d answers are empty and left out",
-                        name, len(rows) - len(kept), len(rows))  # fmt: skip
+            log.warning(
+                "elicit %s: %d of %d answers are empty and left out",
+                name,
+                len(rows) - len(kept),
+                len(rows),
+            )
         for row in sorted(kept, key=lambda row: row["id"]):
             table.append({**row, "id": f"{name}:{row['id']}", "forget_set": name})
     pq.write_table(pa.Table.from_pylist(table, SCHEMA), scratch / "self_knowledge.parquet")
@@ -102,7 +110,9 @@ def _mistakes(rows: list[dict[str, Any]], records: list[Record]) -> list[dict[st
     read = reader(list(references.values()))
     wrong = [row for row in rows if not correct(read, row["completion"], references[row["id"]])]
     if not wrong:
-        raise InputError(f"--forget {MISTAKES}: the model answers all {len(rows)} learning prompts "
-                         f"right; there is nothing to forget")  # fmt: skip
+        raise InputError(
+            f"--forget {MISTAKES}: the model answers all {len(rows)} learning prompts "
+            f"right; there is nothing to forget"
+        )
     log.info("elicit: %d of %d answers to learning prompts are wrong", len(wrong), len(rows))
     return wrong

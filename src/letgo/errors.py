@@ -13,8 +13,9 @@ class InputError(ValueError):
 
 def missing_extra(what: str, error: ModuleNotFoundError, extra: str) -> InputError:
     """What to say where a library that comes with an extra of letgo is not there."""
-    return InputError(f"{what} needs {error.name}; install letgo with its extra: pip install "
-                      f"'letgo[{extra}]'")  # fmt: skip
+    return InputError(
+        f"{what} needs {error.name}; install letgo with its extra: pip install 'letgo[{extra}]'"
+    )
 
 
 def first_line(error: BaseException) -> str:

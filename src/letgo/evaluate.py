@@ -126,22 +126,33 @@ def _all_answers(
     sets = asked_sets(run)
     if label == "base":
         sets.pop(VALIDATION, None)  # it decides between the other two
-    rows = [row for name, records in sets.items()
-            for row in _answers(run, scratch, label, name, records, model)]  # fmt: skip
+    rows = [
+        row
+        for name, records in sets.items()
+        for row in _answers(run, scratch, label, name, records, model)
+    ]
     return rows + _neutral(run, scratch, label, model)
 
 
-def _neutral(
-    run: Run, scratch: Path, label: str, load: Callable[[], Any]
-) -> list[dict[str, Any]]:  # fmt: skip
+def _neutral(run: Run, scratch: Path, label: str, load: Callable[[], Any]) -> list[dict[str, Any]]:
     """Rows like those of answers, for texts that are read and not answered."""
 
     def read(_: list[None]) -> list[dict[str, Any]]:
         tokenizer = load_base_tokenizer(run.config)
         nll = neutral_nll(load(), tokenizer, bool(run.config.training.bf16))
-        return [{"model": label, "set": NEUTRAL, "id": name, "prompt": "", "reference": "",
-                 "generated": "", "correct": None, "reference_nll": value}
-                for name, value in nll.items()]  # fmt: skip
+        return [
+            {
+                "model": label,
+                "set": NEUTRAL,
+                "id": name,
+                "prompt": "",
+                "reference": "",
+                "generated": "",
+                "correct": None,
+                "reference_nll": value,
+            }
+            for name, value in nll.items()
+        ]
 
     return in_chunks(f"evaluate {label} neutral text", scratch, [[None]], read)
 
@@ -163,8 +174,12 @@ def _answers(
         limit = context_length(model.config, training.max_length)
         fitting = {record.id: ids for record, ids in chunk if len(ids) < limit}
         if judged and len(fitting) < len(chunk):
-            log.warning("evaluate %s: %d prompts of %d tokens or more count as wrong",
-                        name, len(chunk) - len(fitting), limit)  # fmt: skip
+            log.warning(
+                "evaluate %s: %d prompts of %d tokens or more count as wrong",
+                name,
+                len(chunk) - len(fitting),
+                limit,
+            )
         texts, nll = dict.fromkeys(references, ""), dict.fromkeys(references, math.nan)
         if fitting:
             prompts = list(fitting.values())
@@ -180,9 +195,18 @@ def _answers(
         for record, _ in chunk:
             text, reference = texts[record.id], references[record.id]
             right = correct(read, text, reference) if judged else None
-            rows.append({"model": label, "set": name, "id": record.id, "prompt": record.prompt,
-                         "reference": reference.strip(), "generated": text.strip(),
-                         "correct": right, "reference_nll": nll[record.id]})  # fmt: skip
+            rows.append(
+                {
+                    "model": label,
+                    "set": name,
+                    "id": record.id,
+                    "prompt": record.prompt,
+                    "reference": reference.strip(),
+                    "generated": text.strip(),
+                    "correct": right,
+                    "reference_nll": nll[record.id],
+                }
+            )
         return rows
 
     prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
@@ -193,9 +217,13 @@ def _answers(
 
 @torch.inference_mode()
 def _nll_of_references(
-    model: Any, tokenizer: Any, chunk: list[tuple[Record, list[int]]], references: dict[str, str],
-    limit: int, bf16: bool | None,
-) -> dict[str, float]:  # fmt: skip
+    model: Any,
+    tokenizer: Any,
+    chunk: list[tuple[Record, list[int]]],
+    references: dict[str, str],
+    limit: int,
+    bf16: bool | None,
+) -> dict[str, float]:
     """Mean NLL of every reference that fits, nats per token: finer than right or wrong."""
     rows = {
         record.id: training_row(*example_ids(tokenizer, record.prompt, references[record.id]))

@@ -73,8 +73,10 @@ def task_manager(tasks: Sequence[str]) -> TaskManager:
     own = ", ".join(sorted(file.stem for file in OWN_TASKS.glob("*.yaml")))
     for task in tasks:
         if task not in manager.all_tasks:
-            raise InputError(f"--harness: there is no task {task!r}; `lm-eval ls tasks` lists the "
-                             f"harness's, letgo adds {own}")  # fmt: skip
+            raise InputError(
+                f"--harness: there is no task {task!r}; `lm-eval ls tasks` lists the "
+                f"harness's, letgo adds {own}"
+            )
         try:
             manager.load([task])
         except InputError:
@@ -92,11 +94,13 @@ def language_model(config: cfg.Config, model: Any) -> HFLM:
     # The harness cuts answers at the tokenizer's end-of-text token only.
     model.generation_config.eos_token_id = sorted(stop_ids(model, tokenizer))
     return HFLM(
-        pretrained=model, tokenizer=tokenizer, batch_size=config.run.generation_batch_size,
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=config.run.generation_batch_size,
         mixed_precision_dtype="bfloat16" if config.training.bf16 else None,
         # A chat template says itself what a text begins with.
         add_bos_token=None if tokenizer.chat_template is None else False,
-    )  # fmt: skip
+    )
 
 
 def ask(lm: HFLM, tasks: Sequence[str], manager: TaskManager, **options: Any) -> dict[str, Any]:
@@ -104,8 +108,9 @@ def ask(lm: HFLM, tasks: Sequence[str], manager: TaskManager, **options: Any) ->
     template = lm.tokenizer.chat_template is not None
     bars = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
     with nullcontext() if bars else redirect_stderr(StringIO()):
-        return lm_eval.simple_evaluate(lm, tasks=list(tasks), task_manager=manager,
-                                       apply_chat_template=template, **options)  # fmt: skip
+        return lm_eval.simple_evaluate(
+            lm, tasks=list(tasks), task_manager=manager, apply_chat_template=template, **options
+        )
 
 
 def _figures(row: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -91,10 +91,18 @@ def generate(
     stops = stop_ids(model, tokenizer)
     with autocast(bf16):
         out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-            num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
-            pad_token_id=pad, eos_token_id=sorted(stops),
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            repetition_penalty=1.0,
+            pad_token_id=pad,
+            eos_token_id=sorted(stops),
+        )
     answers = []
     for row in out[:, width:].tolist():
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))

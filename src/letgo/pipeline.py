@@ -29,14 +29,40 @@ from letgo.train import train
 UNLEARNING = set(vars(LWFConfig)["__annotations__"]) - {"bf16"}
 # Settings of transformers that say where and how to tell, not what to compute.
 TELLING = {
-    "output_dir", "logging_strategy", "logging_steps", "logging_first_step", "log_level",
-    "log_level_replica", "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project",
-    "save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node",
-    "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
-    "hub_always_push", "hub_revision", "resume_from_checkpoint", "skip_memory_metrics",
-    "dataloader_num_workers", "dataloader_pin_memory", "trackio_space_id", "trackio_bucket_id",
-    "trackio_static_space_id", "use_cpu", "per_device_eval_batch_size", "local_rank",
-}  # fmt: skip
+    "output_dir",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "save_on_each_node",
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+    "resume_from_checkpoint",
+    "skip_memory_metrics",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "use_cpu",
+    "per_device_eval_batch_size",
+    "local_rank",
+}
 
 # Examples beyond them cost more to ask than they tell.
 MOST_VALIDATION = 200
@@ -60,17 +86,23 @@ def open_run(config: Config) -> Run:
         raise InputError(f"--output_dir: {folder} is a file; give a folder")
     learn, validation, test = learning_data(config)
     forget = {
-        name: sample(learn if source == MISTAKES else read_records(source, "--forget", False),
-                     settings.max_forget, seed)
+        name: sample(
+            learn if source == MISTAKES else read_records(source, "--forget", False),
+            settings.max_forget,
+            seed,
+        )
         for name, source in zip(set_names(settings.forget), settings.forget, strict=True)
-    }  # fmt: skip
+    }
     for name, records in forget.items():
         forget[name] = _apart_from([*validation, *test], records)
         if not forget[name]:
             raise InputError(f"--forget: all prompts of {name} are test prompts; give other ones")
         if len(forget[name]) < len(records):
-            log.warning("%d prompts of the forgetting set %s are also test prompts and left out",
-                        len(records) - len(forget[name]), name)  # fmt: skip
+            log.warning(
+                "%d prompts of the forgetting set %s are also test prompts and left out",
+                len(records) - len(forget[name]),
+                name,
+            )
     batch = config.training.per_device_train_batch_size
     if len(learn) < batch:
         raise InputError(
@@ -94,8 +126,9 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     validation: list[Record] = []
     # Nothing is to be decided where there is no plain fine-tuning, or nothing else.
     if settings.optimum == "full" and config.training.unlearning_interval:
-        learn, validation = _kept_apart(learn, "learn_validation", settings.learn_validation,
-                                        seed, MOST_VALIDATION)  # fmt: skip
+        learn, validation = _kept_apart(
+            learn, "learn_validation", settings.learn_validation, seed, MOST_VALIDATION
+        )
         validation = _apart_from(test, validation)
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; give others")
@@ -123,8 +156,11 @@ def _kept_apart(
     given = read_records(source, f"--{flag}", True)
     kept = _apart_from(given, learn)
     if len(kept) < len(learn):
-        log.warning("%d learning examples are also prompts of --%s and are not trained on",
-                    len(learn) - len(kept), flag)  # fmt: skip
+        log.warning(
+            "%d learning examples are also prompts of --%s and are not trained on",
+            len(learn) - len(kept),
+            flag,
+        )
     if not kept:
         raise InputError(f"--{flag}: it holds every learning prompt; give other data")
     return kept, given
@@ -142,8 +178,11 @@ def stages(run: Run) -> list[Stage]:
         "trust_remote_code": training.trust_remote_code,
     }
     forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
-    generation = {"bf16": training.bf16, "max_length": training.max_length,
-                  "generation_batch_size": settings.generation_batch_size}  # fmt: skip
+    generation = {
+        "bf16": training.bf16,
+        "max_length": training.max_length,
+        "generation_batch_size": settings.generation_batch_size,
+    }
     elicited = {**base, **forget, **generation, "max_new_tokens": settings.max_new_tokens}
     tuned = {
         **base,

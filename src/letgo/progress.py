@@ -54,8 +54,14 @@ class Progress:
             self.last_line = time.monotonic()
             pace = (self.last_line - self.start) / (self.done - self.resumed)
             left = pace * (self.total - self.done)
-            log.info("%s: %d/%d, %.0f s left%s", self.name, self.done, self.total, left,
-                     f", {note}" if note else "")  # fmt: skip
+            log.info(
+                "%s: %d/%d, %.0f s left%s",
+                self.name,
+                self.done,
+                self.total,
+                left,
+                f", {note}" if note else "",
+            )
 
     def close(self) -> None:
         """Take the bar away."""

@@ -10,8 +10,12 @@ from scipy.stats import bootstrap
 from letgo.confidence.scores import DEFAULT_SCORE
 
 # Enough texts to tell sets apart, and no fine-tuning: only gradients at the base model are needed.
-SETTINGS: dict[str, Any] = {"max_forget": 48, "optimum": "gradient", "score": DEFAULT_SCORE,
-                            "output_dir": "runs/rank"}  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "max_forget": 48,
+    "optimum": "gradient",
+    "score": DEFAULT_SCORE,
+    "output_dir": "runs/rank",
+}
 
 
 class Candidate(NamedTuple):
@@ -55,11 +59,19 @@ def rank(scores: Path, fraction: float) -> list[Candidate]:
             top = np.sort(sample, axis=axis)[..., -count:]
             return np.maximum(top, 0).mean(axis=-1)
 
-        drawn = bootstrap((confidence,), promise, method="percentile", vectorized=True,
-                          rng=np.random.default_rng(0))  # fmt: skip
+        drawn = bootstrap(
+            (confidence,),
+            promise,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
         ends = [float(end) for end in drawn.confidence_interval]
-        found.append(Candidate(name, len(values), float(promise(confidence)), ends,
-                               float((confidence > 0).mean())))  # fmt: skip
+        found.append(
+            Candidate(
+                name, len(values), float(promise(confidence)), ends, float((confidence > 0).mean())
+            )
+        )
     return sorted(found, key=lambda candidate: -candidate.promise)
 
 

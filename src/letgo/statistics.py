@@ -71,9 +71,10 @@ def paired_mean(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any
     test = ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(0.95)
     return {
-        "difference": float(differences.mean()), "ci95": [float(low), float(high)],
+        "difference": float(differences.mean()),
+        "ci95": [float(low), float(high)],
         "p_value": float(test.pvalue),
-    }  # fmt: skip
+    }
 
 
 def verdict(difference: dict[str, Any]) -> str:

@@ -34,20 +34,23 @@ def train(run: Run, scratch: Path) -> None:
         training = copy.copy(run.config.training)
         training.forget_fraction = decided.fraction
         run = replace(run, config=run.config._replace(training=training))
-    score_of, selection = ({row["id"]: row for row in table.to_pylist()}
-                           for table in (scores, chosen))  # fmt: skip
+    score_of, selection = (
+        {row["id"]: row for row in table.to_pylist()} for table in (scores, chosen)
+    )
     rescoring = run.config.training.rescore_interval != 0
     forget = [
         {
-            **{name: text[name] for name in
-               ("prompt_ids", "completion_ids", "completion", "mean_logprob")},
+            **{
+                name: text[name]
+                for name in ("prompt_ids", "completion_ids", "completion", "mean_logprob")
+            },
             **{name: score_of[text["id"]][name] for name in ("confidence", "score")},
             "selected": bool(selection[text["id"]]["selected"]),
             "allowed": may_be_unlearned(selection[text["id"]], rescoring),
             "forced": is_forced(selection[text["id"]]),
         }
         for text in texts
-    ]  # fmt: skip
+    ]
     fit(run, scratch, scratch / "lwf", "fine-tune (LWF)", forget)
 
 

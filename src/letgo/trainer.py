@@ -81,9 +81,14 @@ class LWFTrainer(SFTTrainer):
         if self.args.regularizer != "none":
             texts: list[Any] = self.forget_dataset.to_list() if self.forget_dataset else []
             self._penalty = penalty(
-                self.args.regularizer, self.args.regularizer_weight, self.model, texts,
-                self._tokenizer.pad_token_id, self._sharded, self.padding_free or self.args.packing,
-            )  # fmt: skip
+                self.args.regularizer,
+                self.args.regularizer_weight,
+                self.model,
+                texts,
+                self._tokenizer.pad_token_id,
+                self._sharded,
+                self.padding_free or self.args.packing,
+            )
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args = self.args
@@ -211,8 +216,12 @@ class LWFTrainer(SFTTrainer):
             settings = self.args
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
             adaptive = settings.unlearning_schedule == "adaptive"
-            self.dose = Dose(settings.unlearning_state == "separate", settings.unlearning_weight,
-                             adaptive, reduce)  # fmt: skip
+            self.dose = Dose(
+                settings.unlearning_state == "separate",
+                settings.unlearning_weight,
+                adaptive,
+                reduce,
+            )
             self.dose.attach(bare)
             self._sized = bare
         return optimizer
@@ -226,9 +235,12 @@ class LWFTrainer(SFTTrainer):
         return self.lr_scheduler
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
         num_items_in_batch: Any = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """TRL's loss and a regularizer's; in an unlearning step the unlearning loss."""
         reference, learning = inputs.pop("reference", None), inputs.pop("learning", None)
         unlearning = self.unlearning_now and model.training
@@ -250,9 +262,15 @@ class LWFTrainer(SFTTrainer):
         # Gradients are averaged over the processes, the loss is a sum over all of them.
         tokens = tokens.clamp(min=1) / (processes if args.average_tokens_across_devices else 1)
         texts = Texts(
-            outputs.log_probs, outputs.entropy, outputs.label_mask, learning, reference, tokens,
-            self._texts_in_step / processes, self.model.config.get_text_config().vocab_size,
-        )  # fmt: skip
+            outputs.log_probs,
+            outputs.entropy,
+            outputs.label_mask,
+            learning,
+            reference,
+            tokens,
+            self._texts_in_step / processes,
+            self.model.config.get_text_config().vocab_size,
+        )
         texts = texts.rows(texts.labelled.any(1))
         nll = texts.nll[~texts.learning]
         require_finite(nll.sum(), "loss of the forget batch", self.state.global_step)

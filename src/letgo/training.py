@@ -43,8 +43,10 @@ def learning_rows(
     asked = [prompt_ids(tokenizer, r.prompt) for r in records]
     shown = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
     if sum(a != b for a, b in zip(asked, shown, strict=True)) > len(rows) / 2:
-        log.warning("the chat template shows a prompt otherwise when its answer follows: the model "
-                    "is trained on another text than it is asked with")  # fmt: skip
+        log.warning(
+            "the chat template shows a prompt otherwise when its answer follows: the model "
+            "is trained on another text than it is asked with"
+        )
     long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > limit]
     if long:
         message = (

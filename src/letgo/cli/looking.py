@@ -33,20 +33,25 @@ def _runs(arguments: list[str]) -> None:
     from letgo.review.terminal import runs
 
     parser = Parser(prog="letgo runs", description="Every run below a folder, and its verdict.")
-    parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), metavar="ROOT",
-                        help="[runs]")  # fmt: skip
+    parser.add_argument(
+        "root", type=Path, nargs="?", default=Path("runs"), metavar="ROOT", help="[runs]"
+    )
     runs(parser.parse_args(arguments).root)
 
 
 def _review(arguments: list[str]) -> None:
-    parser = Parser(prog="letgo review", description="See in the browser what would be forgotten, "
-                     "and decide.")  # fmt: skip
+    parser = Parser(
+        prog="letgo review", description="See in the browser what would be forgotten, and decide."
+    )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run beside it")
     parser.add_argument("--port", type=int, default=0, help="[any that is free]")
-    parser.add_argument("--host", default="127.0.0.1",
-                        help="address to listen at; any but the default opens the review to "
-                        "others who know its token [127.0.0.1]")  # fmt: skip
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; any but the default opens the review to "
+        "others who know its token [127.0.0.1]",
+    )
     given = parser.parse_args(arguments)
     try:
         from letgo.review.server import serve

@@ -73,8 +73,9 @@ def sampled_labels(model: Any, seed: int, bf16: bool) -> Callable[[Batch], Batch
     @torch.no_grad()
     def relabel(batch: Batch) -> Batch:
         with autocast(bf16):
-            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask,
-                           use_cache=False).logits[:, :-1]  # fmt: skip
+            logits = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits[:, :-1]
         labels = batch.labels.clone()
         for i, row in enumerate(labels):
             # Drawn from a seed of the example's own, so that it does not matter who else is there.

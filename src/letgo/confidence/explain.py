@@ -83,5 +83,4 @@ def _in_order(name: str) -> list[str | int]:
 
 
 def _bars(shares: dict[str, float]) -> list[str]:
-    return [f"  {name:28} {share:6.1%} {'#' * round(40 * share)}"
-            for name, share in shares.items()]  # fmt: skip
+    return [f"  {name:28} {share:6.1%} {'#' * round(40 * share)}" for name, share in shares.items()]

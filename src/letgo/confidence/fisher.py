@@ -37,12 +37,17 @@ def fisher(run: Run, scratch: Path) -> None:
     lengths = [len(row["input_ids"]) for row in rows]
     batches = weights.batches(lengths, settings.tokens_per_batch)
     found, left_out = estimate(
-        settings.fisher_kind, model, weights, rows,
+        settings.fisher_kind,
+        model,
+        weights,
+        rows,
         track(batches, "Fisher information", len(batches)),
-        tokenizer.pad_token_id, bool(training.bf16),
+        tokenizer.pad_token_id,
+        bool(training.bf16),
         sampled_labels(model, training.seed, bool(training.bf16))
-        if settings.fisher_labels == "sampled" else None,
-    )  # fmt: skip
+        if settings.fisher_labels == "sampled"
+        else None,
+    )
     if left_out:
         text = tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
         message = (
@@ -55,11 +60,17 @@ def fisher(run: Run, scratch: Path) -> None:
                 f"out by --skip_non_finite"
             )
         log.warning("%s, left out", message)
-    save(scratch / "fisher.safetensors", found, {
-        "kind": settings.fisher_kind, "labels": settings.fisher_labels,
-        "examples": str(len(rows) - len(left_out)), "at": "base" if at_base else "probe",
-        "model": models.fingerprint(settings.model, training.trust_remote_code),
-    })  # fmt: skip
+    save(
+        scratch / "fisher.safetensors",
+        found,
+        {
+            "kind": settings.fisher_kind,
+            "labels": settings.fisher_labels,
+            "examples": str(len(rows) - len(left_out)),
+            "at": "base" if at_base else "probe",
+            "model": models.fingerprint(settings.model, training.trust_remote_code),
+        },
+    )
 
 
 def save(file: Path, found: dict[str, Information], metadata: dict[str, str]) -> None:
@@ -96,10 +107,15 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
         found: dict[str, Information] = {}
         for name, (out, into) in weights.shapes.items():
             expected = kind.zeros(out, into, torch.device("meta")).tensors
-            tensors = {part: stored.get_tensor(f"{name}.{part}")
-                       for part in expected if f"{name}.{part}" in names}  # fmt: skip
-            if any(part not in tensors or tensors[part].shape != like.shape
-                   for part, like in expected.items()):  # fmt: skip
+            tensors = {
+                part: stored.get_tensor(f"{name}.{part}")
+                for part in expected
+                if f"{name}.{part}" in names
+            }
+            if any(
+                part not in tensors or tensors[part].shape != like.shape
+                for part, like in expected.items()
+            ):
                 raise InputError(
                     f"{file} has no Fisher information of {name} with {out} x {into} weights: it "
                     f"is of another model; remove it and run `letgo fisher` again"

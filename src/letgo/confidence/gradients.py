@@ -58,10 +58,13 @@ class Weights:
         """Only the matrices of these names, and the parameters they are part of."""
         return Weights(
             {name: layer for name, layer in self.layers.items() if name in names},
-            {name: p for name, p in self.others.items()
-             if any(n == name or n.startswith(f"{name}[") for n in names)},
+            {
+                name: p
+                for name, p in self.others.items()
+                if any(n == name or n.startswith(f"{name}[") for n in names)
+            },
             {name: shape for name, shape in self.shapes.items() if name in names},
-        )  # fmt: skip
+        )
 
 
 def scored_weights(model: Any) -> Weights:
@@ -89,9 +92,10 @@ def scored_weights(model: Any) -> Weights:
                 )
             left_out.add(id(module.weight))
     others |= {
-        name: p for name, p in model.named_parameters()
+        name: p
+        for name, p in model.named_parameters()
         if p.ndim >= 2 and id(p) not in left_out and ".lora_" not in name
-    }  # fmt: skip
+    }
     if not layers:
         raise InputError(
             "--model: no linear layers (torch.nn.Linear) to score in this architecture"
@@ -99,13 +103,18 @@ def scored_weights(model: Any) -> Weights:
     shapes = {name: shape_of(layer) for name, layer in layers.items()}
     for name, parameter in others.items():
         shapes |= {n: (m.shape[0], m.shape[1]) for n, m in matrices(name, parameter)}
-    log.info("%d weight matrices, %.1f million weights%s", len(shapes),
-             sum(out * into for out, into in shapes.values()) / 1e6,
-             "; the output layer shares its weight with the embeddings and is left out"
-             if tied else "")  # fmt: skip
+    log.info(
+        "%d weight matrices, %.1f million weights%s",
+        len(shapes),
+        sum(out * into for out, into in shapes.values()) / 1e6,
+        "; the output layer shares its weight with the embeddings and is left out" if tied else "",
+    )
     if others:
-        log.warning("%s and %d more are not ordinary linear layers: texts are scored one at a time",
-                    next(iter(others)), len(others) - 1)  # fmt: skip
+        log.warning(
+            "%s and %d more are not ordinary linear layers: texts are scored one at a time",
+            next(iter(others)),
+            len(others) - 1,
+        )
     return Weights(layers, others, shapes)
 
 
@@ -118,10 +127,13 @@ def trained_weights(model: Any) -> Weights:
     called = _called_once(model)
     tied = id(model.get_input_embeddings().weight)
     layers = {
-        name: module for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and name in called
-        and module.weight.requires_grad and id(module.weight) != tied
-    }  # fmt: skip
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and name in called
+        and module.weight.requires_grad
+        and id(module.weight) != tied
+    }
     if not layers:
         raise InputError("--rescore_interval: no linear layer is trained, so no text can be scored")
     return Weights(layers, {}, {name: shape_of(layer) for name, layer in layers.items()})
@@ -141,8 +153,9 @@ def _called_once(model: Any) -> set[str]:
                 inputs[0].numel() // inputs[0].shape[-1]
             )
         )
-        for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    ]  # fmt: skip
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
     # With a graph, as later: without one a quantized layer repacks itself for inference for good.
     handles.append(model.get_input_embeddings().register_forward_hook(_start_graph))
     training = model.training
@@ -246,12 +259,17 @@ def _hooks(weights: Weights, size: int, use: Use) -> Iterator[None]:
 
             def backward_hook(g: Tensor) -> None:
                 if name in seen:  # its gradient is a sum, and norms of sums do not add up
-                    raise InputError(f"--model: the layer {name} is used twice in one pass; this "
-                                     f"architecture cannot be scored")  # fmt: skip
+                    raise InputError(
+                        f"--model: the layer {name} is used twice in one pass; this "
+                        f"architecture cannot be scored"
+                    )
                 seen.add(name)
                 # Some layers see the texts of a batch one after the other, as (batch * tokens, in).
-                use(name, a.reshape(size, -1, a.shape[-1]).to(g.dtype),
-                    g.reshape(size, -1, g.shape[-1]))  # fmt: skip
+                use(
+                    name,
+                    a.reshape(size, -1, a.shape[-1]).to(g.dtype),
+                    g.reshape(size, -1, g.shape[-1]),
+                )
 
             if output.requires_grad:
                 output.register_hook(backward_hook)  # type: ignore[no-untyped-call]

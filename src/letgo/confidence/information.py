@@ -62,8 +62,9 @@ class Diagonal:
 
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         flat = self.tensors["diagonal"].flatten()
-        return torch.stack([torch.dot(flat, gradient.square_().flatten())
-                            for gradient in products.gradients(a, g)])  # fmt: skip
+        return torch.stack(
+            [torch.dot(flat, gradient.square_().flatten()) for gradient in products.gradients(a, g)]
+        )
 
 
 class Factored:
@@ -79,8 +80,9 @@ class Factored:
 
     @classmethod
     def zeros(cls, out: int, into: int, device: torch.device) -> "Factored":
-        return cls({"rows": torch.zeros(out, device=device),
-                    "columns": torch.zeros(into, device=device)})  # fmt: skip
+        return cls(
+            {"rows": torch.zeros(out, device=device), "columns": torch.zeros(into, device=device)}
+        )
 
     def add(self, a: Tensor, g: Tensor) -> None:
         self.tensors["rows"] += products.row_sums(a, g)
@@ -123,9 +125,13 @@ class Kronecker:
 
     @classmethod
     def zeros(cls, out: int, into: int, device: torch.device) -> "Kronecker":
-        return cls({"left": torch.zeros(out, out, device=device),
-                    "right": torch.zeros(into, into, device=device),
-                    "weight": torch.zeros(1, device=device)})  # fmt: skip
+        return cls(
+            {
+                "left": torch.zeros(out, out, device=device),
+                "right": torch.zeros(into, into, device=device),
+                "weight": torch.zeros(1, device=device),
+            }
+        )
 
     def add(self, a: Tensor, g: Tensor) -> None:
         g, a = g.flatten(0, 1), a.flatten(0, 1)

@@ -95,9 +95,11 @@ def summed_gradient(
     left_out: list[int] = []
     for batch in batches:
         left_out += finite_batch(
-            rows, batch, pad_token_id,
+            rows,
+            batch,
+            pad_token_id,
             lambda padded: per_example(model, weights, padded, add, bf16),
-        )[2]  # fmt: skip
+        )[2]
     return total, left_out
 
 

@@ -32,15 +32,17 @@ def probe(run: Run, scratch: Path) -> None:
         (scratch / "probe").mkdir(exist_ok=True)
         model = models.load_base(run.config)
         gradient = mean_gradient(run, model, scored_weights(model))
-        save_file({n: g.cpu() for n, g in gradient.items()},
-                  scratch / "probe" / "gradient.safetensors")  # fmt: skip
+        save_file(
+            {n: g.cpu() for n, g in gradient.items()}, scratch / "probe" / "gradient.safetensors"
+        )
         return
     training, adapter = copy.deepcopy(run.config.training), None
     if settings.optimum.startswith("steps:"):
         training.max_steps = int(settings.optimum.removeprefix("steps:"))
     if settings.optimum == "lora":
-        adapter = LoraConfig(target_modules="all-linear", r=16, lora_alpha=32,
-                             task_type="CAUSAL_LM")  # fmt: skip
+        adapter = LoraConfig(
+            target_modules="all-linear", r=16, lora_alpha=32, task_type="CAUSAL_LM"
+        )
         training.learning_rate *= 10
     shorter = Run(**{**vars(run), "config": run.config._replace(training=training)})
     fit(shorter, scratch, scratch / "probe", "fine-tune (SFT)", adapter=adapter)
@@ -64,13 +66,19 @@ def mean_gradient(run: Run, model: Any, weights: Weights) -> dict[str, Tensor]:
     rows = sample(rows, settings.fisher_examples, training.seed)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
     total, left_out = summed_gradient(
-        model, weights, rows, track(batches, "learning gradient", len(batches)),
-        tokenizer.pad_token_id, bool(training.bf16),
-    )  # fmt: skip
+        model,
+        weights,
+        rows,
+        track(batches, "learning gradient", len(batches)),
+        tokenizer.pad_token_id,
+        bool(training.bf16),
+    )
     if left_out:
         text = tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
-        message = (f"the base model's loss of {len(left_out)} learning examples is not a finite "
-                   f"number (first: {text!r})")  # fmt: skip
+        message = (
+            f"the base model's loss of {len(left_out)} learning examples is not a finite "
+            f"number (first: {text!r})"
+        )
         if not settings.skip_non_finite or len(left_out) == len(rows):
             raise InputError(
                 f"--learn: {message}; leave them out by --skip_non_finite, or give --bf16 false"
@@ -130,7 +138,9 @@ def _adapter_way(trained: Any, weights: Weights) -> dict[str, Tensor]:
             continue
         layer: Any = adapted[name]
         if any(layer.use_dora.values()):
-            raise InputError(f"--use_dora: {name} is quantized, and the size of its weights, which "
-                             f"DoRA rescales, is not known exactly; use plain LoRA")  # fmt: skip
+            raise InputError(
+                f"--use_dora: {name} is quantized, and the size of its weights, which "
+                f"DoRA rescales, is not known exactly; use plain LoRA"
+            )
         delta[name] = -sum(layer.get_delta_weight(a).float() for a in layer.active_adapters)
     return delta

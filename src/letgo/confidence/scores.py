@@ -98,5 +98,10 @@ SCORES: Mapping[str, Callable[[Text, Task], float]] = {
 }
 DEFAULT_SCORE = "gradient"
 # The product with a direction that decides each score's sign, where there is one.
-PRODUCT_OF = {"fisher_distance": "linear", "linear": "linear", "fisher_cosine": "linear",
-              "cosine": "inner", "gradient": "learning"}  # fmt: skip
+PRODUCT_OF = {
+    "fisher_distance": "linear",
+    "linear": "linear",
+    "fisher_cosine": "linear",
+    "cosine": "inner",
+    "gradient": "learning",
+}

@@ -32,8 +32,17 @@ from letgo.inference import autocast, example_losses, pad_rows
 from letgo.progress import log
 from letgo.stages import Run, in_chunks, need
 
-NUMBERS = ("loss_base", "loss_probe", "interference", "linear", "quadratic", "inner", "learning",
-           "norm", "confidence")  # fmt: skip
+NUMBERS = (
+    "loss_base",
+    "loss_probe",
+    "interference",
+    "linear",
+    "quadratic",
+    "inner",
+    "learning",
+    "norm",
+    "confidence",
+)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -60,18 +69,22 @@ def score(run: Run, scratch: Path) -> None:
     base = models.load_base(run.config)
     weights = scored_weights(base)
     fisher = load(
-        file, weights, models.fingerprint(settings.model, training.trust_remote_code),
+        file,
+        weights,
+        models.fingerprint(settings.model, training.trust_remote_code),
         models.device(),
-    )  # fmt: skip
+    )
     weights, wanted, task = prepare(run, probe, base, weights, fisher)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
 
     def measure(batch: list[int]) -> list[dict[str, Any]]:
         part: dict[str, float] = {}
         places, found, left_out = finite_batch(
-            rows, batch, tokenizer.pad_token_id,
+            rows,
+            batch,
+            tokenizer.pad_token_id,
             lambda padded: gradient_products(base, weights, padded, wanted, bf16, (of, part)),
-        )  # fmt: skip
+        )
         measured = [
             {"index": i, **{key: found[key][place].item() for key in found}}
             for place, i in enumerate(places)
@@ -170,8 +183,11 @@ def _row(
 ) -> dict[str, Any]:
     products = ("linear", "quadratic", "inner", "learning", "norm")
     loss = found.get("loss", math.nan)
-    row = {"loss_base": loss, "loss_probe": after,
-           **{key: found.get(key, math.nan) for key in products}}  # fmt: skip
+    row = {
+        "loss_base": loss,
+        "loss_probe": after,
+        **{key: found.get(key, math.nan) for key in products},
+    }
     return {
         **row,
         "id": text["id"],

@@ -27,8 +27,9 @@ def select(run: Run, scratch: Path) -> None:
         known = len({*ids} & {*decided.texts})
         gone = len(decided.texts) - known
         log.info(
-            "select: what people have decided in `letgo review` is kept: %d texts%s%s", known,
+            "select: what people have decided in `letgo review` is kept: %d texts%s%s",
+            known,
             "" if decided.fraction is None else f", and {decided.fraction:.4g} for the score",
             f" ({gone} more are gone)" if gone else "",
-        )  # fmt: skip
+        )
     log.info("select: %d of %d texts", sum(table["selected"].to_pylist()), len(ids))

@@ -19,12 +19,22 @@ INK = "#010101"
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8609b", "#94730b", "#777777")
 MARKERS = "o^sDvP"
 _STYLE: Any = {
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "legend.labelcolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "font.size": 9, "axes.titlesize": 9, "lines.linewidth": 1.4,
-    "text.parse_math": False, "svg.hashsalt": "letgo", "pdf.fonttype": 42,
-}  # fmt: skip
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "lines.linewidth": 1.4,
+    "text.parse_math": False,
+    "svg.hashsalt": "letgo",
+    "pdf.fonttype": 42,
+}
 _WIDTH = 4.5
 # Equal runs give equal files: no date is in them.
 _METADATA: dict[str, dict[str, Any]] = {

@@ -69,9 +69,9 @@ def _training(shown: Shown) -> Drawing:
     )
     said = []
     with new_figure(0.9 + sum(heights)) as figure:
-        axes = list(figure.subplots(
-            len(heights), sharex=True, squeeze=False, height_ratios=heights
-        )[:, 0])  # fmt: skip
+        axes = list(
+            figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        )
         for name, run in curves.items():
             colour, line = _LINES[name]
             single = "o" if len(run.learning[0]) == 1 else ""
@@ -83,9 +83,16 @@ def _training(shown: Shown) -> Drawing:
             many = len(steps) > _MANY
             axis.plot(steps, nll, "o-", color=_UNLEARNING, markersize=2.5, rasterized=many)
             axis.set_ylabel("unlearning NLL\n(nats per token)")
-            axes[0].plot(steps, np.full(len(steps), 0.02), "|", color=_UNLEARNING, markersize=6,
-                         transform=axes[0].get_xaxis_transform(), label="unlearning step",
-                         rasterized=many)  # fmt: skip
+            axes[0].plot(
+                steps,
+                np.full(len(steps), 0.02),
+                "|",
+                color=_UNLEARNING,
+                markersize=6,
+                transform=axes[0].get_xaxis_transform(),
+                label="unlearning step",
+                rasterized=many,
+            )
             said.append(_ends("NLL of the unlearned texts", nll))
         for row, (label, (at, counts)) in enumerate(guards.items()):
             axes[-1].plot(at, np.full(len(at), row), "x", color=INK, markersize=4)
@@ -113,8 +120,10 @@ def confidence(texts: list[dict[str, Any]], threshold: float | None) -> Drawing:
         panels = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
         for i, (axes, (name, rows)) in enumerate(zip(panels, sets.items(), strict=True)):
             colour = COLOURS[i % len(COLOURS)]
-            groups = [[row["confidence"] for row in rows if row["selected"] == kept]
-                      for kept in (True, False)]  # fmt: skip
+            groups = [
+                [row["confidence"] for row in rows if row["selected"] == kept]
+                for kept in (True, False)
+            ]
             axes.hist(groups[0] + groups[1], edges, color=colour, alpha=0.45)
             axes.hist(groups[0], edges, color=colour)
             axes.set_title(f"{_label(name)}, n = {len(rows)}", loc="left")
@@ -141,10 +150,17 @@ def _confounder(texts: list[dict[str, Any]], key: str) -> Drawing:
     with new_figure(3.4) as figure:
         axes: Axes = figure.subplots()
         for i, (name, rows) in enumerate(by_set(texts).items()):
-            axes.scatter([row[key] for row in rows], [row["confidence"] for row in rows], s=11,
-                         alpha=0.75, linewidths=0, color=COLOURS[i % len(COLOURS)],
-                         marker=MARKERS[i % len(MARKERS)], label=_label(name),
-                         rasterized=len(texts) > _MANY)  # fmt: skip
+            axes.scatter(
+                [row[key] for row in rows],
+                [row["confidence"] for row in rows],
+                s=11,
+                alpha=0.75,
+                linewidths=0,
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                label=_label(name),
+                rasterized=len(texts) > _MANY,
+            )
         values = [row["confidence"] for row in texts]
         said = correlation(texts, key)
         axes.set_title(said)

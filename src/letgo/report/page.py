@@ -33,12 +33,31 @@ MEANINGS = {
     "(interference)",
 }
 _SETTINGS = (
-    "model", "learn", "learn_test", "learn_validation", "forget", "forget_fraction", "optimum",
-    "score", "alpha", "fisher_kind", "unlearning_interval", "rescore_interval",
-    "unlearning_schedule", "unlearning_loss", "unlearning_strength", "unlearning_rate",
-    "unlearning_state", "unlearning_ceiling", "regularizer", "learning_rate", "num_train_epochs",
-    "per_device_train_batch_size", "use_peft", "seed",
-)  # fmt: skip
+    "model",
+    "learn",
+    "learn_test",
+    "learn_validation",
+    "forget",
+    "forget_fraction",
+    "optimum",
+    "score",
+    "alpha",
+    "fisher_kind",
+    "unlearning_interval",
+    "rescore_interval",
+    "unlearning_schedule",
+    "unlearning_loss",
+    "unlearning_strength",
+    "unlearning_rate",
+    "unlearning_state",
+    "unlearning_ceiling",
+    "regularizer",
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "use_peft",
+    "seed",
+)
 _SHOWN_TEXTS = 5  # at each end, as cards
 _LISTED_TEXTS = 150  # at each end, in the table
 _LISTED_DECISIONS = 100
@@ -60,6 +79,7 @@ def render(folder: Path) -> str:
     """
     files.check(folder)
     config = files.read_config(folder)
+    settings_file = shlex.quote(str(folder / "config.yaml"))
     metrics = files.read_json(folder / "metrics.json")
     results = metrics.get("models") or {}
     difference = metrics.get("lwf_minus_sft") or {}
@@ -69,41 +89,45 @@ def render(folder: Path) -> str:
     most, least = picks.extremes(shown.texts, _LISTED_TEXTS)
     decided = picks.decided(texts)
     questions = picks.compare_answers(files.read_rows(folder / "answers.parquet"))
-    return _environment().get_template("page.html.jinja").render(
-        name=folder.resolve().name,
-        command=f"letgo run --config {shlex.quote(str(folder / 'config.yaml'))} --output_dir NEW",
-        config=config,
-        config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
-        settings={key: config[key] for key in _SETTINGS if key in config},
-        provenance=config.get("provenance") or {},
-        data=picks.data_origins(config),
-        models=MODELS,
-        results=results,
-        difference=difference,
-        paired=difference.get("learn"),
-        asked=results.get("lwf", {}).get("learn", {}).get("n"),
-        verdict=metrics.get("verdict"),
-        validated="validation" in results.get("lwf", {}),
-        perplexity=metrics.get("neutral_perplexity") or {},
-        sets=picks.evaluated_sets(results),
-        texts=texts,
-        selected=sum(row["selected"] for row in texts),
-        meaning=MEANINGS[str(texts[0]["score"])] if texts else "missing",
-        constants=files.read_score_constants(folder),
-        shown=shown,
-        pictures={name: inline(name, drawing) for name, drawing in draw_all(shown).items()},
-        plots=plot_all(shown),
-        confident=confident,
-        doubtful=doubtful,
-        listed=most + least[::-1],
-        forget_sets=list(dict.fromkeys(row["forget_set"] for row in texts)),
-        decisions=len(decided),
-        decided=decided[:_LISTED_DECISIONS],
-        outcomes=picks.outcomes(questions),
-        questions=picks.sample(questions, _SHOWN_ANSWERS),
-        stages=files.read_json(folder / "stages.json"),
-        scripts=scripts(),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            name=folder.resolve().name,
+            command=f"letgo run --config {settings_file} --output_dir NEW",
+            config=config,
+            config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
+            settings={key: config[key] for key in _SETTINGS if key in config},
+            provenance=config.get("provenance") or {},
+            data=picks.data_origins(config),
+            models=MODELS,
+            results=results,
+            difference=difference,
+            paired=difference.get("learn"),
+            asked=results.get("lwf", {}).get("learn", {}).get("n"),
+            verdict=metrics.get("verdict"),
+            validated="validation" in results.get("lwf", {}),
+            perplexity=metrics.get("neutral_perplexity") or {},
+            sets=picks.evaluated_sets(results),
+            texts=texts,
+            selected=sum(row["selected"] for row in texts),
+            meaning=MEANINGS[str(texts[0]["score"])] if texts else "missing",
+            constants=files.read_score_constants(folder),
+            shown=shown,
+            pictures={name: inline(name, drawing) for name, drawing in draw_all(shown).items()},
+            plots=plot_all(shown),
+            confident=confident,
+            doubtful=doubtful,
+            listed=most + least[::-1],
+            forget_sets=list(dict.fromkeys(row["forget_set"] for row in texts)),
+            decisions=len(decided),
+            decided=decided[:_LISTED_DECISIONS],
+            outcomes=picks.outcomes(questions),
+            questions=picks.sample(questions, _SHOWN_ANSWERS),
+            stages=files.read_json(folder / "stages.json"),
+            scripts=scripts(),
+        )
+    )
 
 
 def _environment() -> Environment:
@@ -116,9 +140,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     for make in (
-        formats.decimal, formats.duration, formats.memory, formats.p_value, formats.percent,
-        formats.points, formats.shorten, formats.significant,
-    ):  # fmt: skip
+        formats.decimal,
+        formats.duration,
+        formats.memory,
+        formats.p_value,
+        formats.percent,
+        formats.points,
+        formats.shorten,
+        formats.significant,
+    ):
         environment.filters[make.__name__] = make
     # Browsers read no NaN; what is not known is to be None.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}

@@ -38,10 +38,14 @@ def data_origins(config: Row) -> list[Row]:
     sources.update(zip(forgotten, config.get("forget") or [], strict=False))
     examples = provenance.get("examples") or {}
     return [
-        {"name": name, "source": sources.get(name, ""), "examples": examples.get(name, ""),
-         "fingerprint": fingerprint}
+        {
+            "name": name,
+            "source": sources.get(name, ""),
+            "examples": examples.get(name, ""),
+            "fingerprint": fingerprint,
+        }
         for name, fingerprint in fingerprints.items()
-    ]  # fmt: skip
+    ]
 
 
 def extremes(texts: list[Row], count: int) -> tuple[list[Row], list[Row]]:

@@ -51,32 +51,72 @@ def _training(shown: Shown) -> Plot:
     data: list[Plot] = []
     for name, run in curves.items():
         line = {"color": COLOURS[name == "LWF"], "dash": "dash" if name == "SFT" else "solid"}
-        data.append({"name": name, "x": run.learning[0], "y": _finite(run.learning[1]),
-                     "mode": "lines+markers" if len(run.learning[0]) == 1 else "lines",
-                     "line": line, "hovertemplate": name + " %{y:.3f}<extra></extra>"})  # fmt: skip
+        data.append(
+            {
+                "name": name,
+                "x": run.learning[0],
+                "y": _finite(run.learning[1]),
+                "mode": "lines+markers" if len(run.learning[0]) == 1 else "lines",
+                "line": line,
+                "hovertemplate": name + " %{y:.3f}<extra></extra>",
+            }
+        )
         layout["yaxis"] = {"title": {"text": "learning loss"}, "domain": domains[0]}
     if steps:
         axis = _number(1 + bool(curves))
         colour = {"color": COLOURS[3]}
         data += [
-            {"name": "unlearning NLL", "x": steps, "y": _finite(nll), "mode": "lines+markers",
-             "line": colour, "marker": {"size": 4}, "yaxis": f"y{axis}", "showlegend": False,
-             "hovertemplate": "NLL %{y:.3f}<extra></extra>"},
-            {"name": "unlearning step", "x": steps, "y": [0.02] * len(steps), "mode": "markers",
-             "marker": {"symbol": "line-ns-open", "size": 9, **colour}, "yaxis": "y9",
-             "hoverinfo": "skip"},
-        ]  # fmt: skip
-        layout[f"yaxis{axis}"] = {"title": {"text": "unlearning NLL<br>(nats per token)"},
-                                  "domain": domains[bool(curves)]}  # fmt: skip
-        layout["yaxis9"] = {"overlaying": "y", "range": [0, 1], "visible": False,
-                            "fixedrange": True}  # fmt: skip
+            {
+                "name": "unlearning NLL",
+                "x": steps,
+                "y": _finite(nll),
+                "mode": "lines+markers",
+                "line": colour,
+                "marker": {"size": 4},
+                "yaxis": f"y{axis}",
+                "showlegend": False,
+                "hovertemplate": "NLL %{y:.3f}<extra></extra>",
+            },
+            {
+                "name": "unlearning step",
+                "x": steps,
+                "y": [0.02] * len(steps),
+                "mode": "markers",
+                "marker": {"symbol": "line-ns-open", "size": 9, **colour},
+                "yaxis": "y9",
+                "hoverinfo": "skip",
+            },
+        ]
+        layout[f"yaxis{axis}"] = {
+            "title": {"text": "unlearning NLL<br>(nats per token)"},
+            "domain": domains[bool(curves)],
+        }
+        layout["yaxis9"] = {
+            "overlaying": "y",
+            "range": [0, 1],
+            "visible": False,
+            "fixedrange": True,
+        }
     for label, (at, counts) in guards.items():
-        data.append({"name": label, "x": at, "y": [label] * len(at), "text": counts,
-                     "mode": "markers", "marker": {"symbol": "x-thin-open", "color": "ink"},
-                     "yaxis": f"y{last}", "showlegend": False,
-                     "hovertemplate": label + ": %{text}<extra></extra>"})  # fmt: skip
-        layout[f"yaxis{last}"] = {"domain": domains[-1], "fixedrange": True,
-                                  "autorange": "reversed", "type": "category"}  # fmt: skip
+        data.append(
+            {
+                "name": label,
+                "x": at,
+                "y": [label] * len(at),
+                "text": counts,
+                "mode": "markers",
+                "marker": {"symbol": "x-thin-open", "color": "ink"},
+                "yaxis": f"y{last}",
+                "showlegend": False,
+                "hovertemplate": label + ": %{text}<extra></extra>",
+            }
+        )
+        layout[f"yaxis{last}"] = {
+            "domain": domains[-1],
+            "fixedrange": True,
+            "autorange": "reversed",
+            "type": "category",
+        }
     return {"data": data, "layout": layout}
 
 
@@ -89,37 +129,73 @@ def _confidence(texts: list[dict[str, Any]], threshold: float | None) -> Plot:
         "height": 75 + 110 * len(sets),
         "showlegend": False,
         "hovermode": "x",
-        "xaxis": {"title": {"text": "confidence"}, "anchor": f"y{_number(len(sets))}",
-                  "type": "log" if is_wide(values) else "linear"},
+        "xaxis": {
+            "title": {"text": "confidence"},
+            "anchor": f"y{_number(len(sets))}",
+            "type": "log" if is_wide(values) else "linear",
+        },
         "annotations": [],
         "shapes": [],
-    }  # fmt: skip
+    }
     if threshold is not None:
-        layout["shapes"].append({"type": "line", "xref": "x", "yref": "paper", "x0": threshold,
-                                 "x1": threshold, "y0": 0, "y1": 1,
-                                 "line": {"color": "ink", "dash": "dash", "width": 1}})  # fmt: skip
+        layout["shapes"].append(
+            {
+                "type": "line",
+                "xref": "x",
+                "yref": "paper",
+                "x0": threshold,
+                "x1": threshold,
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": "ink", "dash": "dash", "width": 1},
+            }
+        )
     data = []
     for i, (name, rows) in enumerate(sets.items(), start=1):
-        counts = [np.histogram([row["confidence"] for row in group], edges)[0].tolist()
-                  for group in (rows, [row for row in rows if row["selected"]])]  # fmt: skip
-        said = [f"{significant(low, 3)} to {significant(high, 3)}: {every} texts, {kept} selected"
-                for low, high, every, kept
-                in zip(edges, edges[1:], *counts, strict=False)]  # fmt: skip
+        counts = [
+            np.histogram([row["confidence"] for row in group], edges)[0].tolist()
+            for group in (rows, [row for row in rows if row["selected"]])
+        ]
+        said = [
+            f"{significant(low, 3)} to {significant(high, 3)}: {every} texts, {kept} selected"
+            for low, high, every, kept in zip(edges, edges[1:], *counts, strict=False)
+        ]
         colour = COLOURS[(i - 1) % len(COLOURS)]
         for j, (heights, tint) in enumerate(zip(counts, ("73", "ff"), strict=True)):
             # Steps between edges: bars have no width of their own on a logarithmic axis.
-            data.append({"name": _label(name), "x": edges.tolist(), "y": [*heights, heights[-1]],
-                         "yaxis": f"y{_number(i)}", "mode": "lines", "fill": "tozeroy",
-                         "line": {"shape": "hv", "width": 0}, "fillcolor": colour + tint,
-                         "text": [*said, said[-1]],
-                         "hoverinfo": "skip" if j else "text"})  # fmt: skip
-        layout[f"yaxis{_number(i)}"] = {"domain": domains[i - 1], "rangemode": "tozero",
-                                        "nticks": 4, "tickformat": "d",
-                                        "fixedrange": True}  # fmt: skip
-        layout["annotations"].append({
-            "text": f"{_label(name)}, n = {len(rows)}", "xref": "paper", "yref": "paper", "x": 0,
-            "y": domains[i - 1][1], "xanchor": "left", "yanchor": "bottom", "showarrow": False,
-        })  # fmt: skip
+            data.append(
+                {
+                    "name": _label(name),
+                    "x": edges.tolist(),
+                    "y": [*heights, heights[-1]],
+                    "yaxis": f"y{_number(i)}",
+                    "mode": "lines",
+                    "fill": "tozeroy",
+                    "line": {"shape": "hv", "width": 0},
+                    "fillcolor": colour + tint,
+                    "text": [*said, said[-1]],
+                    "hoverinfo": "skip" if j else "text",
+                }
+            )
+        layout[f"yaxis{_number(i)}"] = {
+            "domain": domains[i - 1],
+            "rangemode": "tozero",
+            "nticks": 4,
+            "tickformat": "d",
+            "fixedrange": True,
+        }
+        layout["annotations"].append(
+            {
+                "text": f"{_label(name)}, n = {len(rows)}",
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0,
+                "y": domains[i - 1][1],
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
+        )
     return {"data": data, "layout": layout}
 
 
@@ -134,11 +210,23 @@ def _confounder(texts: list[dict[str, Any]], key: str) -> Plot:
     data = []
     for i, name in enumerate(by_set(texts)):
         rows = [row for row in drawn if row["forget_set"] == name]
-        marker = {"size": 7, "opacity": 0.75, "color": COLOURS[i % len(COLOURS)],
-                  "symbol": _SYMBOLS[i % len(_SYMBOLS)]}  # fmt: skip
-        data.append({"name": _label(name), "mode": "markers", "x": [row[key] for row in rows],
-                     "y": [row["confidence"] for row in rows], "marker": marker,
-                     "text": [_words(row) for row in rows], "hoverinfo": "text"})  # fmt: skip
+        marker = {
+            "size": 7,
+            "opacity": 0.75,
+            "color": COLOURS[i % len(COLOURS)],
+            "symbol": _SYMBOLS[i % len(_SYMBOLS)],
+        }
+        data.append(
+            {
+                "name": _label(name),
+                "mode": "markers",
+                "x": [row[key] for row in rows],
+                "y": [row["confidence"] for row in rows],
+                "marker": marker,
+                "text": [_words(row) for row in rows],
+                "hoverinfo": "text",
+            }
+        )
     layout = {
         "height": 360,
         "hovermode": "closest",
@@ -157,12 +245,22 @@ def _layers(shares: dict[str, dict[str, float]]) -> Plot:
     domains = _stack(heights, gap=0.15)
     bar = {"type": "bar", "marker": {"color": COLOURS[0]}, "textposition": "none"}
     data = [
-        {**bar, "orientation": "h", "x": list(kinds.values()), "y": [_escape(n) for n in kinds],
-         "hovertemplate": "%{y}: %{x:.1%}<extra></extra>"},
-        {**bar, "x": [_escape(n.removeprefix("block ")) for n in blocks],
-         "y": list(blocks.values()), "xaxis": "x2", "yaxis": "y2",
-         "hovertemplate": "block %{x}: %{y:.1%}<extra></extra>"},
-    ]  # fmt: skip
+        {
+            **bar,
+            "orientation": "h",
+            "x": list(kinds.values()),
+            "y": [_escape(n) for n in kinds],
+            "hovertemplate": "%{y}: %{x:.1%}<extra></extra>",
+        },
+        {
+            **bar,
+            "x": [_escape(n.removeprefix("block ")) for n in blocks],
+            "y": list(blocks.values()),
+            "xaxis": "x2",
+            "yaxis": "y2",
+            "hovertemplate": "block %{x}: %{y:.1%}<extra></extra>",
+        },
+    ]
     share = {"tickformat": ".0%", "rangemode": "tozero"}
     layout = {
         "height": 110 + sum(heights),
@@ -197,10 +295,13 @@ def _words(row: dict[str, Any]) -> str:
     kept = "selected" if row["selected"] else "not selected"
     numbers = f"{row['tokens']} tokens, loss of the base model {decimal(row['loss_base'], 3)}"
     parts = [
-        [f"{shorten(clean(row['forget_set']), 24)}: confidence {significant(row['confidence'])}, "
-         f"{kept}", numbers],
+        [
+            f"{shorten(clean(row['forget_set']), 24)}: "
+            f"confidence {significant(row['confidence'])}, {kept}",
+            numbers,
+        ],
         *(textwrap.wrap(shorten(clean(row[key]), 120), 60) for key in ("prompt", "completion")),
-    ]  # fmt: skip
+    ]
     return "<br>".join(_escape(line) for lines in parts for line in lines)
 
 

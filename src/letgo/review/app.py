@@ -44,10 +44,15 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 def mount(server: Any, review: Review, other: Path | None) -> Any:
     """Put the review's page at the root of a FastAPI app."""
     return gr.mount_gradio_app(
-        server, build(review, other), path="/", theme=gr.themes.Default(**FONTS), ssr_mode=False,
-        css=resources.files("letgo.review").joinpath("review.css").read_text(), js=KEYS,
+        server,
+        build(review, other),
+        path="/",
+        theme=gr.themes.Default(**FONTS),
+        ssr_mode=False,
+        css=resources.files("letgo.review").joinpath("review.css").read_text(),
+        js=KEYS,
         footer_links=[],
-    )  # fmt: skip
+    )
 
 
 def build(review: Review, other: Path | None) -> gr.Blocks:
@@ -75,17 +80,26 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         with gr.Column(scale=3):
             picture = gr.HTML(elem_id="picture")
             share = gr.Slider(
-                0.1, 100, step=0.1, interactive=can, elem_id="share", buttons=[],
+                0.1,
+                100,
+                step=0.1,
+                interactive=can,
+                elem_id="share",
+                buttons=[],
                 label="Share of the texts that the score chooses, in per cent",
-            )  # fmt: skip
+            )
             with gr.Row():
-                forget_set = gr.Dropdown([("all sets", ""), *review.texts.sets], value="",
-                                         label="Set", elem_id="set")  # fmt: skip
+                forget_set = gr.Dropdown(
+                    [("all sets", ""), *review.texts.sets], value="", label="Set", elem_id="set"
+                )
                 words = gr.Textbox(label="Text holds", elem_id="words")
-                shown = gr.Dropdown([(said, key) for key, said in view.SHOWN.items()], value="all",
-                                    label="Show", elem_id="shown")  # fmt: skip
-                sort = gr.Dropdown(list(SORTS), value=BEST, label="Order", elem_id="sort",
-                                   scale=2)  # fmt: skip
+                shown = gr.Dropdown(
+                    [(said, key) for key, said in view.SHOWN.items()],
+                    value="all",
+                    label="Show",
+                    elem_id="shown",
+                )
+                sort = gr.Dropdown(list(SORTS), value=BEST, label="Order", elem_id="sort", scale=2)
             table = view.table("texts")
             with gr.Row():
                 back = gr.Button("Previous", size="sm", elem_id="back")
@@ -93,17 +107,27 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
                 onward = gr.Button("Next", size="sm", elem_id="onward")
             scope = gr.HTML(elem_id="scope")
             with gr.Row():
-                whole = {act: gr.Button(f"{verb}: all of these", size="sm", interactive=can,
-                                        elem_id=f"all-{act.replace(' ', '-')}")
-                         for act, verb in VERBS.items()}  # fmt: skip
+                whole = {
+                    act: gr.Button(
+                        f"{verb}: all of these",
+                        size="sm",
+                        interactive=can,
+                        elem_id=f"all-{act.replace(' ', '-')}",
+                    )
+                    for act, verb in VERBS.items()
+                }
         with gr.Column(scale=2, elem_id="side"):
             text = gr.HTML(elem_id="text")
             with gr.Row():
-                single = {act: gr.Button(verb, size="sm", interactive=can,
-                                         elem_id=f"one-{act.replace(' ', '-')}")
-                          for act, verb in VERBS.items()}  # fmt: skip
-            coloured = gr.Checkbox(label="colour tokens by loss (loads the base model)",
-                                   elem_id="coloured")  # fmt: skip
+                single = {
+                    act: gr.Button(
+                        verb, size="sm", interactive=can, elem_id=f"one-{act.replace(' ', '-')}"
+                    )
+                    for act, verb in VERBS.items()
+                }
+            coloured = gr.Checkbox(
+                label="colour tokens by loss (loads the base model)", elem_id="coloured"
+            )
     number, name = gr.State(1), gr.State("")
     controls = [forget_set, words, shown, sort, number, name, coloured]
     outputs = [status, picture, share, table, position, scope, undo, number, text]
@@ -117,20 +141,36 @@ def _texts_tab(page: gr.Blocks, review: Review, status: gr.HTML, undo: gr.Button
         rows, lines, said = view.first_page(review, where)
         last = review.acts[-1].what if review.acts else ""
         return [
-            pieces.status(review), pieces.histogram(review), view.percent(review), lines,
-            said, f"<p>These: {pieces.plain(view.named(review, where, len(rows)))}</p>",
-            gr.Button(f"Undo: {view.brief(last)}" if last else "Undo",
-                      interactive=can and bool(last)),
-            min(max(1, where.page), pages(len(rows))), view.text(review, given[5], given[6]),
-        ]  # fmt: skip
+            pieces.status(review),
+            pieces.histogram(review),
+            view.percent(review),
+            lines,
+            said,
+            f"<p>These: {pieces.plain(view.named(review, where, len(rows)))}</p>",
+            gr.Button(
+                f"Undo: {view.brief(last)}" if last else "Undo", interactive=can and bool(last)
+            ),
+            min(max(1, where.page), pages(len(rows))),
+            view.text(review, given[5], given[6]),
+        ]
 
     def on(
-        event: Any, work: Callable[..., Any], inputs: list[Any], results: list[Any],
+        event: Any,
+        work: Callable[..., Any],
+        inputs: list[Any],
+        results: list[Any],
         js: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         # Not through gradio's queue: its answers to events close upon one another could get lost.
-        event(_told(work), inputs, results, show_progress="hidden", trigger_mode="always_last",
-              queue=False, js=js)  # fmt: skip
+        event(
+            _told(work),
+            inputs,
+            results,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            queue=False,
+            js=js,
+        )
 
     def begin(*given: Any) -> list[Any]:
         if review.read_only or review.is_stale():

@@ -39,6 +39,8 @@ def compare(texts: Texts, selected: np.ndarray, other: Texts) -> Difference:
         known &= np.asarray(pc.equal(texts.table[name], theirs[name]).to_numpy(), bool)
     taken = np.asarray(theirs["selected"].to_numpy(), bool)
     return Difference(
-        known & selected & ~taken, known & ~selected & taken, known & selected & taken,
+        known & selected & ~taken,
+        known & ~selected & taken,
+        known & selected & taken,
         int(known.sum()),
-    )  # fmt: skip
+    )

@@ -54,13 +54,21 @@ def comparison_tab(whole: gr.Blocks, review: Review, other: Path | None) -> None
 
     inputs, outputs = [folder, side, number], [said, table, position, number]
     for event in (start.click, side.change, folder.submit):
-        event(lambda path, which, _: show(path, which, 1), inputs, outputs, show_progress="hidden",
-              queue=False)  # fmt: skip
+        event(
+            lambda path, which, _: show(path, which, 1),
+            inputs,
+            outputs,
+            show_progress="hidden",
+            queue=False,
+        )
     for button, step in ((back, -1), (onward, 1)):
         button.click(
-            lambda path, which, at, step=step: show(path, which, at + step), inputs, outputs,
-            show_progress="hidden", queue=False,
-        )  # fmt: skip
+            lambda path, which, at, step=step: show(path, which, at + step),
+            inputs,
+            outputs,
+            show_progress="hidden",
+            queue=False,
+        )
     if other is not None:
         whole.load(show, inputs, outputs, show_progress="hidden", queue=False)
 

@@ -99,8 +99,9 @@ class Review:
             self.ids, self.order, self.fraction, self.texts.which, self.decided
         )
         self.selected = np.array(table["selected"])
-        wanted = {name: 1 if which == INCLUDE else -1 for name, (which, _) in
-                  self.decided.texts.items()}  # fmt: skip
+        wanted = {
+            name: 1 if which == INCLUDE else -1 for name, (which, _) in self.decided.texts.items()
+        }
         self.person = np.array([wanted.get(name, 0) for name in self.ids], np.int8)
         file = self.folder / "selection.parquet"
         if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):

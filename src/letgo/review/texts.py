@@ -12,8 +12,11 @@ from letgo.errors import InputError
 from letgo.report.folder import is_run, read_config, read_table
 from letgo.report.formats import clean, shorten
 
-FILES = {"self_knowledge.parquet": "elicit", "scores.parquet": "score",
-         "selection.parquet": "select"}  # fmt: skip
+FILES = {
+    "self_knowledge.parquet": "elicit",
+    "scores.parquet": "score",
+    "selection.parquet": "select",
+}
 WORDS = ["id", "prompt", "completion", "finish_reason"]
 NUMBERS = ["id", "forget_set", "tokens", "loss_base", "confidence", "score"]
 

@@ -54,20 +54,28 @@ def lines(review: Review, rows: np.ndarray) -> list[list[str]]:
     texts = review.texts.table.take(rows).to_pylist()
     return [
         [
-            clean(text["id"]), clean(text["forget_set"]), significant(text["confidence"], 4),
+            clean(text["id"]),
+            clean(text["forget_set"]),
+            significant(text["confidence"], 4),
             ("yes" if review.selected[row] else "no") + ("*" if review.person[row] else ""),
             in_a_line(text, 200),
         ]
         for row, text in zip(rows, texts, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def table(name: str) -> gr.Dataframe:
     """An empty table of texts, under a name for the style sheet."""
     return gr.Dataframe(
-        headers=HEADERS, datatype="str", interactive=False, type="array", elem_id=name, buttons=[],
-        max_height=1000, column_widths=[130, 80, 105, 75, 320],
-    )  # fmt: skip
+        headers=HEADERS,
+        datatype="str",
+        interactive=False,
+        type="array",
+        elem_id=name,
+        buttons=[],
+        max_height=1000,
+        column_widths=[130, 80, 105, 75, 320],
+    )
 
 
 def percent(review: Review) -> float:

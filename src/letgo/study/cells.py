@@ -60,15 +60,30 @@ def keep_answers(root: Path, cell: Cell) -> None:
         by_id[row["id"]] = [right, round(nll, 5) if math.isfinite(nll) else None]
     stages = read_json(folder / "stages.json")
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
-    logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"),
-            "method": read_log(folder / "train_log.jsonl")}  # fmt: skip
+    logs = {
+        "sft": read_log(folder / "probe" / "train_log.jsonl"),
+        "method": read_log(folder / "train_log.jsonl"),
+    }
     curves = {name: follow(lines).learning for name, lines in logs.items()}
-    names = ("step", "unlearn/helpful", "unlearn/confidence", "unlearn/learning_norm",
-             "unlearn/update")  # fmt: skip
-    rescored = [{name.removeprefix("unlearn/"): line.get(name) for name in names}
-                for line in logs["method"] if "unlearn/helpful" in line]  # fmt: skip
-    kept = {"provenance": read_config(folder)["provenance"], "seconds": seconds, "curves": curves,
-            "rescored": rescored, "answers": answers}  # fmt: skip
+    names = (
+        "step",
+        "unlearn/helpful",
+        "unlearn/confidence",
+        "unlearn/learning_norm",
+        "unlearn/update",
+    )
+    rescored = [
+        {name.removeprefix("unlearn/"): line.get(name) for name in names}
+        for line in logs["method"]
+        if "unlearn/helpful" in line
+    ]
+    kept = {
+        "provenance": read_config(folder)["provenance"],
+        "seconds": seconds,
+        "curves": curves,
+        "rescored": rescored,
+        "answers": answers,
+    }
     write_json(answers_of(root, cell), kept, indent=None)
 
 
@@ -87,12 +102,23 @@ def start(
     folder.parent.mkdir(parents=True, exist_ok=True)
     given = folder.with_name(f"{cell.name}.yaml")
     given.write_text(yaml.safe_dump(flags, sort_keys=False))
-    command = [sys.executable, "-m", "letgo", "run", "--config", str(given), "--output_dir",
-               str(folder), "--shared", str(root / "shared")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "letgo",
+        "run",
+        "--config",
+        str(given),
+        "--output_dir",
+        str(folder),
+        "--shared",
+        str(root / "shared"),
+    ]
     environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with log_of(root, cell).open("wb") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said,
-                                env={**environment, **os.environ})  # fmt: skip
+        return subprocess.Popen(
+            command, stdout=said, stderr=said, env={**environment, **os.environ}
+        )
 
 
 def finish(root: Path, cell: Cell, status: int, keep_models: bool) -> str | None:
@@ -174,8 +200,9 @@ class Runner:
         if self.stopped.is_set():
             return None
         cores = (os.cpu_count() or 1) // self.jobs
-        process = start(self.root, cell, self.study.flags(cell),
-                        None if self.jobs == 1 else max(1, cores))  # fmt: skip
+        process = start(
+            self.root, cell, self.study.flags(cell), None if self.jobs == 1 else max(1, cores)
+        )
         self.running.add(process)
         status = process.wait()
         self.running.discard(process)

@@ -33,13 +33,21 @@ def study_command(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", type=Path, help="[runs/NAME of the file]")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and its cost")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once [1], on each machine")
-    parser.add_argument("--engine", choices=("processes", "ray"), default="processes",
-                        help="where runs run: here [processes], or on a Ray cluster")  # fmt: skip
+    parser.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="where runs run: here [processes], or on a Ray cluster",
+    )
     parser.add_argument("--max_minutes", type=float, default=math.inf, help="then stop; resumable")
     parser.add_argument("--keep_models", action="store_true", help="keep every run's models")
     parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--check", type=Path, metavar="results.json",
-                        help="compute every figure again from the cells beside it")  # fmt: skip
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="results.json",
+        help="compute every figure again from the cells beside it",
+    )
     given = parser.parse_args(arguments)
     progress.configure(given.quiet)
     if given.check:
@@ -76,9 +84,11 @@ def study_command(arguments: list[str]) -> None:
     print(page(results).split("## Every run")[0].rstrip())
     print(f"results: {root / 'results.md'}")
     if failed:
-        raise InputError(f"{len(failed)} of {len(todo)} runs failed, first {next(iter(failed))}; "
-                         f"their logs are in {root / 'cells'}, and the same command tries them "
-                         f"again")  # fmt: skip
+        raise InputError(
+            f"{len(failed)} of {len(todo)} runs failed, first {next(iter(failed))}; "
+            f"their logs are in {root / 'cells'}, and the same command tries them "
+            f"again"
+        )
 
 
 def _ray_runner() -> Any:
@@ -103,8 +113,10 @@ def _begin(root: Path, study: Study, file: Path) -> None:
         known = {*before.cells()}
         for cell in study.cells():
             if cell in known and is_done(root, cell) and before.flags(cell) != study.flags(cell):
-                raise InputError(f"--output_dir: {root} has {cell.name} with other settings "
-                                 f"than {file}; give another folder")  # fmt: skip
+                raise InputError(
+                    f"--output_dir: {root} has {cell.name} with other settings "
+                    f"than {file}; give another folder"
+                )
     root.mkdir(parents=True, exist_ok=True)
     if not kept.exists() or not kept.samefile(file):
         shutil.copyfile(file, kept)
@@ -114,9 +126,11 @@ def write_results(root: Path, study: Study, failed: dict[str, str]) -> dict[str,
     """Write `results.json`, `results.md` and pictures of what is done."""
     files = read_cells(root, study)
     results = {
-        "study": asdict(study), **collect(files, study, failed),
-        "versions": cfg.versions(), "git_revision": cfg.git_revision(),
-    }  # fmt: skip
+        "study": asdict(study),
+        **collect(files, study, failed),
+        "versions": cfg.versions(),
+        "git_revision": cfg.git_revision(),
+    }
     validate(results)
     write_json(root / "results.json", results)
     (root / "results.md").write_text(page(results), encoding="utf-8")
@@ -149,15 +163,21 @@ def check(file: Path) -> None:
         raise InputError(f"--check: cannot read {file}: {error}") from error
     validate(told_results)
     study = read_study(file.with_name("study.yaml"))
-    failed = {name: cell.get("error") or "-" for name, cell in told_results["cells"].items()
-              if cell["status"] == "failed"}  # fmt: skip
+    failed = {
+        name: cell.get("error") or "-"
+        for name, cell in told_results["cells"].items()
+        if cell["status"] == "failed"
+    }
     try:
         again = {"study": asdict(study), **collect(read_cells(file.parent, study), study, failed)}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--check: {file.parent / 'cells'} has a file that is no run's: "
-                         f"{type(error).__name__}: {first_line(error)}") from error  # fmt: skip
-    wrong = [line for key, value in again.items()
-             for line in differences(told_results[key], value, key)]  # fmt: skip
+        raise InputError(
+            f"--check: {file.parent / 'cells'} has a file that is no run's: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    wrong = [
+        line for key, value in again.items() for line in differences(told_results[key], value, key)
+    ]
     if wrong:
         raise InputError(f"--check: {len(wrong)} figures differ from the cells', first {wrong[0]}")
     if file.with_suffix(".md").read_text(encoding="utf-8") != page(told_results):

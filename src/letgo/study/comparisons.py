@@ -46,9 +46,14 @@ def returned(answers: Models) -> str | None:
 
 
 def table(
-    known: Known, task: str, forget: str, method: str, seeds: list[int], figure: int,
+    known: Known,
+    task: str,
+    forget: str,
+    method: str,
+    seeds: list[int],
+    figure: int,
     model: str = "lwf",
-) -> np.ndarray | None:  # fmt: skip
+) -> np.ndarray | None:
     """A figure of a model by (seed, example); None where a seed is missing.
 
     Args:
@@ -95,8 +100,10 @@ def effects_of(study: Study, known: Known) -> list[dict[str, Any]]:
                 seeds = _seeds(known, task, forget, method)
                 row: dict[str, Any] = {"task": task, "forget": forget, "method": method}
                 for figure, name in enumerate(("accuracy", "reference_nll")):
-                    ours, theirs = (table(known, task, forget, method, seeds, figure, model)
-                                    for model in ("lwf", SFT))  # fmt: skip
+                    ours, theirs = (
+                        table(known, task, forget, method, seeds, figure, model)
+                        for model in ("lwf", SFT)
+                    )
                     if ours is not None and theirs is not None:
                         kept = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
                         row[name] = effect(ours[:, kept], theirs[:, kept])
@@ -111,9 +118,7 @@ def effects_of(study: Study, known: Known) -> list[dict[str, Any]]:
     return found
 
 
-def _beside(
-    known: Known, task: str, forget: str, method: str, seeds: list[int]
-) -> dict[str, Any]:  # fmt: skip
+def _beside(known: Known, task: str, forget: str, method: str, seeds: list[int]) -> dict[str, Any]:
     """What else became of these runs: what is left of what the model knew, and what was returned.
 
     Accuracy is over all forgetting sets with references together; means are over seeds.
@@ -121,12 +126,21 @@ def _beside(
     cells = [known[Cell(task, forget, method, seed)] for seed in seeds]
     left: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
     for model in ("base", SFT, "lwf"):
-        sets = [(name, by_example) for cell in cells
-                for name, by_example in cell.answers.get(model, {}).items()]  # fmt: skip
-        right = [row[0] for name, rows in sets if name.startswith("forget:")
-                 for row in rows.values() if row[0] is not None]  # fmt: skip
-        nll = np.array([row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()],
-                       float)  # fmt: skip
+        sets = [
+            (name, by_example)
+            for cell in cells
+            for name, by_example in cell.answers.get(model, {}).items()
+        ]
+        right = [
+            row[0]
+            for name, rows in sets
+            if name.startswith("forget:")
+            for row in rows.values()
+            if row[0] is not None
+        ]
+        nll = np.array(
+            [row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()], float
+        )
         if right:
             left["accuracy"][model] = float(np.mean(right))
         if len(nll) and np.isfinite(nll).all():
@@ -148,9 +162,11 @@ def claim_of(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any
             seeds &= set(_seeds(known, task, forget, baseline))
         ours, theirs = (
             table(known, task, forget, which, sorted(seeds), 0, model)
-            for which, model in ((method, ours_is),
-                                 (method, baseline) if beside else (baseline, ours_is))
-        )  # fmt: skip
+            for which, model in (
+                (method, ours_is),
+                (method, baseline) if beside else (baseline, ours_is),
+            )
+        )
         if ours is None or theirs is None:
             continue
         tasks[task] = effect(ours, theirs)
@@ -160,7 +176,12 @@ def claim_of(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any
     for figures, p in zip(tasks.values(), corrected, strict=True):
         figures["p_holm"] = p
     mean = mean_of(ratios) if ratios else None
-    return {"method": method, "baseline": baseline, "setting": forget, "returned": chosen,
-            "tasks": tasks,
-            "mean_relative": mean.value if mean else None,
-            "mean_ci95": mean.interval() if mean else None}  # fmt: skip
+    return {
+        "method": method,
+        "baseline": baseline,
+        "setting": forget,
+        "returned": chosen,
+        "tasks": tasks,
+        "mean_relative": mean.value if mean else None,
+        "mean_ci95": mean.interval() if mean else None,
+    }

@@ -45,8 +45,13 @@ def mean_squares(values: np.ndarray) -> np.ndarray:
     seeds, examples = values.shape
     by_seed, by_example = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
     left = values - by_seed - by_example + values.mean()
-    return np.array([examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1),
-                     (left**2).sum() / ((seeds - 1) * (examples - 1))])  # fmt: skip
+    return np.array(
+        [
+            examples * by_seed.var(ddof=1),
+            seeds * by_example.var(ddof=1),
+            (left**2).sum() / ((seeds - 1) * (examples - 1)),
+        ]
+    )
 
 
 def crossed_mean(values: np.ndarray, unit: float = 1.0) -> Mean:
@@ -88,12 +93,15 @@ def effect(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     found = crossed_mean(differences)
     ratio = relative(ours, theirs)
     return {
-        "difference": found.value, "ci95": found.interval(), "p_value": found.p_value(),
+        "difference": found.value,
+        "ci95": found.interval(),
+        "p_value": found.p_value(),
         "relative": ratio.value if ratio else None,
         "relative_ci95": ratio.interval() if ratio else None,
-        "seeds": len(differences), "n": differences.shape[1],
+        "seeds": len(differences),
+        "n": differences.shape[1],
         "seeds_needed": seeds_needed(differences, 0.02),
-    }  # fmt: skip
+    }
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> Mean | None:

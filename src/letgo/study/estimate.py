@@ -130,8 +130,9 @@ def told(cells: Sequence[Cell], done: Callable[[Cell], bool], cost: Cost | None)
     by = dict.fromkeys(cell[:3] for cell in cells)
     lines = [f"{'learn':14}{'forget':14}{'method':20}seeds (done: *)"]
     for task, forget, method in by:
-        seeds = [f"{c.seed}{'*' if done(c) else ''}" for c in cells
-                 if c[:3] == (task, forget, method)]  # fmt: skip
+        seeds = [
+            f"{c.seed}{'*' if done(c) else ''}" for c in cells if c[:3] == (task, forget, method)
+        ]
         lines.append(f"{task:14}{forget:14}{method:20}{' '.join(seeds)}")
     finished = sum(map(done, cells))
     lines.append(f"{len(cells)} runs, {finished} done")

@@ -27,8 +27,11 @@ def mechanism(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     asked = [line for cell in cells for line in cell["rescored"]]
     first = [cell["rescored"][0] for cell in cells if cell["rescored"]]
-    promises = [line["confidence"] * line["learning_norm"] * line["update"] for line in first
-                if None not in line.values()]  # fmt: skip
+    promises = [
+        line["confidence"] * line["learning_norm"] * line["update"]
+        for line in first
+        if None not in line.values()
+    ]
     changes = [change for cell in cells if (change := _changes(cell["curves"]))]
     return {
         "helpful": _mean([line["helpful"] for line in asked]),

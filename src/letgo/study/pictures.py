@@ -79,12 +79,19 @@ def _forest(rows: list[dict[str, Any]], file: Path) -> None:
     bound = 1.05 * max(np.abs(middle).max(), min(FAR, np.abs(ends).max()))
     for side, end in ((-1, ends[0]), (1, ends[1])):
         cut = side * end > bound
-        axes.plot(np.full(cut.sum(), side * bound), places[cut], "><"[side < 0], color="tab:blue",
-                  clip_on=False)  # fmt: skip
+        axes.plot(
+            np.full(cut.sum(), side * bound),
+            places[cut],
+            "><"[side < 0],
+            color="tab:blue",
+            clip_on=False,
+        )
     axes.set_xlim(-bound, bound)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [f"{row['task']}, {row['forget']}, {row['method']} ({row['accuracy']['seeds']})"
-             for row in rows]  # fmt: skip
+    names = [
+        f"{row['task']}, {row['forget']}, {row['method']} ({row['accuracy']['seeds']})"
+        for row in rows
+    ]
     axes.set_yticks(places, names, size=8)
     axes.set_xlabel("accuracy minus plain fine-tuning's, points, 95 % interval (seeds)")
     axes.margins(y=0.5 / len(rows))

@@ -73,8 +73,10 @@ class Study:
 
         Filled in only here, so that results do not hold the paths of a machine.
         """
-        task = {name: os.path.expandvars(value) if isinstance(value, str) else value
-                for name, value in self.learn[cell.task].items()}  # fmt: skip
+        task = {
+            name: os.path.expandvars(value) if isinstance(value, str) else value
+            for name, value in self.learn[cell.task].items()
+        }
         return {
             **self.settings,
             **task,
@@ -100,8 +102,14 @@ def read_study(file: Path) -> Study:
         InputError: names the key that is missing, unknown or of the wrong kind.
     """
     given = read(file)
-    kinds = {"settings": dict, "learn": dict, "forget": dict, "methods": dict, "seeds": list,
-             "claims": dict}  # fmt: skip
+    kinds = {
+        "settings": dict,
+        "learn": dict,
+        "forget": dict,
+        "methods": dict,
+        "seeds": list,
+        "claims": dict,
+    }
     for key, value in given.items():
         if key not in kinds:
             raise InputError(f"{file}: unknown key {key!r}; there are {', '.join(kinds)}")
@@ -111,13 +119,19 @@ def read_study(file: Path) -> Study:
         if not given.get(key):
             raise InputError(f"{file}: {key} is missing")
     forget = {n: [v] if isinstance(v, str) else list(v) for n, v in given["forget"].items()}
-    study = Study(given.get("settings", {}), given["learn"], forget,
-                  {n: m or {} for n, m in given["methods"].items()}, given["seeds"],
-                  given.get("claims", {}))  # fmt: skip
+    study = Study(
+        given.get("settings", {}),
+        given["learn"],
+        forget,
+        {n: m or {} for n, m in given["methods"].items()},
+        given["seeds"],
+        given.get("claims", {}),
+    )
     for name, task in study.learn.items():
         if not isinstance(task, dict) or not {"learn", "learn_test"} <= set(task):
-            raise InputError(f"{file}: learn {name} needs learn and learn_test: all seeds must be "
-                             f"asked the same")  # fmt: skip
+            raise InputError(
+                f"{file}: learn {name} needs learn and learn_test: all seeds must be asked the same"
+            )
     for kind, names in (("learn", study.learn), ("method", study.methods), ("forget", forget)):
         for name in names:
             if not isinstance(name, str) or "--" in name or "/" in name:
@@ -140,9 +154,11 @@ def _check_names(file: Path, where: str, given: Any, keys: set[str], study: Stud
     if unknown := set(given) - keys:
         raise InputError(f"{file}: {where} has an unknown key {sorted(unknown)[0]!r}")
     known: dict[str, Collection[str]] = {
-        "learn": study.learn, "forget": study.forget, "method": study.methods,
+        "learn": study.learn,
+        "forget": study.forget,
+        "method": study.methods,
         "baseline": {*study.methods, SFT, "base"},
-    }  # fmt: skip
+    }
     for key in known.keys() & given.keys():
         names = given[key] if isinstance(given[key], list) else [given[key]]
         for name in names:

@@ -81,8 +81,10 @@ def _connect() -> None:
     try:
         ray.init("auto", log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError("--engine ray: no Ray cluster answers; start one by `ray start --head`, "
-                         "or name one in RAY_ADDRESS") from error  # fmt: skip
+        raise InputError(
+            "--engine ray: no Ray cluster answers; start one by `ray start --head`, "
+            "or name one in RAY_ADDRESS"
+        ) from error
 
 
 def _share(jobs: int) -> dict[str, float]:

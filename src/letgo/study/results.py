@@ -39,14 +39,17 @@ def collect(
     """
     cells = study.cells()
     known = {c: Finished(file["answers"], returned(file["answers"])) for c, file in files.items()}
-    return rounded({
-        "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
-        "effects": [
-            {**row, "mechanism": _mechanism(study, files, row)} for row in effects_of(study, known)
-        ],
-        "claims": {name: claim_of(study, known, claim) for name, claim in study.claims.items()},
-        "made_with": made_with([file.get("provenance", {}) for file in files.values()]),
-    })  # fmt: skip
+    return rounded(
+        {
+            "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
+            "effects": [
+                {**row, "mechanism": _mechanism(study, files, row)}
+                for row in effects_of(study, known)
+            ],
+            "claims": {name: claim_of(study, known, claim) for name, claim in study.claims.items()},
+            "made_with": made_with([file.get("provenance", {}) for file in files.values()]),
+        }
+    )
 
 
 def made_with(origins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -55,10 +58,14 @@ def made_with(origins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Args:
         origins: of every run the `provenance` of its `config.yaml`, or what is known of it.
     """
-    kinds = Counter((origin.get("device"), tuple(sorted(origin.get("versions", {}).items())))
-                    for origin in origins)  # fmt: skip
-    return [{"device": device, "versions": dict(versions), "runs": runs}
-            for (device, versions), runs in kinds.most_common()]  # fmt: skip
+    kinds = Counter(
+        (origin.get("device"), tuple(sorted(origin.get("versions", {}).items())))
+        for origin in origins
+    )
+    return [
+        {"device": device, "versions": dict(versions), "runs": runs}
+        for (device, versions), runs in kinds.most_common()
+    ]
 
 
 def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
@@ -76,8 +83,9 @@ def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
             if np.isnan(right).all():
                 continue  # prompts without right answers, asked to be looked at
             figures.setdefault(name, {})[model] = {
-                **accuracy([bool(r) for r in right]), "reference_nll": float(np.nanmean(nll))
-            }  # fmt: skip
+                **accuracy([bool(r) for r in right]),
+                "reference_nll": float(np.nanmean(nll)),
+            }
     return {"status": "done", "sets": figures, "returned": finished.returned}
 
 
@@ -117,9 +125,10 @@ def differences(told: Any, found: Any, where: str = "") -> list[str]:
     """Where two results disagree, as paths of keys."""
     if isinstance(told, dict) and isinstance(found, dict):
         return [
-            line for key in {**told, **found}
+            line
+            for key in {**told, **found}
             for line in differences(told.get(key), found.get(key), f"{where}.{key}")
-        ]  # fmt: skip
+        ]
     if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
         pairs = enumerate(zip(told, found, strict=True))
         return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]

@@ -20,8 +20,11 @@ def check_tokens(dataset: Dataset, tokenizer: Any, vocabulary: int) -> None:
     Raises:
         InputError: a token that the model does not have, or one that stands for another text.
     """
-    names = [name for name in ("input_ids", "prompt_ids", "completion_ids")
-             if name in dataset.column_names]  # fmt: skip
+    names = [
+        name
+        for name in ("input_ids", "prompt_ids", "completion_ids")
+        if name in dataset.column_names
+    ]
     remedy = "elicit the texts again with this model (`letgo elicit`)"
     for row in dataset:
         highest = max((max(row[name], default=0) for name in names), default=0)

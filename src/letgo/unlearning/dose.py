@@ -139,8 +139,9 @@ class Dose:
                 f"--unlearning_schedule: {type(optimizer).__name__} has made no learning update to "
                 f"compare an unlearning step with; choose periodic, or --optim adamw_torch"
             )
-        weights = self._sum(torch.tensor(_local(p).numel(), device=p.device)
-                            for p in _trained(optimizer))  # fmt: skip
+        weights = self._sum(
+            torch.tensor(_local(p).numel(), device=p.device) for p in _trained(optimizer)
+        )
         momentum = group["betas"][0]
         return float(_peak(group)) * math.sqrt(weights * (1 - momentum) / (1 + momentum))
 
@@ -149,8 +150,11 @@ class Dose:
 
         Not with AdamW's first moment: early on the gradient turns faster than its mean follows.
         """
-        pairs = [(g, p.grad) for g, p in zip(self._learning, _trained(optimizer), strict=False)
-                 if g is not None and p.grad is not None]  # fmt: skip
+        pairs = [
+            (g, p.grad)
+            for g, p in zip(self._learning, _trained(optimizer), strict=False)
+            if g is not None and p.grad is not None
+        ]
         if not pairs:
             return 0.0
         along = self._sum(_product(x, y) for x, y in pairs)
@@ -206,6 +210,10 @@ def _sampled(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, float]]:
     # Odd, so that it does not keep hitting the same column of a matrix.
     step = max(1, sum(shard.numel() for shard in shards) // _MEASURED) | 1
     if step > 1:  # whole cache lines: single weights cost as much each, a few per cent of a step
-        shards = [shard[: len(shard) // _LINE * _LINE].view(-1, _LINE) if len(shard) >= _LINE
-                  else shard[:, None] for shard in shards]  # fmt: skip
+        shards = [
+            shard[: len(shard) // _LINE * _LINE].view(-1, _LINE)
+            if len(shard) >= _LINE
+            else shard[:, None]
+            for shard in shards
+        ]
     return [(shard[::step].flatten(), len(shard) / len(shard[::step])) for shard in shards]

@@ -20,7 +20,7 @@ class Figures:
 
     def rescored(
         self, scores: Sequence[float], chosen: Sequence[float], learning_norm: float
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take in the new scores of a sample of texts, and of those of them that were chosen.
 
         Args:
@@ -29,8 +29,10 @@ class Figures:
             learning_norm: of the mean learning gradient; times a cosine and the length of an
                 update it is by how much that lowers the learning loss, to first order.
         """
-        self._chosen = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores),
-                        "unlearn/learning_norm": learning_norm}  # fmt: skip
+        self._chosen = {
+            "unlearn/helpful": sum(score > 0 for score in scores) / len(scores),
+            "unlearn/learning_norm": learning_norm,
+        }
         if chosen:
             self._chosen["unlearn/confidence"] = fmean(chosen)
 
@@ -40,9 +42,15 @@ class Figures:
         self._step = [a + b for a, b in zip(self._step, values, strict=True)]
 
     def step(
-        self, memory: Memory, reduce: Callable[[Tensor], Tensor], device: torch.device,
-        norm: float, strength: float, clipped: bool, paused: bool,
-    ) -> None:  # fmt: skip
+        self,
+        memory: Memory,
+        reduce: Callable[[Tensor], Tensor],
+        device: torch.device,
+        norm: float,
+        strength: float,
+        clipped: bool,
+        paused: bool,
+    ) -> None:
         """Close an unlearning step.
 
         Args:
@@ -59,9 +67,16 @@ class Figures:
         acted = {"skipped": int(skipped), "clipped": int(clipped), "paused": int(paused)}
         for name, count in acted.items():
             memory.acted[name] += count
-        figures = {"loss": loss, "nll": nll, "texts": texts, "grad_norm": norm,
-                   "strength": strength, "update": strength * memory.update.value, "steps": 1,
-                   **acted}  # fmt: skip
+        figures = {
+            "loss": loss,
+            "nll": nll,
+            "texts": texts,
+            "grad_norm": norm,
+            "strength": strength,
+            "update": strength * memory.update.value,
+            "steps": 1,
+            **acted,
+        }
         for name, value in figures.items():
             self._window[name] += value
 

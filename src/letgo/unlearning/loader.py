@@ -23,18 +23,29 @@ def step_stream(
         args: the `LWFConfig`.
     """
     if not any(kinds):
-        log.warning("no unlearning step will happen: the run has %d learning steps and "
-                    "--unlearning_interval is %d", len(kinds),
-                    args.unlearning_interval)  # fmt: skip
+        log.warning(
+            "no unlearning step will happen: the run has %d learning steps and "
+            "--unlearning_interval is %d",
+            len(kinds),
+            args.unlearning_interval,
+        )
     batches = learning.batch_sampler
     batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
     first = len(rows.learning)
     forget = range(first, first + len(rows.forget))
     retain = range(first) if args.unlearning_loss == "graddiff" else ()
     return StepStream(
-        kinds, batches, forget, forget.stop, batch_size, args.gradient_accumulation_steps,
-        args.world_size, args.process_index, args.seed, retain,
-    )  # fmt: skip
+        kinds,
+        batches,
+        forget,
+        forget.stop,
+        batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+        args.seed,
+        retain,
+    )
 
 
 def mixed_loader(
@@ -42,9 +53,12 @@ def mixed_loader(
 ) -> DataLoader[Any]:
     """The loader of the whole run; the stream is split over the processes already."""
     loader = DataLoader(
-        rows, batch_sampler=stream, collate_fn=collate,
-        num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
-    )  # fmt: skip
+        rows,
+        batch_sampler=stream,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+    )
     prepared: DataLoader[Any] = prepare_data_loader(
         loader, device, num_processes=1, process_index=0, put_on_device=True
     )

@@ -50,10 +50,12 @@ class Texts(NamedTuple):
     def rows(self, kept: Tensor) -> "Texts":
         """The texts of a boolean mask (texts,); a loss over none of them is 0."""
         return self._replace(
-            log_probs=self.log_probs[kept], entropy=self.entropy[kept],
-            labelled=self.labelled[kept], learning=self.learning[kept],
+            log_probs=self.log_probs[kept],
+            entropy=self.entropy[kept],
+            labelled=self.labelled[kept],
+            learning=self.learning[kept],
             reference=self.reference[kept],
-        )  # fmt: skip
+        )
 
 
 def ga(texts: Texts, beta: float) -> Tensor:

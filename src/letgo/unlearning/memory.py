@@ -47,8 +47,9 @@ class Memory(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What goes into the checkpoint's `trainer_state.json`."""
-        means = {name: vars(mean) for name, mean in vars(self).items()
-                 if isinstance(mean, RunningMean)}  # fmt: skip
+        means = {
+            name: vars(mean) for name, mean in vars(self).items() if isinstance(mean, RunningMean)
+        }
         # JSON has no infinity.
         lowest = self.lowest_loss if math.isfinite(self.lowest_loss) else None
         said = {"means": means, "lowest": lowest, "acted": self.acted, "pool": self.pool}

@@ -94,8 +94,7 @@ class Rescore(TrainerCallback):
         scored = dict(zip(places, scores, strict=True))
         helpful = sorted(place for place in chosen if scored[place] > 0)
         trainer.memory.pool = sorted({*helpful, *self.forced})
-        trainer.figures.rescored(scores, [scored[place] for place in helpful],
-                                 self.learning_norm)  # fmt: skip
+        trainer.figures.rescored(scores, [scored[place] for place in helpful], self.learning_norm)
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.
@@ -111,9 +110,7 @@ class Rescore(TrainerCallback):
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
         return [[self.rows[place] for place in order[start : start + size]] for start in starts]
 
-    def _scores(
-        self, places: list[int], learning: Sequence[dict[str, list[int]]]
-    ) -> list[float]:  # fmt: skip
+    def _scores(self, places: list[int], learning: Sequence[dict[str, list[int]]]) -> list[float]:
         """`-cos(g_L, g_x)` of every text; the same in every process.
 
         Args:
@@ -140,9 +137,11 @@ class Rescore(TrainerCallback):
         found = torch.zeros(len(rows), dtype=torch.float64)
         for batch in own(rows):
             kept, numbers, _ = finite_batch(
-                rows, batch, pad,
+                rows,
+                batch,
+                pad,
                 lambda padded: gradient_products(model, weights, padded, wanted, bf16),
-            )  # fmt: skip
+            )
             for i, place in enumerate(kept):
                 norm = float(numbers["norm"][i])
                 if norm > 0 and length > 0:

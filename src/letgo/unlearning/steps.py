@@ -33,8 +33,12 @@ class Steps(TrainerCallback):
         schedule = args.unlearning_schedule
         trainer.part = 0.0 if self.paused or not count else factor(schedule, done, count)
         strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        trainer.dose.prepare(trainer.memory, trainer.unlearning_now, trainer.part * strength,
-                             self._unlearning_at(state.global_step + 1))  # fmt: skip
+        trainer.dose.prepare(
+            trainer.memory,
+            trainer.unlearning_now,
+            trainer.part * strength,
+            self._unlearning_at(state.global_step + 1),
+        )
         if engine := getattr(trainer.accelerator, "deepspeed_engine_wrapped", None):
             bound = trainer.bound()
             engine.engine.optimizer.clip_grad = bound if math.isfinite(bound) else 0.0
@@ -46,13 +50,20 @@ class Steps(TrainerCallback):
         if unlearned:
             weight = trainer.loss_weight or 1.0
             if self.paused and not trainer.memory.acted["paused"]:
-                log.warning("the learning loss has risen more than --unlearning_max_rise %g above "
-                            "its low: unlearning pauses until it is back",
-                            args.unlearning_max_rise)  # fmt: skip
+                log.warning(
+                    "the learning loss has risen more than --unlearning_max_rise %g above "
+                    "its low: unlearning pauses until it is back",
+                    args.unlearning_max_rise,
+                )
             trainer.figures.step(
-                trainer.memory, accelerator.reduce, accelerator.device, trainer.norm / weight,
-                trainer.dose.strength, trainer.clipped, self.paused,
-            )  # fmt: skip
+                trainer.memory,
+                accelerator.reduce,
+                accelerator.device,
+                trainer.norm / weight,
+                trainer.dose.strength,
+                trainer.clipped,
+                self.paused,
+            )
         else:
             loss = torch.tensor(trainer.learning_loss, device=accelerator.device)
             watch_learning(trainer.memory, float(accelerator.reduce(loss, "mean")))

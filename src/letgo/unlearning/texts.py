@@ -53,9 +53,13 @@ class Chosen(NamedTuple):
 
 
 def prepare(
-    dataset: Dataset, learning: Iterable[dict[str, Any]], model: Any, tokenizer: Any, args: Any,
+    dataset: Dataset,
+    learning: Iterable[dict[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    args: Any,
     tokenize: Callable[[Dataset], Dataset],
-) -> tuple[Dataset, Dataset, Chosen]:  # fmt: skip
+) -> tuple[Dataset, Dataset, Chosen]:
     """Check the texts, choose among them and bring them to rows of tokens.
 
     Args:
@@ -77,8 +81,10 @@ def prepare(
     chosen = choose(dataset, args.forget_fraction, args.rescore_interval != 0)
     kept, rows = labelled_rows(dataset.select(chosen.allowed), tokenize)
     if len(kept) < len(chosen.allowed):
-        log.warning("%d texts to unlearn are left out: within --max_length they have no answer",
-                    len(chosen.allowed) - len(kept))  # fmt: skip
+        log.warning(
+            "%d texts to unlearn are left out: within --max_length they have no answer",
+            len(chosen.allowed) - len(kept),
+        )
     allowed = [chosen.allowed[i] for i in kept]
     places = sorted({*chosen.places} & {*allowed})
     if not places:
@@ -87,8 +93,12 @@ def prepare(
     chosen = chosen._replace(places=places, allowed=allowed, forced=forced)
     check_overlap(learning, rows, args.forget_max_overlap)
     if len(places) < args.per_device_train_batch_size:
-        log.warning("%d texts to unlearn are fewer than a batch of %d: every unlearning step "
-                    "takes them all", len(places), args.per_device_train_batch_size)  # fmt: skip
+        log.warning(
+            "%d texts to unlearn are fewer than a batch of %d: every unlearning step "
+            "takes them all",
+            len(places),
+            args.per_device_train_batch_size,
+        )
     reference = [row.get("reference", 0.0) for row in rows]
     if args.unlearning_loss == "npo" and "reference" not in rows[0]:
         reference = reference_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16))
@@ -128,9 +138,13 @@ def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
         places = sorted(top_fraction(places, known, fraction))
     score = str(dataset["score"][0]) if "score" in columns else ""
     return Chosen(
-        len(dataset), places, allowed if rescoring else places,
-        marked("forced") if "forced" in columns else [], confidence, score,
-    )  # fmt: skip
+        len(dataset),
+        places,
+        allowed if rescoring else places,
+        marked("forced") if "forced" in columns else [],
+        confidence,
+        score,
+    )
 
 
 def labelled_rows(
