@@ -20,6 +20,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # The stamp is written last: an interrupted installation is done again.
 # torch comes first and alone: a range would let pip choose a build with gigabytes of CUDA.

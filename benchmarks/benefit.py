@@ -27,11 +27,11 @@ from machine import machine
 from points import Model, Row, Vectors, dot, gram, interval, learn, mean, scores_of
 from scipy.stats import rankdata
 
-from letgo.confidence.information import Information
-from letgo.config import git_revision, versions
-from letgo.demo import LEARN, TOPICS, base9, sums
+from letgo.data.demo import LEARN, TOPICS, base9, sums
+from letgo.data.records import read_records
 from letgo.progress import track
-from letgo.records import read_records
+from letgo.run.provenance import git_revision, versions
+from letgo.scoring.fisher import Information
 from letgo.study.results import rounded
 
 TASKS = ("sst5", "qasc", "dental", "base9")

@@ -24,7 +24,7 @@ from machine import machine
 from points import Model, Row, Vectors, dot, gram, learn, mean, scores_of
 from scipy.stats import rankdata
 
-from letgo.config import git_revision, versions
+from letgo.run.provenance import git_revision, versions
 from letgo.study.results import rounded
 
 RATE, MOST = 1e-4, 40

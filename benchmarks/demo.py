@@ -11,7 +11,7 @@ from pathlib import Path
 
 from machine import machine
 
-from letgo.config import git_revision, versions
+from letgo.run.provenance import git_revision, versions
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from letgo.confidence.estimate import estimate
-from letgo.confidence.gradients import scored_weights, values
-from letgo.confidence.information import Information
-from letgo.confidence.measure import along, fisher_norms, gradient_products, plain_norms
-from letgo.confidence.scores import SCORES, Task
-from letgo.data import batches_by_tokens, example_ids, prompt_ids, training_row
-from letgo.inference import Batch, autocast, example_losses, generate, pad_rows
-from letgo.models import bf16_is_fast, load_model, load_tokenizer, resolve
+from letgo.data.tokens import batches_by_tokens, example_ids, prompt_ids, training_row
+from letgo.models.bundled import resolve
+from letgo.models.inference import Batch, autocast, example_losses, generate, pad_rows
+from letgo.models.loading import bf16_is_fast, load_model, load_tokenizer
 from letgo.progress import track
+from letgo.scoring.fisher import Information, estimate
+from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.scoring.scores import SCORES, Task
+from letgo.scoring.weights import scored_weights, values
 
 BATCH, STEPS, EARLY = 8, 40, 15  # learning: examples per step, steps, and which is early
 BF16 = bf16_is_fast()

@@ -16,12 +16,13 @@ from typing import Any
 
 from machine import machine
 
-from letgo import decisions
-from letgo.config import git_revision, versions
-from letgo.review import pieces, view
+from letgo.review import html as pieces
+from letgo.review import view
+from letgo.review.query import Query
 from letgo.review.session import Review
-from letgo.review.table import Query
 from letgo.review.view import Look
+from letgo.run import decisions
+from letgo.run.provenance import git_revision, versions
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from review_runs import write_texts

@@ -33,12 +33,12 @@ from points import Model, dot, learn
 from scipy.stats import spearmanr
 from scoring_methods import LIBRARIES, METHODS, OURS, Setting, load, loop
 
-from letgo.confidence.gradients import scored_weights
-from letgo.confidence.scores import SCORES, Task
-from letgo.config import git_revision, versions
-from letgo.data import prompt_ids
-from letgo.inference import Batch
-from letgo.records import read_records
+from letgo.data.records import read_records
+from letgo.data.tokens import prompt_ids
+from letgo.models.inference import Batch
+from letgo.run.provenance import git_revision, versions
+from letgo.scoring.scores import SCORES, Task
+from letgo.scoring.weights import scored_weights
 
 SHAPES = {"8x64": (8, 64), "4x256": (4, 256)}
 # What is freed is given back at once: a peak is that of what was in use.

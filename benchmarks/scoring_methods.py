@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from letgo.confidence.gradients import keep_in_bfloat16, per_example, scored_weights
-from letgo.confidence.information import Diagonal, Factored
-from letgo.confidence.measure import along, fisher_norms, gradient_products, plain_norms
-from letgo.inference import Batch, autocast, example_losses
-from letgo.models import resolve
+from letgo.models.bundled import resolve
+from letgo.models.inference import Batch, autocast, example_losses
+from letgo.scoring.fisher import Diagonal, Factored
+from letgo.scoring.gradients import per_example
+from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.scoring.weights import keep_in_bfloat16, scored_weights
 
 LIBRARIES = ("kronfluence", "opacus", "bergson")
 OURS = ("floor", "diagonal", "factored", "default", "linear")

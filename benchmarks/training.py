@@ -30,7 +30,7 @@ def make(kind: str, folder: str, steps: int, loss: str, interval: int) -> Any:
     from trl import SFTTrainer
 
     from letgo import LWFConfig, LWFTrainer
-    from letgo.models import resolve
+    from letgo.models.bundled import resolve
 
     path = resolve("smollm2-135m")
     ids = torch.randint(100, 40000, (BATCH * (steps + 2), TOKENS), generator=torch.manual_seed(0))
@@ -167,7 +167,7 @@ def main() -> None:
         parser.error("--json is missing")
     from machine import machine
 
-    from letgo.config import git_revision, versions
+    from letgo.run.provenance import git_revision, versions
 
     result = compare(2 if arguments.quick else 12) | rescoring(1 if arguments.quick else 6)
     times = 1 if arguments.quick else 3

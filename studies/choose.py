@@ -20,12 +20,12 @@ from typing import Any
 import torch
 import yaml
 
-from letgo.config import parse
-from letgo.data import example_ids, training_row
-from letgo.inference import autocast, example_losses, pad_rows
-from letgo.models import load_base_tokenizer, load_trained
-from letgo.records import read_records
-from letgo.stages import read_json, write_json
+from letgo.data.records import read_records
+from letgo.data.tokens import example_ids, training_row
+from letgo.models.inference import autocast, example_losses, pad_rows
+from letgo.run.base import load_base_tokenizer, load_trained
+from letgo.run.config import parse
+from letgo.run.folder import read_json, write_json
 
 # What is tried: learning rates, an adapter's, and epochs. Tasks that are not there take another's.
 RATES = {"paper": (5e-5, 1e-4), "large": (5e-5, 1e-4, 2e-4)}

@@ -23,13 +23,14 @@ from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 
 from letgo import LWFConfig, LWFTrainer
-from letgo.answers import correct, exact
-from letgo.config import git_revision, versions
-from letgo.data import example_ids, prompt_ids, training_row
-from letgo.demo import FORGET, LEARN, TOPICS, base9, sums
-from letgo.inference import autocast, example_losses, generate, pad_rows
-from letgo.models import load_model, load_tokenizer, resolve
-from letgo.statistics import paired_difference
+from letgo.data.demo import FORGET, LEARN, TOPICS, base9, sums
+from letgo.data.tokens import example_ids, prompt_ids, training_row
+from letgo.evaluation.answers import correct, exact
+from letgo.evaluation.statistics import paired_difference
+from letgo.models.bundled import resolve
+from letgo.models.inference import autocast, example_losses, generate, pad_rows
+from letgo.models.loading import load_model, load_tokenizer
+from letgo.run.provenance import git_revision, versions
 
 LEARNING_RATE, EXAMPLES, TESTS, BATCH, TEXTS = 1e-4, 240, 300, 4, 16
 RUIN = {"unlearning_interval": 1, "unlearning_rate": LEARNING_RATE}

@@ -1,4 +1,4 @@
-"""How well `letgo rank` foretells which forgetting set is worth it.
+"""Does the first-order promise of a forgetting set predict what it is worth?
 
 usage: python studies/rank.py DATA FOLDER   DATA: as studies/split.py writes it
 
@@ -10,14 +10,14 @@ the NLL of right answers, on the seeds that all sets have. Writes studies/rank.j
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import permutation_test, rankdata, spearmanr
+import pyarrow.parquet as pq
+from scipy.stats import bootstrap, permutation_test, rankdata, spearmanr
 
-from letgo import ranking
-from letgo.config import git_revision, versions
-from letgo.stages import write_json
+from letgo.run.folder import write_json
+from letgo.run.provenance import git_revision, versions
 from letgo.study.comparisons import Finished, table
 from letgo.study.effects import NORMAL, effect
 from letgo.study.plan import SFT, read_study
@@ -31,6 +31,63 @@ TASKS = {
 }
 FRACTION, DRAWS = 0.5, 9999
 STUDIES = Path(__file__).parent
+
+
+class Candidate(NamedTuple):
+    """What a forgetting set promises.
+
+    Attributes:
+        name: of the set.
+        texts: how many were scored.
+        promise: mean over its top `forget_fraction` of the cosine between ascent on the text and
+            descent on the learning loss, 0 where that is negative.
+        ci95: bootstrap interval over its texts.
+        helpful: share of its texts on which ascent would lower the learning loss.
+    """
+
+    name: str
+    texts: int
+    promise: float
+    ci95: list[float]
+    helpful: float
+
+
+def rank(scores: Path, fraction: float) -> list[Candidate]:
+    """Forgetting sets by what unlearning their texts promises, best first.
+
+    The first-order change of the learning loss by a step of given length is proportional to the
+    cosine; training leaves out texts that would hurt, so they count as nothing and not as a loss.
+
+    Args:
+        scores: `scores.parquet` with the score `gradient`.
+        fraction: share of the texts that may be unlearned.
+    """
+    by_set: dict[str, list[float]] = {}
+    for row in pq.read_table(scores, columns=["forget_set", "confidence"]).to_pylist():
+        by_set.setdefault(row["forget_set"], []).append(row["confidence"])
+    found = []
+    for name, values in by_set.items():
+        confidence = np.array(values)
+
+        def promise(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+            count = max(1, round(fraction * sample.shape[axis]))
+            top = np.sort(sample, axis=axis)[..., -count:]
+            return np.maximum(top, 0).mean(axis=-1)
+
+        drawn = bootstrap(
+            (confidence,),
+            promise,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
+        ends = [float(end) for end in drawn.confidence_interval]
+        found.append(
+            Candidate(
+                name, len(values), float(promise(confidence)), ends, float((confidence > 0).mean())
+            )
+        )
+    return sorted(found, key=lambda candidate: -candidate.promise)
 
 
 def main() -> None:
@@ -49,31 +106,23 @@ def main() -> None:
 def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
     """What the sets of one task promise and gave, and how well these agree."""
     learn, examples, sets, methods = TASKS[task]
+    settings = {
+        "model": "smollm2-135m",
+        "learn": data / learn / "train.jsonl",
+        "max_learn": examples,
+        "max_forget": 24,
+        "max_new_tokens": 48,
+        "max_length": 512,
+        "optimum": "gradient",  # no fine-tuning: gradients at the base model are enough
+        "score": "gradient",
+        "output_dir": folder,
+    }
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     sources = [str(data / name / "train.jsonl") for name in sets]
-    command = [
-        sys.executable,
-        "-m",
-        "letgo",
-        "rank",
-        "--model",
-        "smollm2-135m",
-        "--learn",
-        str(data / learn / "train.jsonl"),
-        "--max_learn",
-        str(examples),
-        "--candidates",
-        *sources,
-        "--max_forget",
-        "24",
-        "--max_new_tokens",
-        "48",
-        "--max_length",
-        "512",
-        "--output_dir",
-        str(folder),
-    ]
-    subprocess.run(command, check=True)
-    promised = {one.name: one for one in ranking.rank(folder / "scores.parquet", FRACTION)}
+    for stage in ("elicit", "probe", "fisher", "score"):
+        command = [sys.executable, "-m", "letgo", stage, *flags, "--forget", *sources]
+        subprocess.run(command, check=True)
+    promised = {one.name: one for one in rank(folder / "scores.parquet", FRACTION)}
     seeds, found = compared(task, methods, promised)
     return {
         "seeds": seeds,
@@ -86,7 +135,7 @@ def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def compared(
-    task: str, methods: tuple[str, ...], promised: dict[str, ranking.Candidate]
+    task: str, methods: tuple[str, ...], promised: dict[str, Candidate]
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
     """The seeds that all sets have, and what every set promised and gave on them."""
     study = read_study(STUDIES / "paper.yaml")

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from letgo.demo import FORGET, LEARN, base9, everyday, sums, write_lines
-from letgo.records import read_records
+from letgo.data.demo import FORGET, LEARN, base9, everyday, sums, write_lines
+from letgo.data.records import read_records
 
 VALIDATION, TEST = 150, 300
 TESTS = {"gsm8k": 100}  # its answers are ten times as long

@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 from doses import ARMS, BATCH, EXAMPLES, own_texts, sums_of, tested, trained
 from transformers import TrainerCallback
 
-from letgo.config import git_revision, versions
-from letgo.models import load_model, load_tokenizer, resolve
-from letgo.stages import read_json, write_json
-from letgo.statistics import paired_mean
+from letgo.evaluation.statistics import paired_mean
+from letgo.models.bundled import resolve
+from letgo.models.loading import load_model, load_tokenizer
+from letgo.run.folder import read_json, write_json
+from letgo.run.provenance import git_revision, versions
 from letgo.unlearning.schedule import plan
 
 EVERY, ASKED = 10, 150

@@ -14,35 +14,35 @@ def die(*_, **__):
 
 def after_chunk(prefix):
     """Die when the first chunk whose file starts so is on disk."""
-    from letgo import stages
+    from letgo.run import stage
 
-    write = stages.write_json
+    write = stage.write_json
 
     def write_and_die(path, value):
         write(path, value)
         if path.name.startswith(prefix):
             die()
 
-    stages.write_json = write_and_die
+    stage.write_json = write_and_die
 
 
 def at_step(name, step):
     """Die in an optimizer step of the training with this name."""
-    from letgo import training
+    from letgo.stages import fit
 
-    end = training._ShowProgress.on_step_end
+    end = fit._ShowProgress.on_step_end
 
     def end_or_die(self, args, state, control, **kwargs):
         if self.name == name and state.global_step == step:
             die()
         end(self, args, state, control, **kwargs)
 
-    training._ShowProgress.on_step_end = end_or_die
+    fit._ShowProgress.on_step_end = end_or_die
 
 
 def in_checkpoint(step):
     """Die while a checkpoint is written: weights are there, the rest is not."""
-    from letgo.trainer import LWFTrainer
+    from letgo.unlearning.trainer import LWFTrainer
 
     save = LWFTrainer._save_optimizer_and_scheduler
 
@@ -56,7 +56,7 @@ def in_checkpoint(step):
 
 def half_a_fisher():
     """Die while the Fisher information is written."""
-    from letgo.confidence import fisher
+    from letgo.scoring import fisher
 
     def half(tensors, path, metadata):
         path.write_bytes(b"half")

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from letgo import decisions
-from letgo.confidence import scoring
-from letgo.elicit import SCHEMA
+from letgo.run import decisions
+from letgo.stages import score as scoring
+from letgo.stages.elicit import SCHEMA
 
 SETS = ("sums", "trivia", "letters")
 WORDS = [

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm, ttest_rel
 
-from letgo.answers import correct, exact, letter, number, reader
-from letgo.statistics import accuracy, paired_difference, paired_mean, perplexity, verdict
+from letgo.evaluation.answers import correct, exact, letter, number, reader
+from letgo.evaluation.statistics import (
+    accuracy,
+    paired_difference,
+    paired_mean,
+    perplexity,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(

@@ -301,8 +301,8 @@ def test_regularizers_hold_the_model_back(tmp_path, name, interval):
 
 
 def test_the_penalties_are_those_of_their_formulas(tmp_path):
-    from letgo.confidence.gradients import scored_weights
-    from letgo.regularizers import penalty
+    from letgo.scoring.weights import scored_weights
+    from letgo.unlearning.regularizers import penalty
 
     model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
     squared = penalty("l2_sp", 0.1, model, [], 1, False, False)

@@ -6,25 +6,14 @@ from conftest import make_model
 from oracles import gradients as oracle
 from scipy.stats import spearmanr
 
-from letgo.confidence import products
-from letgo.confidence.estimate import estimate, sampled_labels
-from letgo.confidence.gradients import (
-    NonFinite,
-    keep_in_bfloat16,
-    per_example,
-    scored_weights,
-)
-from letgo.confidence.information import KINDS
-from letgo.confidence.measure import (
-    along,
-    finite_batch,
-    fisher_norms,
-    gradient_products,
-    plain_norms,
-)
-from letgo.confidence.scores import SCORES, Task
-from letgo.data import batches_by_tokens, top_fraction
-from letgo.inference import example_losses, pad_rows
+from letgo.data.tokens import batches_by_tokens
+from letgo.models.inference import example_losses, pad_rows
+from letgo.scoring import products
+from letgo.scoring.fisher import KINDS, estimate, sampled_labels
+from letgo.scoring.gradients import NonFinite, finite_batch, per_example
+from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.scoring.scores import SCORES, Task, top_fraction
+from letgo.scoring.weights import keep_in_bfloat16, scored_weights
 
 
 def fisher_of(model, rows, kind="diagonal", tokens_per_batch=1000, **more):

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_tokenizer, write_lines
 
-from letgo.data import example_ids, fingerprint, hold_out, prompt_ids, sample, set_names
+from letgo.data.records import Record, fingerprint, read_records
+from letgo.data.splits import hold_out, sample, set_names
+from letgo.data.tokens import example_ids, prompt_ids
 from letgo.errors import InputError
-from letgo.records import Record, read_records
 
 GOOD = [{"prompt": "1 + 1?", "completion": "2"}, {"prompt": 'a "b",\nc', "completion": "007"}]
 

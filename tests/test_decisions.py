@@ -16,12 +16,12 @@ from test_run import environment, flags, letgo
 from test_trainer import FORGET
 from test_unlearning import unlearner
 
-from letgo import decisions
-from letgo import train as third
-from letgo.config import Config
 from letgo.errors import InputError
 from letgo.review.session import Review
-from letgo.stages import Run
+from letgo.run import decisions
+from letgo.run.config import Config
+from letgo.run.inputs import Run
+from letgo.stages import train as third
 from letgo.unlearning.texts import choose
 
 EVERY = {"rescore_interval": 2, "rescore_texts": 3, "per_device_train_batch_size": 2}
@@ -91,7 +91,7 @@ def test_a_restarted_review_can_undo_what_the_last_one_did(run):
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from letgo import decisions
+from letgo.run import decisions
 from letgo.review import session
 review = session.Review(Path(sys.argv[1]))
 review.decide("exclude", review.order[:10], "ten")

@@ -7,16 +7,10 @@ from oracles import gradients as oracle
 from test_run import flags, letgo
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from letgo.confidence.estimate import estimate
-from letgo.confidence.gradients import scored_weights
-from letgo.confidence.information import KINDS
-from letgo.confidence.measure import (
-    along,
-    fisher_norms,
-    gradient_products,
-    plain_norms,
-)
-from letgo.inference import pad_rows
+from letgo.models.inference import pad_rows
+from letgo.scoring.fisher import KINDS, estimate
+from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
+from letgo.scoring.weights import scored_weights
 
 SMALL = {
     "vocab_size": 320,

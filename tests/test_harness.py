@@ -13,17 +13,17 @@ import pytest
 from conftest import write_lines
 from test_run import flags, letgo
 
-from letgo import config as cfg
-from letgo.answers import correct, reader
-from letgo.data import prompt_ids
-from letgo.inference import generate
-from letgo.models import load_base, load_base_tokenizer, load_trained
-from letgo.records import read_records
+from letgo.data.records import read_records
+from letgo.data.tokens import prompt_ids
+from letgo.evaluation.answers import correct, reader
+from letgo.models.inference import generate
+from letgo.run import config as cfg
+from letgo.run.base import load_base, load_base_tokenizer, load_trained
 
 pytest.importorskip("lm_eval", reason="the extra `harness` (lm_eval) is not installed")
 
-from letgo.harness import ask, language_model, task_manager
-from letgo.harness_tasks import documents
+from letgo.evaluation.harness import ask, language_model, task_manager
+from letgo.evaluation.harness_tasks import documents
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
 

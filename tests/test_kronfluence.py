@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import make_model
 
-from letgo.confidence.estimate import estimate
-from letgo.confidence.gradients import scored_weights
-from letgo.inference import Batch, example_losses, pad_rows
+from letgo.models.inference import Batch, example_losses, pad_rows
+from letgo.scoring.fisher import estimate
+from letgo.scoring.weights import scored_weights
 
 pytest.importorskip("kronfluence", reason="the extra `bench` (kronfluence) is not installed")
 

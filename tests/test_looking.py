@@ -9,8 +9,8 @@ from review_runs import HOSTILE, write_texts
 from test_report import make_run
 from test_run import letgo
 
-from letgo import decisions
 from letgo.review.session import Review
+from letgo.run import decisions
 
 
 def test_show_prints_what_would_be_forgotten_first(tmp_path):

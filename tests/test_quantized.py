@@ -10,9 +10,9 @@ from test_trainer import FORGET, LEARN, config
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from letgo import LWFTrainer
-from letgo.confidence.gradients import scored_weights
-from letgo.confidence.measure import along, gradient_products, plain_norms
-from letgo.inference import pad_rows
+from letgo.models.inference import pad_rows
+from letgo.scoring.measure import along, gradient_products, plain_norms
+from letgo.scoring.weights import scored_weights
 
 pytest.importorskip("bitsandbytes")
 KINDS = {

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from letgo.cli.commands import result_table
+from letgo.cli.tables import result_table
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from letgo.answers import correct, exact, letter, number, reader
-from letgo.data import set_names
-from letgo.records import read_records
+from letgo.data.records import read_records
+from letgo.data.splits import set_names
+from letgo.evaluation.answers import correct, exact, letter, number, reader
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
 

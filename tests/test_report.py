@@ -19,17 +19,17 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from letgo import report
-from letgo.confidence.explain import layer_shares
 from letgo.errors import InputError
+from letgo.report.curves import follow
 from letgo.report.drawing import COLOURS, FORMATS, inline
+from letgo.report.figure_data import collect, rank_correlation
 from letgo.report.figures import confidence, save_figures
-from letgo.report.folder import read_texts
 from letgo.report.formats import clean, decimal, duration, memory, p_value, shorten
 from letgo.report.page import render
-from letgo.report.picks import compare_answers, data_origins, decided, extremes, outcomes, sample
 from letgo.report.plots import plot_all
-from letgo.report.shown import collect, rank_correlation
-from letgo.report.training import follow
+from letgo.report.tables import compare_answers, data_origins, decided, extremes, outcomes, sample
+from letgo.run.folder import read_texts
+from letgo.scoring.explain import layer_shares
 
 HOSTILE = (
     "<script>alert(1)</script> \u202etxt.exe\u202c \x00\x1b[31m\ttab\nline {{ 7*7 }} &amp; '\""

@@ -13,8 +13,8 @@ from test_unlearning import Grads
 from transformers import TrainerCallback
 
 from letgo import LWFTrainer
-from letgo.confidence.gradients import trained_weights
 from letgo.errors import InputError
+from letgo.scoring.weights import trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.texts import reference_log_probs

@@ -15,8 +15,8 @@ from conftest import make_tokenizer
 from review_runs import HOSTILE, selected, write_texts
 from test_run import environment, flags, letgo
 
-from letgo import decisions
 from letgo.review.session import Review
+from letgo.run import decisions
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 PATIENCE = 120_000  # milliseconds: a busy machine needs half a minute for the first page

@@ -16,10 +16,11 @@ import yaml
 from conftest import write_lines
 
 from letgo import cli
-from letgo import train as third
-from letgo.evaluate import asked_sets
-from letgo.neutral import neutral_texts
-from letgo.records import Record
+from letgo.data.records import Record
+from letgo.evaluation.asking import asked_sets
+from letgo.evaluation.neutral import neutral_texts
+from letgo.run.inputs import open_run
+from letgo.stages import train as third
 
 KILLING = Path(__file__).parent / "killing.py"
 STAGE_FILES = {
@@ -249,7 +250,7 @@ def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monke
     metrics = json.loads((finished / "metrics.json").read_text())
     assert same_files(finished / "model", finished / kept[metrics["verdict"]])
     other = "lwf" if metrics["verdict"] == "sft" else "sft"
-    monkeypatch.setattr("letgo.evaluate.verdict", lambda difference: other)
+    monkeypatch.setattr("letgo.stages.evaluate.verdict", lambda difference: other)
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     stages = json.loads((out / "stages.json").read_text())
@@ -354,10 +355,10 @@ def test_sets_of_like_names_keep_their_own_answers(tiny, data, tmp_path):
 
 
 def test_test_prompts_are_not_elicited_either(tiny, data, tmp_path):
-    from letgo import config, pipeline
+    from letgo.run import config
 
     words = flags(tiny, data, tmp_path / "out", learn_test=None, forget=data / "learn.jsonl")
-    run = pipeline.open_run(config.parse("run", words, {}))
+    run = open_run(config.parse("run", words, {}))
     assert not {r.prompt for r in run.test} & {r.prompt for r in run.forget["learn"]}
     assert len(run.forget["learn"]) == 22
 
@@ -397,7 +398,7 @@ def test_save_only_model_does_not_change_a_resumed_run(tiny, data, tmp_path):
 
 
 def test_yaml_and_every_form_of_a_flag(tiny, data, tmp_path):
-    from letgo import config
+    from letgo.run import config
 
     file = tmp_path / "c.yaml"
     file.write_text("forget: a.jsonl\nseed: 3\nlearning_rate: 1e-4\nquiet: true\n")
@@ -613,26 +614,26 @@ def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
 
 
 def test_a_tenth_is_kept_apart_and_never_trained_on(tiny, data, tmp_path):
-    from letgo import config, pipeline
+    from letgo.run import config
 
     words = flags(tiny, data, tmp_path / "out", learn_test=None)
-    run = pipeline.open_run(config.parse("run", words, {}))
+    run = open_run(config.parse("run", words, {}))
     assert len(run.test) == 2
     assert len(run.learn) == 22
     assert not {r.prompt for r in run.test} & {r.prompt for r in run.learn}
     for test_set in (None, data / "heldout.jsonl"):
         words = flags(tiny, data, tmp_path / "out", learn_test=test_set, learn_validation=None)
-        run = pipeline.open_run(config.parse("run", words, {}))
+        run = open_run(config.parse("run", words, {}))
         parts = [{r.prompt for r in part} for part in (run.learn, run.validation, run.test)]
         assert len(set.union(*parts)) == sum(map(len, parts))
         assert len(run.validation) == 2
     for word in (["--optimum", "steps:2"], ["--unlearning_interval", "0"]):  # nothing to decide
-        assert not pipeline.open_run(config.parse("run", [*words, *word], {})).validation
+        assert not open_run(config.parse("run", [*words, *word], {})).validation
 
 
 def test_few_validation_examples_are_enough(data):
-    from letgo.data import hold_out
-    from letgo.records import Record
+    from letgo.data.records import Record
+    from letgo.data.splits import hold_out
 
     records = [Record(str(i), f"{i}?", "1", "") for i in range(3000)]
     learn, apart = hold_out(records, 0, 200)
@@ -664,7 +665,7 @@ def test_a_lora_run(tiny, data, tmp_path, extra):
 def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):
     import errno
 
-    from letgo.confidence import scoring
+    from letgo.stages import score as scoring
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -672,7 +673,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path,
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(scoring.pq, "write_table", full)
-        patch.setattr("letgo.elicit.pq.write_table", pq.write_table, raising=False)
+        patch.setattr("letgo.stages.elicit.pq.write_table", pq.write_table, raising=False)
         status, _, error = letgo("run", *flags(tiny, data, out))
     assert status == 2
     assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")

@@ -13,9 +13,9 @@ from scipy.stats import spearmanr
 from test_run import flags, letgo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from letgo.confidence.explain import block, kind
-from letgo.confidence.gradients import scored_weights
-from letgo.data import example_ids, training_row
+from letgo.data.tokens import example_ids, training_row
+from letgo.scoring.explain import block, kind
+from letgo.scoring.weights import scored_weights
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_an_optimum_that_is_the_base_model_is_refused(out, tiny, data):
 
 
 def test_texts_without_a_finite_loss_stop_the_run_or_are_left_out(out, tiny, data, monkeypatch):
-    from letgo.confidence import gradients
+    from letgo.scoring import gradients
 
     losses = gradients.example_losses
     texts = pq.read_table(out / "self_knowledge.parquet").to_pylist()
@@ -221,24 +221,3 @@ def test_unknown_choices(tiny, data, tmp_path, flag, value, said):
     status, _, error = letgo("run", *flags(tiny, data, tmp_path / "out", **{flag: value}))
     assert (status, error.count("\n")) == (2, 1)
     assert said in error
-
-
-def test_rank_says_what_a_set_promises(tiny, data, tmp_path):
-    """The mean of the top half, and nothing for texts that would hurt."""
-    sets = [data / "talk.jsonl", data / "letters"]
-    words = flags(tiny, data, tmp_path / "out", forget=None, output_dir=tmp_path / "out")
-    given = [f"--candidates={sets[0]}", "--candidates", sets[1]]
-    status, printed, error = letgo("rank", *words, *given)
-    assert status == 0, error
-    rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
-    assert {row["score"] for row in rows} == {"gradient"}
-    promise = {}
-    for name in ("talk", "letters"):
-        values = sorted(row["confidence"] for row in rows if row["forget_set"] == name)
-        top = values[-round(0.5 * len(values)) :]
-        promise[name] = sum(max(0, value) for value in top) / len(top)
-    lines = [line for line in printed.splitlines() if line.startswith(("talk", "letters"))]
-    assert [line.split()[0] for line in lines] == sorted(promise, key=lambda name: -promise[name])
-    for line in lines:
-        assert f"{promise[line.split()[0]]:.4f} [" in line
-    assert not (tmp_path / "out" / "model").exists()

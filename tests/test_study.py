@@ -9,17 +9,17 @@ import pytest
 import yaml
 from test_run import letgo
 
-from letgo.config import versions
 from letgo.errors import InputError
-from letgo.models import device_name
-from letgo.stages import write_json
-from letgo.study.cells import Runner, finish, start
+from letgo.models.loading import device_name
+from letgo.run.folder import write_json
+from letgo.run.provenance import versions
 from letgo.study.command import check, write_results
 from letgo.study.effects import holm
 from letgo.study.estimate import open_cell
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import read_study
 from letgo.study.results import made_with
+from letgo.study.runner import Runner, finish, start
 
 SETTINGS = {
     "per_device_train_batch_size": 4,

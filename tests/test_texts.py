@@ -7,9 +7,9 @@ from test_trainer import FORGET, LEARN, config
 from test_unlearning import unlearner
 
 from letgo import LWFTrainer
-from letgo.data import training_row
+from letgo.data.tokens import training_row
 from letgo.errors import InputError
-from letgo.train import may_be_unlearned
+from letgo.stages.train import may_be_unlearned
 from letgo.unlearning.checks import check_overlap
 from letgo.unlearning.texts import choose
 

@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 from letgo import LWFConfig, LWFTrainer
 from letgo.errors import InputError
-from letgo.inference import example_losses, pad_rows
+from letgo.models.inference import example_losses, pad_rows
 from letgo.unlearning.guards import Diverged
 from letgo.unlearning.stream import MixedBatches
 

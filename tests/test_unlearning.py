@@ -18,10 +18,10 @@ from letgo.errors import InputError
 from letgo.unlearning.checks import check_overlap, prompts
 from letgo.unlearning.guards import risen, watch_learning
 from letgo.unlearning.losses import BETAS, LOSSES
-from letgo.unlearning.memory import Memory, RunningMean
 from letgo.unlearning.schedule import factor, plan
 from letgo.unlearning.stream import MixedBatches
 from letgo.unlearning.texts import choose, reference_log_probs
+from letgo.unlearning.tracker import Memory, RunningMean
 
 
 def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
@@ -511,7 +511,7 @@ def test_the_model_card_says_what_was_forgotten(tmp_path):
 
 
 def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(monkeypatch):
-    from letgo.unlearning import dose as module
+    from letgo.unlearning import step_size as module
 
     monkeypatch.setattr(module, "_MEASURED", 1 << 10)
     torch.manual_seed(0)

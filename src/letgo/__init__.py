@@ -6,7 +6,7 @@ Learning With Forgetting (LWF, arXiv 2505.19715); not Learning without Forgettin
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from letgo.trainer import LWFConfig, LWFTrainer
+    from letgo.unlearning.trainer import LWFConfig, LWFTrainer
 
 __all__ = ["LWFConfig", "LWFTrainer"]
 
@@ -14,7 +14,7 @@ __all__ = ["LWFConfig", "LWFTrainer"]
 def __getattr__(name: str) -> Any:
     """Import torch only when it is asked for: `letgo --help` answers at once."""
     if name in __all__:
-        from letgo import trainer
+        from letgo.unlearning import trainer
 
         return getattr(trainer, name)
     raise AttributeError(f"module 'letgo' has no attribute {name!r}")

@@ -12,7 +12,6 @@ letgo: fine-tune a language model and let go of the knowledge that stands in the
 usage: letgo COMMAND [--FLAG VALUE ...]
 
   run        all stages below, one after the other; goes on where an interrupted run stood
-  rank       which of several forgetting sets promises most, without training
   study      a grid of runs, with statistics: does forgetting help?
   demo       run on built-in data with the built-in model (about six minutes on two cores)
   review     see in the browser what would be forgotten, and decide
@@ -38,7 +37,7 @@ A stage's command takes its settings from the run folder where flags do not say 
 """
 STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
 LOOKING = ("review", "show", "runs")
-COMMANDS = ("run", "rank", "study", "demo", *LOOKING, *STAGES)
+COMMANDS = ("run", "study", "demo", *LOOKING, *STAGES)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from letgo.config import output_dirs
+from letgo.run.config import output_dirs
 from letgo.unlearning.guards import Diverged
 
 UNUSABLE_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)

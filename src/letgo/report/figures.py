@@ -7,10 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from letgo.report import folder as files
 from letgo.report.drawing import COLOURS, FORMATS, INK, MARKERS, Drawing, new_figure, save
-from letgo.report.formats import clean, decimal, percent, shorten, significant
-from letgo.report.shown import (
+from letgo.report.figure_data import (
     CONFOUNDERS,
     Shown,
     acted,
@@ -22,6 +20,8 @@ from letgo.report.shown import (
     is_wide,
     runs,
 )
+from letgo.report.formats import clean, decimal, percent, shorten, significant
+from letgo.run import folder as files
 
 # Above this many marks an embedded bitmap is smaller than a drawn element for each.
 _MANY = 800

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from letgo.report import folder as files
-from letgo.report import formats, picks
+from letgo.report import formats
+from letgo.report import tables as picks
 from letgo.report.drawing import inline
+from letgo.report.figure_data import collect
 from letgo.report.figures import draw_all
 from letgo.report.plots import plot_all
 from letgo.report.scripts import scripts
-from letgo.report.shown import collect
+from letgo.run import folder as files
 
 MODELS = {
     "base": "as it came",

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from letgo.report.drawing import COLOURS
-from letgo.report.formats import clean, decimal, shorten, significant
-from letgo.report.shown import (
+from letgo.report.figure_data import (
     CONFOUNDERS,
     Shown,
     acted,
@@ -24,6 +23,7 @@ from letgo.report.shown import (
     is_wide,
     runs,
 )
+from letgo.report.formats import clean, decimal, shorten, significant
 
 Plot = dict[str, Any]
 

@@ -12,13 +12,14 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from letgo.decisions import BY_SCORE, EXCLUDE, INCLUDE
 from letgo.errors import InputError
-from letgo.review import pieces, view
+from letgo.review import html as pieces
+from letgo.review import view
 from letgo.review.comparison import comparison_tab
+from letgo.review.query import BEST, SORTS, Query, pages
 from letgo.review.session import Review
-from letgo.review.table import BEST, SORTS, Query, pages
 from letgo.review.view import Look
+from letgo.run.decisions import BY_SCORE, EXCLUDE, INCLUDE
 
 VERBS = {INCLUDE: "Forget", EXCLUDE: "Keep", BY_SCORE: "Leave to the score"}
 # gradio says that a slider is let go of when the mouse does it, not when keys do.

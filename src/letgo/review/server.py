@@ -9,8 +9,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from letgo.errors import InputError
+from letgo.review.access import Guard
 from letgo.review.app import mount
-from letgo.review.guard import Guard
 from letgo.review.session import Review
 from letgo.review.texts import open_texts
 

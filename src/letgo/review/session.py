@@ -10,12 +10,12 @@ from typing import IO, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from letgo import decisions
-from letgo.data import top_count
-from letgo.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Act
 from letgo.errors import InputError
-from letgo.report.folder import read_config
 from letgo.review.texts import FILES, open_texts
+from letgo.run import decisions
+from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Act
+from letgo.run.folder import read_config
+from letgo.scoring.scores import top_count
 
 
 class Review:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from letgo.errors import InputError
-from letgo.report.folder import is_run, read_json
 from letgo.report.formats import clean, decimal, points, significant
-from letgo.review.table import Query, find, holding
+from letgo.review.query import Query, find, holding
 from letgo.review.texts import Texts, in_a_line, open_texts
+from letgo.run.folder import is_run, read_json
 
 
 def show(folder: Path, top: int, forget_set: str, expression: str) -> None:

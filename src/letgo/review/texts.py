@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from letgo import decisions
 from letgo.errors import InputError
-from letgo.report.folder import is_run, read_config, read_table
 from letgo.report.formats import clean, shorten
+from letgo.run import decisions
+from letgo.run.folder import is_run, read_config, read_table
 
 FILES = {
     "self_knowledge.parquet": "elicit",

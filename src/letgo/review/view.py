@@ -8,9 +8,10 @@ import numpy as np
 
 from letgo.errors import InputError
 from letgo.report.formats import clean, shorten, significant
-from letgo.review import pieces, tokens
+from letgo.review import html as pieces
+from letgo.review import token_losses as tokens
+from letgo.review.query import Query, find, page, pages
 from letgo.review.session import Review
-from letgo.review.table import Query, find, page, pages
 from letgo.review.texts import in_a_line
 
 HEADERS = ["id", "set", "confidence", "forget", "text"]

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from letgo.data import NEUTRAL
+from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
-from letgo.evaluate import VALIDATION
-from letgo.statistics import paired_difference, paired_mean, perplexity, verdict
+from letgo.evaluation.asking import VALIDATION
+from letgo.evaluation.statistics import paired_difference, paired_mean, perplexity, verdict
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
 from letgo.study.plan import SFT, Cell, Study, settings_of
 

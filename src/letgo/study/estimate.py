@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from letgo.config import Config, parse
-from letgo.data import example_ids, prompt_ids, training_row
-from letgo.inference import autocast, context_length, example_losses, generate, pad_rows
-from letgo.models import load_base, load_base_tokenizer
-from letgo.pipeline import open_run
-from letgo.stages import Run
+from letgo.data.tokens import example_ids, prompt_ids, training_row
+from letgo.models.inference import autocast, context_length, example_losses, generate, pad_rows
+from letgo.run.base import load_base, load_base_tokenizer
+from letgo.run.config import Config, parse
+from letgo.run.inputs import Run, open_run
 from letgo.study.plan import Cell, Study
 
 START_SECONDS = 20.0  # of a process of its own, and small stages

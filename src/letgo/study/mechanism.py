@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from letgo.statistics import paired_mean
+from letgo.evaluation.statistics import paired_mean
 
 
 def mechanism(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from letgo.config import read
 from letgo.errors import InputError
+from letgo.run.config import read
 
 METHOD_KEYS = {"settings", "learn", "forget", "seeds"}
 CLAIM_KEYS = {"method", "baseline", "forget"}

@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 
 from letgo.errors import InputError
 from letgo.progress import Progress, log
-from letgo.study.cells import FOREVER, TIME_IS_UP, finish, start
 from letgo.study.plan import Cell, Study
+from letgo.study.runner import FOREVER, TIME_IS_UP, finish, start
 
 SECONDS_TO_END = 60.0  # that interrupted runs are waited for
 

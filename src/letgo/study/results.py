@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from letgo.data import NEUTRAL
-from letgo.stages import read_json
-from letgo.statistics import accuracy, perplexity
-from letgo.study.cells import answers_of, is_done
+from letgo.data.splits import NEUTRAL
+from letgo.evaluation.statistics import accuracy, perplexity
+from letgo.run.folder import read_json
 from letgo.study.comparisons import Finished, claim_of, effects_of, returned
+from letgo.study.figures import Curves
 from letgo.study.mechanism import mechanism
-from letgo.study.pictures import Curves
 from letgo.study.plan import Cell, Study
+from letgo.study.runner import answers_of, is_done
 
 DIGITS = 9  # beyond them, two machines may differ
 

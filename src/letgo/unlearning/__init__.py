@@ -1,1 +1,1 @@
-"""Unlearning: when it happens, and what keeps it from blowing up."""
+"""`LWFTrainer`, its settings, and everything it is made of."""

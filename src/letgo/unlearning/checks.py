@@ -101,3 +101,85 @@ def check_overlap(
         )
     if count:
         log.warning("%s", said)
+
+
+def check_settings(args: Any, learning: Any, padding_free: bool) -> None:
+    """Refuse what would come out wrong without a word.
+
+    The stream of a run holds its learning batches in an order that is known before it starts. An
+    order drawn from the global random numbers epoch by epoch is neither known nor repeatable.
+
+    Args:
+        args: the `LWFConfig`.
+        learning: the learning data.
+        padding_free: whether its batches are flattened.
+
+    Raises:
+        InputError: names the flag and what to do.
+    """
+    strategy, loading = args.train_sampling_strategy, args.accelerator_config
+    for wrong, message in (
+        (
+            not hasattr(learning, "__len__"),
+            "--learn: a streamed data set has no length to plan unlearning steps by",
+        ),
+        (
+            args.unlearning_loss == "graddiff" and padding_free,
+            "--unlearning_loss graddiff does not work with packed learning data",
+        ),
+        (
+            args.ignore_data_skip,
+            "--ignore_data_skip: a resumed run would take texts to unlearn for learning data and "
+            "learn them; leave it out",
+        ),
+        (
+            strategy not in ("random", "sequential"),
+            f"--train_sampling_strategy {strategy} does not work with unlearning: give random or "
+            f"sequential",
+        ),
+        (
+            loading.split_batches or not loading.use_seedable_sampler,
+            "--accelerator_config: unlearning needs use_seedable_sampler true and split_batches "
+            "false",
+        ),
+    ):
+        if wrong:
+            raise InputError(message)
+
+
+def check_deepspeed(deepspeed: dict[str, Any], args: Any, model: Any) -> None:
+    """Refuse what would come out wrong.
+
+    DeepSpeed gives the optimizer one group of weights at a time, so that no step can be sized by
+    the gradient of all of them; a weight on the loss works.
+
+    Args:
+        deepspeed: its configuration.
+        args: the `LWFConfig`.
+        model: before its first step.
+
+    Raises:
+        InputError: names what to change.
+    """
+    if args.unlearning_rate is None or args.unlearning_state == "separate":
+        raise InputError(
+            "DeepSpeed steps one group of weights at a time, which --unlearning_strength and "
+            "--unlearning_state separate cannot size: give --unlearning_rate with "
+            "--unlearning_state shared, or use FSDP2"
+        )
+    for name, flag in (("optimizer", "--optim"), ("scheduler", "--lr_scheduler_type")):
+        if name in deepspeed:
+            raise InputError(
+                f"the DeepSpeed configuration has its own {name}, which unlearning steps would go "
+                f"past: leave it out and give {flag}"
+            )
+    if deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
+        raise InputError(
+            "DeepSpeed without ZeRO clips to a bound that cannot change from step to step: set "
+            "zero_stage to 1, 2 or 3, or leave DeepSpeed out"
+        )
+    if args.unlearning_loss == "npo" and any(hasattr(p, "ds_id") for p in model.parameters()):
+        raise InputError(
+            "--unlearning_loss npo runs the base model before DeepSpeed takes it up: set "
+            "zero3_init_flag to false"
+        )

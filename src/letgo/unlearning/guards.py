@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from letgo.unlearning.losses import Texts
-from letgo.unlearning.memory import Memory
+from letgo.unlearning.tracker import Memory
 
 
 class Diverged(RuntimeError):

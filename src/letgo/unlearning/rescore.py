@@ -16,17 +16,12 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from letgo.confidence.gradients import trained_weights
-from letgo.confidence.measure import (
-    along,
-    finite_batch,
-    gradient_products,
-    plain_norms,
-    summed_gradient,
-)
-from letgo.data import top_fraction
 from letgo.errors import InputError
 from letgo.progress import log
+from letgo.scoring.gradients import finite_batch
+from letgo.scoring.measure import along, gradient_products, plain_norms, summed_gradient
+from letgo.scoring.scores import top_fraction
+from letgo.scoring.weights import trained_weights
 from letgo.unlearning.checks import examples
 
 COST = 0.1  # of the learning steps' examples, where nobody says how often

@@ -5,7 +5,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from letgo.progress import log
 
 
 class StepStream(Sampler[list[int]]):
@@ -168,3 +171,58 @@ class MixedBatches:
 def labels_in(batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
     """How many tokens micro-batches predict: labels that count, but at a text's first place."""
     return torch.stack([(batch["labels"][..., 1:] != -100).sum() for batch in batches]).sum()
+
+
+def step_stream(
+    kinds: Sequence[bool], learning: Any, rows: MixedRows, batch_size: int, args: Any
+) -> StepStream:
+    """The micro-batches that this process will see.
+
+    Args:
+        kinds: of every optimizer step.
+        learning: the trainer's own loader of the learning data.
+        rows: learning examples and texts, which the stream gives by their places.
+        batch_size: examples per micro-batch.
+        args: the `LWFConfig`.
+    """
+    if not any(kinds):
+        log.warning(
+            "no unlearning step will happen: the run has %d learning steps and "
+            "--unlearning_interval is %d",
+            len(kinds),
+            args.unlearning_interval,
+        )
+    batches = learning.batch_sampler
+    batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
+    first = len(rows.learning)
+    forget = range(first, first + len(rows.forget))
+    retain = range(first) if args.unlearning_loss == "graddiff" else ()
+    return StepStream(
+        kinds,
+        batches,
+        forget,
+        forget.stop,
+        batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+        args.seed,
+        retain,
+    )
+
+
+def mixed_loader(
+    rows: MixedRows, stream: StepStream, collate: MixedBatches, device: Any, args: Any
+) -> DataLoader[Any]:
+    """The loader of the whole run; the stream is split over the processes already."""
+    loader = DataLoader(
+        rows,
+        batch_sampler=stream,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+    )
+    prepared: DataLoader[Any] = prepare_data_loader(
+        loader, device, num_processes=1, process_index=0, put_on_device=True
+    )
+    return prepared

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from letgo.data import batches_by_tokens, top_fraction, training_row
+from letgo.data.tokens import batches_by_tokens, training_row
 from letgo.errors import InputError
-from letgo.inference import Batch, autocast, example_losses, pad_rows
+from letgo.models.inference import Batch, autocast, example_losses, pad_rows
 from letgo.progress import log
+from letgo.scoring.scores import top_fraction
 from letgo.unlearning.checks import check_overlap, check_tokens
 
 

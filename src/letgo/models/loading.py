@@ -1,0 +1,112 @@
+"""Finding, loading and telling apart models."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from letgo.errors import InputError, first_line
+from letgo.models.bundled import (
+    EMBEDDED,
+    resolve,
+)
+
+
+def fingerprint(name: str, trust_remote_code: bool = False) -> str:
+    """A digest that changes when the model does.
+
+    A local folder is known by the names and sizes of its files and the first and last megabyte of
+    each; a hub id by the commit its config was loaded from.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    source = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
+        raise _unknown(name, error) from error
+    if not Path(source).is_dir():
+        return f"{source}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(source).glob("*")):
+        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(1 << 20))
+                stream.seek(max(0, size - (1 << 20)))
+                digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    """The tokenizer of a model; pads with its end-of-text token if it has no padding token.
+
+    Raises:
+        InputError: no such model, or one without a tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
+        raise _unknown(name, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"--model: the tokenizer of {name} has neither padding nor end-of-text")
+    return tokenizer
+
+
+def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
+    """A causal language model in float32 unless told otherwise, on the accelerator if there is one.
+
+    Args:
+        name: hub id, folder written by `save_pretrained`, or "smollm2-135m".
+        kwargs: passed on to `from_pretrained`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    kwargs.setdefault("dtype", torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file raises whatever its reader does
+        raise _unknown(name, error) from error
+    return model.to(device()) if "quantization_config" not in kwargs else model
+
+
+def _unknown(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"--model: cannot load {name!r}; give a hub id, a folder written by save_pretrained, "
+        f"or {EMBEDDED} ({first_line(error)})"
+    )
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.device("cpu")
+
+
+def device_name() -> str:
+    """What models are computed on, by its maker's name where there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device().type
+
+
+def bf16_is_fast() -> bool:
+    """Whether bfloat16 is computed by the hardware and not imitated."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return False

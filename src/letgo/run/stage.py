@@ -1,0 +1,217 @@
+"""What every stage stands on: the run's inputs, whole-or-absent outputs, resumable work."""
+
+import gc
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from letgo import processes
+from letgo.errors import InputError
+from letgo.progress import Progress, log
+from letgo.run import sharing
+from letgo.run.folder import read_json, write_json
+from letgo.run.inputs import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function from files to files.
+
+    Args:
+        name: also the command's name.
+        outputs: files or folders it leaves in the run folder.
+        work: called with the run and a scratch folder; leaves `outputs` in that folder.
+        inputs: what the outputs depend on, as plain values under their flags' names.
+        shared: whether runs with the same inputs may share the outputs (`--shared`).
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    work: Callable[[Run, Path], None]
+    inputs: dict[str, Any]
+    shared: bool = False
+
+    def scratch(self, folder: Path) -> Path:
+        """Where the stage works before its outputs are whole."""
+        return folder / f"{self.name}.part"
+
+
+def check(folder: Path, stages: Sequence[Stage]) -> None:
+    """Refuse to mix two runs in one folder; writes nothing.
+
+    Raises:
+        InputError: a finished or begun stage was made from other inputs.
+    """
+    finished = read_json(folder / "stages.json")
+    for stage in stages:
+        for output in stage.outputs:
+            known = stage.name in finished or stage.scratch(folder).exists()
+            if (folder / output).exists() and not known:
+                raise InputError(
+                    f"--output_dir: {folder} holds {output}, which no run of letgo has made there; "
+                    f"give another folder"
+                )
+        begun = read_json(stage.scratch(folder) / "inputs.json")
+        inputs = begun or finished.get(stage.name, {}).get("inputs")
+        if inputs and inputs != stage.inputs:
+            name = next(
+                k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k)
+            )
+            raise InputError(
+                f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
+                f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
+                f"--output_dir, or the same command with --overwrite to make it again"
+            )
+
+
+def perform(run: Run, stage: Stage) -> bool:
+    """Run one stage, unless its outputs are there already.
+
+    The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
+    Whatever a killed run has left in `NAME.part` is taken up again.
+
+    Returns:
+        whether there was anything to do.
+    """
+    record = read_json(run.folder / "stages.json")
+    whole = all((run.folder / output).exists() for output in stage.outputs)
+    if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
+        log.info("%s: done before, kept", stage.name)
+        return False
+    processes.wait()  # all have seen what is there
+    scratch = stage.scratch(run.folder)
+    if processes.is_first():
+        _prepare(run, stage, scratch, record)
+    processes.wait()
+    start = time.monotonic()
+    _reset_peak_memory()
+    try:
+        _work(run, stage, scratch)
+    except InputError:
+        if processes.is_first():
+            shutil.rmtree(scratch)
+        raise
+    processes.wait()
+    if not processes.is_first():
+        return True
+    for output in stage.outputs:
+        target = run.folder / output
+        _remove(target)
+        (scratch / output).replace(target)
+    gc.collect()  # a trainer's circles of references hold on to model and optimizer
+    seconds = time.monotonic() - start
+    record[stage.name] = {
+        "inputs": stage.inputs,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(_peak_memory_mb()),
+    }
+    write_json(run.folder / "stages.json", record)
+    shutil.rmtree(scratch)
+    log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
+    return True
+
+
+def _work(run: Run, stage: Stage, scratch: Path) -> None:
+    """Make a stage's outputs, or take them from a run with the same inputs."""
+    folder = run.config.run.shared
+    if folder is None or not stage.shared or processes.several():
+        return stage.work(run, scratch)
+    kept = sharing.place(folder, stage.name, stage.inputs)
+    with sharing.turn(kept):
+        if sharing.take(kept, stage.outputs, scratch):
+            log.info("%s: taken from %s", stage.name, kept)
+        else:
+            stage.work(run, scratch)
+            sharing.keep(scratch, stage.outputs, kept)
+
+
+def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:
+    if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
+        shutil.rmtree(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    write_json(scratch / "inputs.json", stage.inputs)
+    if record.pop(stage.name, None):
+        # What follows must not take the old outputs for the new ones, should this be interrupted.
+        for output in stage.outputs:
+            _remove(run.folder / output)
+        write_json(run.folder / "stages.json", record)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _reset_peak_memory() -> None:
+    """Let the peak of resident memory begin anew (Linux; elsewhere it stays the process's)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    """Peak resident memory of this process since it was reset, in megabytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def need(run: Run, output: str, stage: str) -> Path:
+    """A file an earlier stage must have left.
+
+    Raises:
+        InputError: it is not there; names the command that makes it.
+    """
+    path = run.folder / output
+    if not path.exists():
+        raise InputError(
+            f"--output_dir: {run.folder} has no {output}; run `letgo {stage}` first, with the same "
+            f"flags"
+        )
+    return path
+
+
+def in_chunks(
+    name: str,
+    scratch: Path,
+    chunks: Sequence[list[T]],
+    work: Callable[[list[T]], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Work through chunks and keep each result on disk: a killed run goes on where it stood.
+
+    Several processes share the chunks; each of them returns all rows.
+
+    Args:
+        name: for the progress bar; distinct within the stage.
+        scratch: the stage's scratch folder.
+        chunks: lists of items; must be the same in every attempt.
+        work: from the items of a chunk to plain rows.
+
+    Returns:
+        the rows of all chunks, in their order.
+    """
+    stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
+    files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]
+    own, count = processes.share()
+    mine = list(zip(chunks, files, strict=True))[own::count]
+    done = sum(len(chunk) for chunk, file in mine if file.exists())
+    with closing(Progress(name, sum(len(chunk) for chunk, _ in mine), done)) as progress:
+        for chunk, file in mine:
+            if not file.exists():
+                write_json(file, work(chunk))
+                progress.step(len(chunk))
+    processes.wait()
+    return [row for file in files for row in read_json(file)]

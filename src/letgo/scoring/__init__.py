@@ -1,0 +1,1 @@
+"""Per-example gradients, Fisher information, and the forgetting scores made of them."""

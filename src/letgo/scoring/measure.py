@@ -1,0 +1,104 @@
+"""The numbers of every text that scores are made of, in one backward pass per batch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from letgo.models.inference import Batch
+from letgo.scoring import products
+from letgo.scoring.fisher import Information
+from letgo.scoring.gradients import finite_batch, per_example
+from letgo.scoring.weights import Weights
+
+# What a batch is multiplied with, in one matrix: a: (batch, tokens, in), g: (batch, tokens, out).
+Product = Callable[[str, Tensor, Tensor], Tensor]
+
+
+def along(direction: Mapping[str, Tensor]) -> Product:
+    """`<v, G_i>`; v: (out, in) per matrix, in the dtype of the backward pass."""
+    return lambda name, a, g: products.inner(a, g, direction[name].to(g.dtype))
+
+
+def fisher_norms(fisher: Mapping[str, Information]) -> Product:
+    """`<G_i, F G_i>`."""
+    return lambda name, a, g: fisher[name].norms(a, g)
+
+
+def plain_norms(name: str, a: Tensor, g: Tensor) -> Tensor:
+    """`<G_i, G_i>`."""
+    return products.norms(a, g, None, None)
+
+
+def gradient_products(
+    model: Any,
+    weights: Weights,
+    batch: Batch,
+    wanted: Mapping[str, Product],
+    bf16: bool = False,
+    shares: tuple[str, dict[str, float]] | None = None,
+) -> dict[str, Tensor]:
+    """Loss and products of each example's gradient, summed over all matrices.
+
+    Args:
+        model: at the point where gradients are taken, in evaluation mode.
+        weights: which matrices.
+        batch: (batch, tokens), padded, prompts masked.
+        wanted: products by name.
+        bf16: compute forward and backward in bfloat16.
+        shares: name of a product, and where to add up how large each matrix's part in it is.
+
+    Returns:
+        "loss" and one entry per product, each (batch,) float64 on the CPU.
+    """
+    device = batch.labels.device
+    sums = {name: torch.zeros(len(batch.labels), device=device) for name in wanted}
+
+    def use(name: str, a: Tensor, g: Tensor) -> None:
+        for key, product in wanted.items():
+            part = product(name, a, g)
+            sums[key] += part
+            if shares and key == shares[0]:
+                shares[1][name] = shares[1].get(name, 0.0) + float(part.abs().sum())
+
+    losses = per_example(model, weights, batch, use, bf16)
+    return {key: value.double().cpu() for key, value in {"loss": losses, **sums}.items()}
+
+
+def summed_gradient(
+    model: Any,
+    weights: Weights,
+    rows: Sequence[dict[str, list[int]]],
+    batches: Iterable[list[int]],
+    pad_token_id: int,
+    bf16: bool = False,
+) -> tuple[dict[str, Tensor], list[int]]:
+    """The sum of the examples' gradients where the model is.
+
+    Args:
+        model: in evaluation mode.
+        weights: which matrices.
+        rows: `data.training_row`s.
+        batches: lists of indices into them; how they are cut does not change the result.
+        pad_token_id: for padding batches.
+        bf16: compute forward and backward in bfloat16.
+
+    Returns:
+        (out, in) float32 per matrix, and the indices of examples without a finite loss, left out.
+    """
+    device = next(model.parameters()).device
+    total = {name: torch.zeros(shape, device=device) for name, shape in weights.shapes.items()}
+
+    def add(name: str, a: Tensor, g: Tensor) -> None:
+        total[name] += products.summed(a, g)
+
+    left_out: list[int] = []
+    for batch in batches:
+        left_out += finite_batch(
+            rows,
+            batch,
+            pad_token_id,
+            lambda padded: per_example(model, weights, padded, add, bf16),
+        )[2]
+    return total, left_out
