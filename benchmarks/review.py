@@ -25,7 +25,7 @@ from letgo.run import decisions
 from letgo.run.provenance import git_revision, versions
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from review_runs import write_texts
+from helpers.review_runs import write_texts
 
 RESULTS = Path(__file__).parent / "results" / "review.json"
 REPEATS = 9

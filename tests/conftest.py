@@ -1,6 +1,5 @@
 """Tiny random models made on the spot, so that the tests need no network and no data."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,53 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from helpers.commands import flags, letgo
+from helpers.files import write_lines
+from helpers.models import make_model, make_tokenizer
 
 # Tiny tensors: a second thread only waits.
 torch.set_num_threads(1)
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-
-def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a chat template."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    core.train_from_iterator(["what is the sum of one and two", "a b c d 1 2 3 4 5"], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|end|>", pad_token="<|pad|>"
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE if chat else None
-    return tokenizer
-
-
-def make_model(seed: int = 0, tied: bool = True, vocabulary: int = 320) -> LlamaForCausalLM:
-    """A two-layer Llama of a few thousand weights, large enough for its losses to differ."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-        eos_token_id=0,
-        pad_token_id=1,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="session")
@@ -93,13 +51,6 @@ def rows() -> list[dict[str, list[int]]]:
     return made
 
 
-def write_lines(file: Path, records: list[dict]) -> Path:
-    """A JSONL file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return file
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with learning (24 examples), validation and test data, and two forgetting sets."""
@@ -123,3 +74,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_lines(folder / "talk.jsonl", [{"prompt": f"say {n} words"} for n in range(7)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, data, tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    status, text, error = letgo("run", *flags(tiny, data, out))
+    assert status == 0, error
+    assert "LWF - SFT, paired" in text
+    assert "verdict:" in text
+    return out

@@ -1,0 +1,155 @@
+"""Run folders with invented figures, for the report."""
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from helpers.files import write_lines
+
+HOSTILE = (
+    "<script>alert(1)</script> \u202etxt.exe\u202c \x00\x1b[31m\ttab\nline {{ 7*7 }} &amp; '\""
+)
+
+
+def make_run(
+    folder: Path,
+    sets: tuple[str, ...] = ("dental", "law"),
+    count: int = 30,
+    equal: bool = False,
+    text: str = HOSTILE,
+) -> Path:
+    """Write a synthetic run with `count` texts for each forgetting set."""
+    rng = random.Random(0)
+    (folder / "probe").mkdir(parents=True)
+    words, scores, selection = [], [], []
+    for name in sets:
+        for i in range(count):
+            confidence = 0.5 if equal else rng.random()
+            id_ = f"{name}-{i}"
+            words.append(
+                {
+                    "id": id_,
+                    "forget_set": name,
+                    "prompt": f"{name}? {text}",
+                    "completion": f"{i} {text}",
+                    "finish_reason": "stop",
+                }
+            )
+            scores.append(
+                {
+                    "id": id_,
+                    "forget_set": name,
+                    "tokens": 5 if equal else 1 + i % 97,
+                    "loss_base": 1 + rng.random(),
+                    "loss_probe": 2.0,
+                    "interference": 0.1,
+                    "linear": 0.1,
+                    "quadratic": 0.0,
+                    "confidence": confidence,
+                    "score": "fisher_distance",
+                }
+            )
+            selection.append({"id": id_, "selected": confidence >= 0.5, "reason": "top fraction"})
+    columns = ("id", "forget_set", "prompt", "completion", "finish_reason")
+    schema = pa.schema([(column, pa.string()) for column in columns])
+    pq.write_table(pa.Table.from_pylist(words, schema), folder / "self_knowledge.parquet")
+    shares = {
+        f"model.layers.{i}.{kind}": i + 1.0
+        for i in range(3)
+        for kind in ("self_attn.q_proj", "mlp.up_proj")
+    }
+    metadata = {"alpha": "1.5", "constant": "0.25", "shares": json.dumps(shares)}
+    table = pa.Table.from_pylist(scores).replace_schema_metadata(metadata)
+    pq.write_table(table, folder / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
+
+    config = {
+        "model": "tiny/model",
+        "learn": "gsm8k",
+        "forget": list(sets),
+        "seed": 3,
+        "learning_rate": 1e-5,
+        "use_peft": False,
+        "provenance": {
+            "letgo": "0.1.0",
+            "versions": {"torch": "2.6"},
+            "git_revision": None,
+            "data": {"learn": "sha256:abc", **{f"forget {n}": "0" for n in sets}},
+            "created": "2026-01-02",
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    log = []
+    for step in range(1, 41):
+        if step % 5 == 0:
+            log.append(
+                {
+                    "step": step,
+                    "epoch": step / 40,
+                    "unlearn/loss": -0.2,
+                    "unlearn/nll": 1.5,
+                    "unlearn/steps": step // 5,
+                    "unlearn/skipped": 1,
+                    "unlearn/clipped": int(step > 10),
+                    "unlearn/paused": int(step > 30),
+                }
+            )
+        else:
+            log.append({"step": step, "epoch": step / 40, "loss": 3 / step, "grad_norm": 1.0})
+    log.append({"step": 40, "train_runtime": 3.0, "train_loss": 1.0})
+    write_lines(folder / "train_log.jsonl", log)
+    write_lines(folder / "probe" / "train_log.jsonl", [line for line in log if "loss" in line])
+
+    cell = {"accuracy": 0.6125, "n": 321, "ci95": [0.5871, 0.6392]}
+    results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
+    tuned = {**results, "validation": {**cell, "accuracy": 0.5, "n": 77}}
+    difference = {
+        "difference": -0.0234,
+        "ci95": [-0.0456, 0.0011],
+        "p_value": 0.0123,
+        "reference_nll": {"difference": 0.0478, "ci95": [None, None], "p_value": 1.0},
+    }
+    metrics = {
+        "models": {"base": results, "sft": tuned, "lwf": tuned},
+        "lwf_minus_sft": {"learn": difference, "validation": difference},
+        "neutral_perplexity": {"base": 21.25, "sft": 22.5, "lwf": 23.75},
+        "verdict": "sft",
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    answers = [
+        {
+            "model": model,
+            "set": name,
+            "id": str(i),
+            "prompt": text,
+            "reference": "4",
+            "generated": model + text,
+            "correct": model == "lwf" or i % 2 == 0,
+        }
+        for name, n in (("learn", 20), *((f"forget:{s}", 3) for s in sets[:1]))
+        for i in range(n)
+        for model in ("base", "sft", "lwf")
+    ]
+    answers += [
+        {
+            "model": model,
+            "set": name,
+            "id": "0",
+            "prompt": "asked?",
+            "reference": "",
+            "generated": "",
+            "correct": correct,
+        }
+        for name, correct in (("validation", True), ("neutral", None))
+        for model in ("sft", "lwf")
+    ]
+    pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
+    stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
+    (folder / "stages.json").write_text(json.dumps(stages))
+    return folder

@@ -1,0 +1,104 @@
+"""Runs that are killed, fail or fill the disk go on where they stood."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from helpers.commands import STAGE_FILES, digest, environment, flags, letgo
+from helpers.files import write_lines
+
+KILLING = Path(__file__).parents[1] / "helpers" / "killing.py"
+
+
+def test_an_overwrite_that_fails_leaves_nothing_stale(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    long = write_lines(tmp_path / "long.jsonl", [{"prompt": "long " * 200}])
+    words = ["--output_dir", out, "--forget", long, "--overwrite"]
+    assert letgo("elicit", *words)[0] == 2
+    status, _, error = letgo("score", *words)
+    assert status == 2
+    assert "has no self_knowledge.parquet" in error
+
+
+def test_save_only_model_does_not_change_a_resumed_run(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out")
+    command = [sys.executable, KILLING, "probe", "run", *words, "--save_only_model"]
+    assert subprocess.run(command, env=environment(), capture_output=True).returncode == -9
+    states = list((tmp_path / "out" / "probe.part" / "checkpoints").glob("*/optimizer.pt"))
+    assert states
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path):
+    """The same command again and again, killed at another place each time."""
+    out = tmp_path / "killed"
+    places = [
+        "elicit",
+        "probe",
+        "probe checkpoint",
+        "fisher",
+        "score",
+        "train",
+        "train renames",
+        "baseline",
+        "evaluate",
+        "nowhere",
+    ]
+    for place in places:
+        command = [sys.executable, KILLING, place, "run", *flags(tiny, data, out)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert done.returncode == (0 if place == "nowhere" else -9), (place, done.stderr)
+        assert not (out / "metrics.json").exists() or place == "nowhere"
+        if place in ("probe", "probe checkpoint", "train"):
+            stage = place.split()[0]
+            assert list((out / f"{stage}.part" / "checkpoints").glob("checkpoint-*"))
+    assert {path.name for path in out.iterdir()} == STAGE_FILES
+    assert digest(out) == digest(finished)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):
+    import errno
+
+    from letgo.stages import score as scoring
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.pq, "write_table", full)
+        patch.setattr("letgo.stages.elicit.pq.write_table", pq.write_table, raising=False)
+        status, _, error = letgo("run", *flags(tiny, data, out))
+    assert status == 2
+    assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+    assert "Traceback" not in error
+    status, _, error = letgo("run", *flags(tiny, data, out))
+    assert status == 0
+    assert digest(out) == digest(finished)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk")
+@pytest.mark.parametrize("size", ["24k", "120k"])
+def test_a_disk_that_is_really_full(tiny, data, tmp_path, size):
+    """In the probe's checkpoint and in the final training; room is made, and the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        words = flags(tiny, data, disk / "out")
+        status, _, error = letgo("run", *words)
+        assert status == 2
+        assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        status, _, error = letgo("run", *words)
+        assert status == 0, error
+        assert {path.name for path in (disk / "out").iterdir()} == STAGE_FILES
+    finally:
+        subprocess.run(["umount", disk], check=True)

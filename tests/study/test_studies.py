@@ -1,0 +1,211 @@
+"""What studies/README.md says is what the studies found."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from letgo.study.command import check
+from letgo.study.markdown import page
+
+DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
+STUDIES = Path(__file__).parents[2] / "studies"
+RESULTS = sorted(STUDIES.glob("*/results.json"))
+# A difference with its interval: +1.2 [-0.3, +2.7], or +3.4 % [-0.9, +7.7]
+CLAIMED = re.compile(r"[+-]\d+\.\d+(?: %)? \[[+-]\d+\.\d+, [+-]\d+\.\d+\]")
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.parent.name)
+def test_results_are_those_of_the_runs(file):
+    check(file)
+    assert file.with_suffix(".md").read_text() == page(json.loads(file.read_text()))
+
+
+def test_every_claim_stands_in_some_results():
+    """In the summary every difference with an interval is one that a results.json supports."""
+    summary = (STUDIES / "README.md").read_text().split("\n## ")[0]
+    claimed = CLAIMED.findall(" ".join(summary.split()))  # also those that a line's end divides
+    found = "\n".join(page(json.loads(file.read_text())) for file in RESULTS)
+    assert claimed
+    assert [claim for claim in claimed if claim not in found] == []
+
+
+def test_data_of_the_hub_are_written_as_local_ones(tmp_path, monkeypatch):
+    """Prompts and answers as in the copies; prompts once; none of the test set is learned."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import hub
+
+    options = {"label": list("ABCDEFGH"), "text": ["rocks", "oaks", *"cdefgh"]}
+    sum_of = {"question": "What is 1+2? ", "answer": "1+2=<<1+2=3>>3\n#### 3"}
+    rows = {
+        "openai/gsm8k": [sum_of, sum_of],
+        "allenai/qasc": [{"question": "Of wood?", "choices": options, "answerKey": "B"}],
+        "SetFit/sst5": [{"text": "Fine .", "label_text": "very positive"}],
+        "openlifescienceai/medmcqa": [
+            {
+                "question": q,
+                "opa": "w",
+                "opb": "x",
+                "opc": "y",
+                "opd": "z",
+                "cop": 3,
+                "subject_name": name,
+            }
+            for q, name in (("Tooth?", "Dental"), ("Eye?", "Other"))
+        ],
+        "cais/mmlu": [
+            {"question": f"Who {i}?", "choices": list("wxyz"), "answer": 2} for i in range(302)
+        ],
+    }
+    said = []
+
+    def load_dataset(repository, configuration, split):
+        said.append((repository, configuration, split))
+        found = rows[repository]
+        return Dataset.from_list(
+            found
+            if split in ("train", "dev")
+            else [
+                {**row, "question" if "question" in row else "text": f"{split} {i}"}
+                for i, row in enumerate(found)
+            ]
+        )
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    monkeypatch.setattr(sys, "argv", ["hub.py", str(tmp_path)])
+    hub.main()
+    files = {
+        task: [
+            [json.loads(line) for line in (tmp_path / task / f"{part}.jsonl").open()]
+            for part in ("train", "test")
+        ]
+        for task in hub.SOURCES
+    }
+    first = {
+        task: (parts[0][0]["prompt"], parts[0][0]["completion"]) for task, parts in files.items()
+    }
+    assert first["gsm8k"] == (
+        "Solve the following math problem step by step.\nQuestion: What is 1+2?\nAnswer:",
+        " 1+2=3\n#### 3",
+    )
+    assert first["qasc"] == (
+        "Answer the following multiple-choice science question.\nQuestion: Of wood?\n"
+        "A. rocks\nB. oaks\nC. c\nD. d\nE. e\nF. f\nG. g\nH. h\nAnswer:",
+        " B. oaks",
+    )
+    assert first["sst5"] == (
+        "Classify the sentiment of the movie review as very negative, negative, neutral, positive, "
+        "or very positive.\nReview: Fine .\nSentiment:",
+        " very positive",
+    )
+    assert len(files["gsm8k"][0]) == 1
+    assert [row["completion"] for row in files["dental"][0]] == [" D. z"]
+    train, test = ({row["prompt"] for row in part} for part in files["psychol"])
+    assert (len(train), len(test), train & test) == (304, 300, set())
+    count = len(said)
+    hub.main()
+    assert len(said) == count  # what is there stays
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="LETGO_DATA names no folder")
+@pytest.mark.parametrize("task", ["gsm8k", "qasc", "sst5", "dental", "psychol"])
+def test_the_copies_have_that_form(task, monkeypatch):
+    """A line of the local copy, taken apart as the Hub has it, is made the same again."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import hub
+
+    for line in (DATA / task / "train.jsonl").read_text().splitlines()[:50]:
+        local = json.loads(line)
+        end = "\nSentiment:" if task == "sst5" else "\nAnswer:"
+        text = local["prompt"].partition(": ")[2].removesuffix(end)
+        question, *options = re.split(r"\n[A-H]\. ", text)
+        answer = ord(local["completion"].strip()[0]) - ord("A")
+        row = {
+            "gsm8k": {"question": text, "answer": local["completion"]},
+            "sst5": {"text": text, "label_text": local["completion"]},
+            "qasc": {
+                "question": question,
+                "answerKey": chr(answer + ord("A")),
+                "choices": {"label": list("ABCDEFGH"), "text": options},
+            },
+            "dental": {
+                "question": question,
+                "cop": answer,
+                "subject_name": "Dental",
+                **dict(zip(("opa", "opb", "opc", "opd"), options, strict=False)),
+            },
+            "psychol": {"question": question, "choices": options, "answer": answer},
+        }[task]
+        assert hub.SOURCES[task][2](row) == local
+
+
+def test_the_promise_of_a_forgetting_set(monkeypatch, tmp_path):
+    """The mean of the top half; texts that would hurt count as nothing."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from rank import rank
+
+    scores = {"good": [0.4, 0.2, 0.1, -0.3], "bad": [0.1, -0.2, -0.3, -0.4]}
+    rows = [
+        {"forget_set": name, "confidence": value}
+        for name, values in scores.items()
+        for value in values
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
+    found = rank(tmp_path / "scores.parquet", 0.5)
+    assert [one.name for one in found] == ["good", "bad"]
+    assert [one.promise for one in found] == pytest.approx([0.3, 0.05])
+    assert [one.helpful for one in found] == [0.75, 0.25]
+
+
+def test_agreement_of_a_ranking(monkeypatch):
+    """Spearman's correlation; its interval is wide where the differences are not sure."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from rank import agreement
+
+    def sets(spread):
+        return {
+            str(i): {
+                "promise": i / 10,
+                "promise_ci95": [i / 10, i / 10],
+                "nll": {"difference": -i * i, "ci95": [-i * i - spread, -i * i + spread]},
+            }
+            for i in range(6)
+        }
+
+    sure, unsure = (agreement(sets(spread), "nll", -1) for spread in (0.0, 100.0))
+    assert sure["rho"] == pytest.approx(1)
+    assert sure["ci95"] == pytest.approx([1, 1])
+    assert sure["p_value"] == pytest.approx(2 / 720)  # of all orders, this one and its reverse
+    assert unsure["ci95"][0] < 0 < unsure["ci95"][1]
+
+
+def test_the_model_is_asked_after_learning_steps(monkeypatch):
+    """Before training and after every tenth; after the unlearning step that is due."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import steps
+
+    from letgo.unlearning.schedule import plan
+
+    asked_at = []
+    monkeypatch.setattr(
+        steps.Asked, "_ask", lambda self, learned, args, at: asked_at.append((learned, now))
+    )
+    for interval, expected in (
+        (0, [(0, 0), (10, 10), (20, 20)]),
+        (4, [(0, 0), (10, 12), (20, 25)]),  # the 20th is followed by an unlearning step
+    ):
+        asked_at.clear()
+        kinds, now = plan("periodic", 20, interval, 0), 0
+        asked = steps.Asked([], kinds)
+        asked.on_train_begin(None, None, None)
+        for now in range(1, len(kinds) + 1):
+            asked.on_step_end(None, SimpleNamespace(global_step=now), None)
+        assert asked_at == expected

@@ -1,0 +1,335 @@
+"""What the documentation's table says LWFTrainer works together with: it runs, and unlearns."""
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers.models import make_model, make_tokenizer
+from helpers.training import FORGET, LEARN, config, train, watched, weights
+from oracles import gradients as oracle
+from peft import LoraConfig
+from transformers import DataCollatorForSeq2Seq
+from trl import SFTTrainer
+
+from letgo import LWFTrainer
+from letgo.errors import InputError
+
+ADAPTED = ["q_proj", "up_proj"]
+
+
+def unlearned(trainer):
+    """The figures of the unlearning steps; checks that they are finite and moved something."""
+    steps = [entry for entry in trainer.state.log_history if "unlearn/loss" in entry]
+    assert len(steps) == trainer.kinds.count(True) > 0
+    values = torch.tensor([[e["unlearn/nll"], e["unlearn/grad_norm"]] for e in steps])
+    assert values.isfinite().all()
+    assert all(e["unlearn/strength"] > 0 for e in steps)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "peft"),
+    [
+        ({"bf16": True}, None),
+        ({"gradient_checkpointing": True, "gradient_accumulation_steps": 2}, None),
+        ({"optim": "adafactor"}, None),
+        ({"loss_type": "dft"}, None),
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 3, "weight_decay": 0.1}, None),
+        ({"neftune_noise_alpha": 5.0}, None),
+        ({"activation_offloading": False, "max_steps": 5}, None),
+        ({"packing": True, "max_length": 24}, None),
+        ({"packing": True, "max_length": 24, "gradient_accumulation_steps": 2}, None),
+        ({"padding_free": True, "max_length": None}, None),
+        ({"dataloader_num_workers": 1}, None),
+        ({}, LoraConfig(r=2, target_modules=ADAPTED)),
+        ({"unlearning_loss": "npo"}, LoraConfig(r=2, target_modules=ADAPTED, use_dora=True)),
+    ],
+)
+def test_works_with(tmp_path, changes, peft):
+    interval = 1 if "packing" in changes else 3
+    arguments = config(tmp_path, **{"unlearning_interval": interval, **changes})
+    unlearned(train(LWFTrainer, arguments, FORGET, peft=peft))
+
+
+def test_packed_learning_data_and_padded_texts_to_forget(tmp_path):
+    """Every text to forget has the NLL it has alone, although learning rows are packed."""
+    arguments = config(
+        tmp_path,
+        packing=True,
+        max_length=24,
+        unlearning_interval=1,
+        unlearning_strength=0.0,
+        learning_rate=1e-12,
+        per_device_train_batch_size=9,
+        logging_steps=1,
+    )
+    trainer = train(LWFTrainer, arguments, FORGET)
+    plain = train(
+        LWFTrainer,
+        config(
+            tmp_path,
+            unlearning_interval=1,
+            unlearning_strength=0.0,
+            learning_rate=1e-12,
+            per_device_train_batch_size=9,
+        ),
+        FORGET,
+    )
+    nll = [
+        next(e["unlearn/nll"] for e in t.state.log_history if "unlearn/nll" in e)
+        for t in (trainer, plain)
+    ]
+    assert nll[0] == pytest.approx(nll[1], rel=1e-5)
+
+
+def test_assistant_only_loss_of_conversations(tmp_path):
+    """A setting about learning data; the texts to forget are prompts and completions."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}"
+        "{{ m['content'] }}<|end|>{% endgeneration %}{% else %}<|user|>{{ m['content'] }}<|end|>"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    turns = [
+        {
+            "messages": [
+                {"role": "user", "content": f"sum {n}"},
+                {"role": "assistant", "content": f"{n} is two"},
+            ]
+        }
+        for n in range(12)
+    ]
+    texts = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
+    trainer = LWFTrainer(
+        model=make_model(),
+        args=config(tmp_path, assistant_only_loss=True),
+        train_dataset=Dataset.from_list(turns),
+        forget_dataset=Dataset.from_list(texts),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    unlearned(trainer)
+
+
+def test_torch_compile(tmp_path):
+    """Captured as graphs, forward and backward; the code generator behind them takes minutes."""
+    arguments = config(tmp_path, torch_compile=True, torch_compile_backend="aot_eager", max_steps=4)
+    unlearned(train(LWFTrainer, arguments, FORGET))
+
+
+def test_figures_reach_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = config(tmp_path, report_to="tensorboard")
+    train(LWFTrainer, arguments, FORGET)
+    events = next(tmp_path.rglob("events.out.tfevents.*"))
+    board = EventAccumulator(str(events.parent)).Reload()
+    names = set(board.Tags()["scalars"])
+    for name in ("loss", "nll", "grad_norm", "skipped", "strength"):
+        assert any(tag.endswith(f"unlearn/{name}") for tag in names), names
+
+
+def strip(steps):
+    """The examples of every step, without padding."""
+    return [[[[i for i in row if i != 1] for row in micro] for micro in step] for step in steps]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_sampling_strategy": "sequential"},
+        {"dataloader_drop_last": True},
+        {"dataloader_drop_last": True, "gradient_accumulation_steps": 2},
+        {"data_seed": 11},
+        {"num_train_epochs": 1.4},
+        {"max_steps": 9},
+    ],
+)
+def test_learning_steps_are_those_of_trl(tmp_path, changes):
+    trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
+    _, plain = watched(SFTTrainer, config(tmp_path, **changes))
+    learned = [step for step, kind in zip(watch.steps, trainer.kinds, strict=True) if not kind]
+    nothing = [[trainer.processing_class.pad_token_id]]
+    learned = [[micro for micro in step if micro != nothing] for step in learned]
+    assert strip(learned) == strip(plain.steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ignore_data_skip": True}, "--ignore_data_skip: "),
+        ({"train_sampling_strategy": "group_by_length"}, "--train_sampling_strategy group_by_len"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy batch_rebal"),
+        ({"accelerator_config": {"split_batches": True}}, "--accelerator_config: "),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "--accelerator_config: "),
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 23, "max_steps": 3},
+            "--dataloader_drop_last no whole batch",
+        ),
+    ],
+)
+def test_what_would_come_out_wrong_is_refused(tmp_path, changes, said):
+    """With unlearning alone: without it TRL decides."""
+    with pytest.raises(InputError, match=said):
+        train(LWFTrainer, config(tmp_path, **changes), FORGET)
+    if "max_steps" not in changes:
+        train(LWFTrainer, config(tmp_path, **changes, unlearning_interval=0), FORGET)
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_schedules_that_go_by_an_evaluation(tmp_path, kind):
+    """The rate falls as in TRL's trainer; unlearning steps do not count as evaluations."""
+    arguments = {
+        "lr_scheduler_type": kind,
+        "eval_strategy": "epoch",
+        "num_train_epochs": 4,
+        "metric_for_best_model": "eval_loss",
+        "unlearning_strength": 0.0,
+    }
+    rates = []
+    for cls, forget in ((SFTTrainer, None), (LWFTrainer, FORGET)):
+        kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+        trainer = cls(
+            model=make_model(),
+            args=config(tmp_path, **arguments),
+            train_dataset=Dataset.from_list(LEARN),
+            eval_dataset=Dataset.from_list(LEARN[:4]),
+            processing_class=make_tokenizer(),
+            **kwargs,
+        )
+        trainer.train()
+        history = trainer.state.log_history
+        rates.append([e["learning_rate"] for e in history if "learning_rate" in e])
+        assert sum("eval_loss" in e for e in history) == 4
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("loss", ["bounded_ga", "npo", "simnpo", "graddiff", "kl_uniform"])
+def test_models_without_loss_arguments(tmp_path, loss):
+    """The trainer counts no labels for them and divides by micro-batches; the loss is the same."""
+    figures = []
+    for accepts, accumulation in ((True, 1), (False, 1), (False, 2)):
+        model = make_model()
+        model.accepts_loss_kwargs = accepts
+        arguments = config(
+            tmp_path,
+            unlearning_loss=loss,
+            gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=4 // accumulation,
+            unlearning_schedule="early",
+        )
+        steps = unlearned(train(LWFTrainer, arguments, FORGET, model=model))
+        figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
+    for other in figures[1:]:
+        torch.testing.assert_close(
+            torch.tensor(other), torch.tensor(figures[0]), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_collator_of_one_s_own_sees_the_columns_that_it_sees_in_trl(tmp_path):
+    tokenizer = make_tokenizer()
+    trainer = LWFTrainer(
+        model=make_model(),
+        args=config(tmp_path),
+        train_dataset=Dataset.from_list([{**row, "source": "a book"} for row in LEARN]),
+        forget_dataset=Dataset.from_list(FORGET),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )
+    trainer.train()
+    unlearned(trainer)
+
+
+# ---- regularizers
+
+
+def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
+    """The end of an epoch, where the stream has places left over: 2 micro-batches of 4."""
+    losses = []
+    for interval in (0, 3):
+        arguments = config(
+            tmp_path,
+            regularizer="bss",
+            regularizer_weight=1.0,
+            unlearning_interval=interval,
+            unlearning_strength=0.0,
+            gradient_accumulation_steps=4,
+        )
+        history = train(LWFTrainer, arguments, FORGET).state.log_history
+        losses.append([e["loss"] for e in history if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_packed_examples_have_no_feature_each(tmp_path):
+    for changes in (
+        {"packing": True, "max_length": 24},
+        {"padding_free": True, "max_length": None},
+    ):
+        with pytest.raises(InputError, match="--regularizer bss needs a feature of every example"):
+            train(LWFTrainer, config(tmp_path, regularizer="bss", **changes))
+
+
+@pytest.mark.parametrize("name", ["bss", "l2_sp", "ewc"])
+@pytest.mark.parametrize("interval", [0, 3])
+def test_regularizers_hold_the_model_back(tmp_path, name, interval):
+    """With and without unlearning; a large weight keeps what it measures smaller."""
+    moved = {}
+    for weight in (0.0, 1e4):
+        arguments = config(
+            tmp_path,
+            regularizer=name,
+            regularizer_weight=weight,
+            learning_rate=1e-3,
+            unlearning_interval=interval or 99,
+        )
+        trainer = train(LWFTrainer, arguments, FORGET)
+        if name == "bss":
+            batch = trainer.data_collator([dict(row) for row in LEARN[:4]])
+            with torch.no_grad():
+                trainer.model.base_model(batch["input_ids"], attention_mask=batch["attention_mask"])
+            moved[weight] = float(trainer._penalty(batch["labels"])) / (weight or 1.0)
+            if not weight:
+                moved[weight] = torch.inf
+        else:
+            start = dict(make_model().named_parameters())
+            moved[weight] = sum(
+                float(((p - start[n]) ** 2).sum().detach())
+                for n, p in weights(trainer).items()
+                if "proj" in n
+            )
+    assert moved[1e4] < moved[0.0]
+
+
+def test_the_penalties_are_those_of_their_formulas(tmp_path):
+    from letgo.scoring.weights import scored_weights
+    from letgo.unlearning.regularizers import penalty
+
+    model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
+    squared = penalty("l2_sp", 0.1, model, [], 1, False, False)
+    weighted = penalty("ewc", 400.0, model, FORGET, 1, False, False)
+    fisher = oracle.diagonal_fisher(model, scored_weights(model).layers, FORGET)
+    assert squared(labels).item() == weighted(labels).item() == 0
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.01)
+    moved = {name: (p - start[name]).detach() ** 2 for name, p in model.named_parameters()}
+    assert squared(labels).item() == pytest.approx(
+        0.05 * sum(float(m.sum()) for m in moved.values())
+    )
+    expected = 200 * sum(float((moved[f"{n}.weight"] * f).sum()) for n, f in fisher.items())
+    assert weighted(labels).item() == pytest.approx(expected, rel=1e-3)
+    shrink = penalty("bss", 1e-3, model, [], 1, False, False)
+    ids = torch.tensor([[4, 5, 6], [8, 9, 7]])
+    hidden = model.base_model(ids).last_hidden_state
+    features = torch.stack([hidden[0, :2].mean(0), hidden[1, 1]])
+    expected = 1e-3 * torch.linalg.matrix_norm(features, -2) ** 2  # the smallest singular value
+    assert shrink(labels).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_regularizers_that_cannot_hold_a_model_say_so(tmp_path):
+    adapter = LoraConfig(r=2, target_modules=ADAPTED)
+    with pytest.raises(InputError, match=r"--regularizer l2_sp .* adapter"):
+        train(LWFTrainer, config(tmp_path, regularizer="l2_sp"), FORGET, peft=adapter)
+    with pytest.raises(InputError, match=r"--regularizer ewc .* give --forget"):
+        train(LWFTrainer, config(tmp_path, regularizer="ewc"))

@@ -1,0 +1,239 @@
+"""Two processes on the CPU against one, started with the accelerate configurations we ship."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.commands import flags, letgo
+from helpers.training import FORGET, config, train
+
+from letgo import LWFTrainer
+
+TESTS = Path(__file__).parents[1]
+CONFIGS = files("letgo") / "accelerate_configs"
+# The same optimizer steps of 8 examples: 2 processes x 2 x 2 are 4 x 2 or 1 x 8 on one. The last
+# step of an epoch has 6.
+ON_TWO = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+ON_ONE = (
+    {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+)
+RATE = {"unlearning_rate": 2e-3}  # and with it, shared state
+NPO, GRADDIFF = {"unlearning_loss": "npo"}, {"unlearning_loss": "graddiff"}
+RATES = {"rate": RATE, "npo, rate": {**NPO, **RATE}, "graddiff, rate": {**GRADDIFF, **RATE}}
+STRENGTHS = {"strength": {}, "npo, strength": NPO, "graddiff, strength": GRADDIFF}
+# Norms are summed over the shards: of the gradient, of a learning update, of what is known before
+# the first one, and of the running mean.
+SHARDS = {
+    "rate": RATE,
+    "npo, strength": NPO,
+    "strength, shared": {"unlearning_state": "shared"},
+    "early": {"unlearning_schedule": "early"},
+    "adaptive": {"unlearning_schedule": "adaptive"},
+}
+RESCORED = {"rescored": {**RATE, "rescore_interval": 2, "rescore_texts": 9, "forget_fraction": 0.9}}
+# DeepSpeed cannot size a step. With every text above the ceiling an unlearning step is none at all.
+UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
+
+
+def environment():
+    """Of a launcher's processes: on the CPU, on this machine."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(TESTS),
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }
+
+
+@contextmanager
+def launched(folder, name, cases):
+    """Two processes of `distributed_worker.py` under one of our configurations, at work.
+
+    Gives a function that waits for what they find.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "cases.json").write_text(
+        json.dumps({case: {**ON_TWO, **changes} for case, changes in cases.items()})
+    )
+    log = folder / "log.txt"
+
+    def found():
+        assert running.wait(timeout=300) == 0, log.read_text()[-3000:]
+        return torch.load(folder / "found.pt", weights_only=True)
+
+    with log.open("w") as output:
+        running = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--config_file",
+                str(CONFIGS / f"{name}.yaml"),
+                "--num_processes",
+                "2",
+                "--main_process_ip",
+                "127.0.0.1",
+                "--main_process_port",
+                str(port),
+                str(TESTS / "helpers" / "distributed_worker.py"),
+                str(folder / "cases.json"),
+                str(folder / "found.pt"),
+            ],
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield found
+        finally:
+            running.terminate()  # the launcher ends its processes
+            running.wait()
+
+
+def alone(folder, changes):
+    """Weights and log of the same run in this process."""
+    trainer = train(LWFTrainer, config(folder, **changes), FORGET)
+    return trainer.model.state_dict(), trainer.state.log_history
+
+
+def assert_same(case, found, weights, log):
+    """The same weights, and the same figures at every step."""
+    assert found["weights"].keys() == weights.keys()
+    for name, expected in weights.items():
+        torch.testing.assert_close(
+            found["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=lambda m: f"{case}: {m}"
+        )
+    assert len(found["log"]) == len(log)
+    unlearned = 0
+    for ours, theirs in zip(found["log"][:-1], log[:-1], strict=True):
+        names = [n for n in theirs if n.startswith("unlearn/") or n in ("loss", "learning_rate")]
+        unlearned += "unlearn/loss" in names
+        assert [ours[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-3), case
+    assert unlearned == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "cases"),
+    [
+        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS, **RESCORED}),
+        ("fsdp2", "FSDP", SHARDS),
+        ("zero2", "DEEPSPEED", UNSIZED),
+        ("zero3", "DEEPSPEED", UNSIZED),
+    ],
+)
+def test_two_processes_equal_one(tmp_path, name, kind, cases):
+    """Whatever the process count and the accumulation, as long as the steps' batches agree."""
+    deepspeed = name.startswith("zero")
+    if deepspeed and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    refused = ["strength"] if deepspeed else []
+    # A checkpoint is written and read by all processes together.
+    interrupted = {"interrupted": {**cases["rate"], "interrupted_at": 4}}
+    with launched(
+        tmp_path, name, {**cases, **interrupted, **{case: {} for case in refused}}
+    ) as wait:
+        expected = [
+            (case, *alone(tmp_path, {**one, **changes}))
+            for case, changes in cases.items()
+            for one in (ON_ONE if case == "strength" else ON_ONE[:1])
+        ]
+        found = wait()
+    for case in refused:
+        assert "give --unlearning_rate with" in found[case]["refused"]
+    for case, weights, log in expected:
+        assert (found[case]["kind"], found[case]["processes"]) == (kind, 2)
+        assert sorted(set(found[case]["kinds"])) == [False, True]
+        assert_same(case, found[case], weights, log)
+    for resumed, whole in zip(
+        found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
+    ):
+        torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_learning_alone_is_that_of_trl(tmp_path):
+    """Off, bit for bit; and beside unlearning steps without strength, where batches are dropped."""
+    dropped, still = {"dataloader_drop_last": True}, {"unlearning_strength": 0.0}
+    # More examples than there are texts: the second process has none in an unlearning step.
+    alone = {
+        "per_device_train_batch_size": 9,
+        "gradient_accumulation_steps": 1,
+        "unlearning_interval": 1,
+    }
+    cases = {
+        "trl": {"trl": True},
+        "off": {"unlearning_interval": 0},
+        "trl, dropped": {"trl": True, **dropped},
+        "still, dropped": {**dropped, **still},
+        "own tokens": {**alone, "average_tokens_across_devices": False},
+    }
+    with launched(tmp_path, "ddp", cases) as wait:
+        found = wait()
+    for theirs, ours in (("trl", "off"), ("trl, dropped", "still, dropped")):
+        assert found[ours]["processes"] == 2
+        expected, weights = found[theirs]["weights"], found[ours]["weights"]
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+        figures = [
+            [(e["loss"], e["grad_norm"]) for e in found[case]["log"] if "loss" in e]
+            for case in (theirs, ours)
+        ]
+        assert figures[0] == figures[1]
+        assert len(figures[0]) == 6
+    assert True in found["still, dropped"]["kinds"]
+    losses = [e["unlearn/loss"] for e in found["own tokens"]["log"] if "unlearn/loss" in e]
+    assert len(losses) == 4
+    assert torch.tensor(losses).isfinite().all()
+
+
+def test_two_processes_score_what_one_does(tiny, data, tmp_path):
+    """The same file, byte for byte; a shard that is there already is not done again."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for command in ("elicit", "probe", "fisher"):
+        status, _, error = letgo(command, *flags(tiny, data, one))
+        assert status == 0, error
+    shutil.copytree(one, two)
+    assert letgo("score", *flags(tiny, data, one))[0] == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(CONFIGS / "ddp.yaml"),
+            "--num_processes",
+            "2",
+            "--main_process_ip",
+            "127.0.0.1",
+            "--main_process_port",
+            str(port),
+            "-m",
+            "letgo",
+            "score",
+            *flags(tiny, data, two),
+            "--explain",
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("score gradient, ") == 1  # one process tells
+    assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()
+    assert not (two / "score.part").exists()

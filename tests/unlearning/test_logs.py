@@ -1,0 +1,132 @@
+"""What a run that unlearns tells: losses, epochs and counts as without unlearning."""
+
+import pytest
+from datasets import Dataset
+from helpers.models import make_model, make_tokenizer
+from helpers.training import FORGET, LEARN, config, train
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from letgo import LWFTrainer
+
+
+class Stop(TrainerCallback):
+    """Saves and stops after a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_training_stop = state.global_step == self.at
+
+
+class Happened(TrainerCallback):
+    """Evaluations and checkpoints, by step; and the names of logged figures."""
+
+    def __init__(self):
+        self.evaluated, self.saved, self.names = [], [], set()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluated.append(state.global_step)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved.append(state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.names |= set(logs)
+
+
+def result(cls, arguments, forget=None, callbacks=(), resume=None):
+    """The trainer and what `train` returns."""
+    kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+    trainer = cls(
+        model=make_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(LEARN),
+        eval_dataset=Dataset.from_list(LEARN[:4]),
+        processing_class=make_tokenizer(),
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+    return trainer, trainer.train(resume_from_checkpoint=resume)
+
+
+def logged(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_the_training_loss_is_the_mean_over_learning_steps(tmp_path):
+    """Also of the part of a run that is left after a checkpoint, whatever kinds of step it has."""
+    early = {"unlearning_interval": 1, "unlearning_schedule": "early", "unlearning_strength": 0.0}
+    trainer, output = result(LWFTrainer, config(tmp_path, **early), FORGET)
+    losses = logged(trainer)
+    mean = pytest.approx(sum(losses) / len(losses))
+    assert len(losses) == 12
+    assert output.training_loss == output.metrics["train_loss"] == mean
+    assert trainer.state.log_history[-1]["train_loss"] == mean
+    train(LWFTrainer, config(tmp_path, **early), FORGET, callbacks=[Stop(12)])
+    checkpoint = str(tmp_path / "checkpoint-12")
+    _, resumed = result(LWFTrainer, config(tmp_path, **early), FORGET, resume=checkpoint)
+    assert resumed.training_loss == mean
+
+
+def test_epochs_and_samples_are_those_of_the_learning_data(tmp_path):
+    figures = []
+    for cls, forget in ((SFTTrainer, None), (LWFTrainer, FORGET)):
+        trainer, output = result(cls, config(tmp_path), forget)
+        metrics = output.metrics
+        samples = metrics["train_samples_per_second"] * metrics["train_runtime"]
+        figures.append((trainer.state.num_train_epochs, round(samples), output.metrics["epoch"]))
+    assert figures == [(2, 44, 2.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("interval", "schedule", "at"),
+    [(5, "periodic", [7, 14]), (3, "periodic", [8, 16]), (3, "early", [10, 16])],
+)
+def test_an_epoch_ends_once(tmp_path, interval, schedule, at):
+    """Evaluated and saved after the unlearning steps that follow its last learning step."""
+    happened = Happened()
+    arguments = config(
+        tmp_path,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        unlearning_interval=interval,
+        unlearning_schedule=schedule,
+    )
+    trainer, _ = result(LWFTrainer, arguments, FORGET, [happened])
+    assert happened.evaluated == happened.saved == at
+    assert len(logged(trainer)) == 2
+
+
+def test_a_part_of_an_epoch_is_evaluated_at_its_end_as_by_trl(tmp_path):
+    for cls, forget, at in ((SFTTrainer, None, [6, 9]), (LWFTrainer, FORGET, [8, 12])):
+        happened = Happened()
+        arguments = config(tmp_path, eval_strategy="epoch", num_train_epochs=1.4)
+        result(cls, arguments, forget, [happened])
+        assert happened.evaluated == at
+
+
+def test_the_names_of_the_figures(tmp_path):
+    """What every `report_to` gets."""
+    happened = Happened()
+    arguments = config(tmp_path, rescore_interval=2)
+    train(LWFTrainer, arguments, FORGET, callbacks=[happened])
+    assert {name for name in happened.names if name.startswith("unlearn")} == {
+        f"unlearn/{name}"
+        for name in (
+            "loss",
+            "nll",
+            "grad_norm",
+            "strength",
+            "skipped",
+            "clipped",
+            "paused",
+            "steps",
+            "confidence",
+            "helpful",
+            "update",
+            "learning_norm",
+        )
+    }

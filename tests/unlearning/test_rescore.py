@@ -1,0 +1,273 @@
+"""Texts chosen anew while the model learns."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers.models import make_model, make_tokenizer
+from helpers.training import FORGET, LEARN, Grads, Watch, config, same, train, weights
+from oracles.gradients import gradient_of_one
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from letgo import LWFTrainer
+from letgo.errors import InputError
+from letgo.scoring.weights import trained_weights
+from letgo.unlearning.checks import examples
+from letgo.unlearning.rescore import Rescore, rescoring
+from letgo.unlearning.texts import reference_log_probs
+
+EVERY = {"rescore_interval": 2, "rescore_texts": 8, "per_device_train_batch_size": 2}
+
+
+def prepared(folder, **changes):
+    """A trainer that is watched, before it trains."""
+    watch = Watch()
+    trainer = LWFTrainer(
+        model=make_model(),
+        args=config(folder, **{**EVERY, **changes}),
+        train_dataset=Dataset.from_list(LEARN),
+        forget_dataset=Dataset.from_list(FORGET),
+        processing_class=make_tokenizer(),
+        callbacks=[watch],
+    )
+    watch.attach(trainer)
+    return trainer, watch
+
+
+def gradient(model, layers, row):
+    """One text's gradient, all layers in one vector."""
+    _, found = gradient_of_one(model, layers, row)
+    return torch.cat([g.flatten() for g in found.values()]).double()
+
+
+def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
+    """Against one backward pass per text and per learning example."""
+    trainer, _ = prepared(tmp_path)
+    trainer.train()
+    model = trainer.model.eval()
+    layers = trained_weights(model).layers
+    learning = sum(gradient(model, layers, row) for row in LEARN[:7])
+    expected = [
+        -float(torch.cosine_similarity(learning, gradient(model, layers, row), dim=0))
+        for row in FORGET
+    ]
+    found = trainer.rescore._scores(list(range(9)), LEARN[:7])
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_packed_learning_examples_are_taken_apart():
+    packed = {name: LEARN[0][name] + LEARN[1][name] for name in ("input_ids", "labels")}
+    packed["seq_lengths"] = [len(row["input_ids"]) for row in LEARN[:2]]
+    assert list(examples([packed])) == [
+        {name: row[name] for name in ("input_ids", "labels")} for row in LEARN[:2]
+    ]
+
+
+def test_texts_that_would_hurt_are_left_out(tmp_path):
+    """The learning task's own texts: ascent on them raises its loss, and no step is taken."""
+    trainer, _ = prepared(tmp_path, forget_max_overlap=1.0, rescore_interval=1, rescore_texts=22)
+    whole = LWFTrainer(
+        model=make_model(),
+        args=trainer.args,
+        train_dataset=Dataset.from_list(LEARN),
+        forget_dataset=Dataset.from_list(LEARN),
+        processing_class=make_tokenizer(),
+    )
+    scores = []
+    inner = whole.rescore._scores
+
+    def watch(places, learning):
+        scores.append(dict(zip(places, inner(places, learning), strict=True)))
+        return scores[-1].values()
+
+    whole.rescore._scores = lambda *given: list(watch(*given))
+    whole.train()
+    assert whole.memory.pool == sorted(i for i in whole.memory.pool if scores[-1][i] > 0)
+    empty = [e for e in whole.state.log_history if e.get("unlearn/helpful") == 0]
+    for entry in empty:
+        assert entry["unlearn/strength"] == 0
+    assert any(any(score < 0 for score in found.values()) for found in scores)
+
+
+def test_later_steps_take_what_was_chosen_last(tmp_path):
+    """Before the first re-scoring the planned texts; after it only texts of the pool."""
+    trainer, watch = prepared(tmp_path, forget_fraction=0.5)
+    pools, train_step = [], trainer.rescore.batches
+
+    def batches(count):
+        pools.append((trainer.state.global_step, list(trainer.memory.pool)))
+        return train_step(count)
+
+    trainer.rescore.batches = batches
+    trainer.train()
+    unlearned = [step for step, kind in enumerate(trainer.kinds) if kind]
+    assert [step for step, _ in pools] == unlearned  # from the first: it comes after 3 steps
+    assert len({tuple(pool) for _, pool in pools}) > 1
+    for step, pool in pools:
+        assert len(pool) <= 4  # half of 8, but for those that would hurt
+        chosen = {tuple(FORGET[place]["input_ids"]) for place in pool}
+        seen = {tuple(i for i in row if i != 1) for row in watch.steps[step][0]}
+        assert len(seen - {()}) == min(2, len(pool))
+        assert seen - {()} <= chosen
+    logged = [e for e in trainer.state.log_history if "unlearn/helpful" in e]
+    assert logged
+    assert all(0 <= e["unlearn/helpful"] <= 1 for e in logged)
+    assert all(e["unlearn/learning_norm"] > 0 for e in logged)
+    assert all(-1 < e["unlearn/confidence"] < 1 for e in logged)
+
+
+@pytest.mark.parametrize(
+    ("at", "changes"),
+    [
+        (2, {}),
+        (3, {}),
+        (6, {}),
+        (6, {"gradient_accumulation_steps": 3}),
+        (6, {"unlearning_schedule": "adaptive"}),
+    ],
+)
+def test_resumed_equals_uninterrupted(tmp_path, at, changes):
+    """Cut where the texts are scored, before they are unlearned, and in the next cycle."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_save = control.should_training_stop = state.global_step == at
+
+    changes = {**EVERY, **changes}
+    whole = train(LWFTrainer, config(tmp_path / "whole", **changes), FORGET)
+    train(LWFTrainer, config(tmp_path / "cut", **changes), FORGET, callbacks=[Stop()])
+    checkpoint = str(tmp_path / "cut" / f"checkpoint-{at}")
+    resumed = train(LWFTrainer, config(tmp_path / "cut", **changes), FORGET, resume=checkpoint)
+    assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}])
+def test_adapters_are_scored_in_their_own_weights(tmp_path, changes):
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
+    trainer = train(LWFTrainer, config(tmp_path, **EVERY, **changes), FORGET, peft=adapter)
+    assert {name.split(".")[-2] for name in trainer.rescore.weights.layers} == {"lora_A", "lora_B"}
+    assert len(set(trainer.rescore._scores(list(range(9)), LEARN[:4]))) == 9
+
+
+def test_other_texts_are_chosen_but_learning_batches_stay(tmp_path):
+    """Learning steps see the same batches with and without re-scoring."""
+    seen = []
+    for interval in (0, 2):
+        trainer, watch = prepared(tmp_path, rescore_interval=interval)
+        trainer.train()
+        kinds = trainer.kinds
+        seen.append([s for s, kind in zip(watch.steps, kinds, strict=True) if not kind])
+    assert seen[0] == seen[1]
+
+
+def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
+    """Chosen anew, they still are measured by the cosine of their own gradient."""
+    grads = Grads()
+    arguments = config(tmp_path, **EVERY, unlearning_schedule="adaptive", forget_fraction=0.2)
+    trainer = train(LWFTrainer, arguments, FORGET, callbacks=[grads])
+    assert trainer.memory.pool is not None
+    expected = [
+        max(0.0, float(torch.cosine_similarity(grads.seen[i], grads.seen[i - 1], dim=0)))
+        for i, unlearning in enumerate(trainer.kinds)
+        if unlearning
+    ]
+    logged = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
+    assert logged == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert max(logged) > 0
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo"])
+def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
+    """Fewer may be chosen than a step would take: at the base model `npo` is 2/beta log 2."""
+    trainer = train(
+        LWFTrainer,
+        config(
+            tmp_path,
+            **{**EVERY, "per_device_train_batch_size": 8},
+            unlearning_loss=name,
+            unlearning_strength=0.0,
+            learning_rate=1e-12,
+            num_train_epochs=3,
+        ),
+        FORGET,
+    )
+    assert len(trainer.memory.pool) == 4 < trainer.forgotten_per_step
+    losses = [e["unlearn/loss"] for e in trainer.state.log_history if "unlearn/loss" in e]
+    if name == "npo":
+        assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
+    else:
+        texts = [trainer.rescore.rows[place] for place in trainer.memory.pool]
+        found = reference_log_probs(trainer.model, texts, 1, False)
+        means = [
+            v / sum(i != -100 for i in row["labels"]) for v, row in zip(found, texts, strict=True)
+        ]
+        expected = sum(2 / 2.5 * math.log1p(math.exp(2.5 * mean)) for mean in means) / 4
+        assert losses[-1] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path):
+    with pytest.raises(InputError, match="graddiff"):
+        config(tmp_path, **EVERY, unlearning_loss="graddiff")
+
+
+def test_any_optimizer_will_do(tmp_path):
+    trainer = train(LWFTrainer, config(tmp_path, **EVERY, optim="sgd"), FORGET)
+    assert trainer.memory.pool is not None
+
+
+def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, monkeypatch):
+    """And then as often as costs a tenth of the run: 64 texts and 64 examples, every 320 steps."""
+    scored = []
+    inner = Rescore._scores
+
+    def scores(rescore, *given):
+        scored.append(rescore.trainer.state.global_step)
+        return inner(rescore, *given)
+
+    monkeypatch.setattr(Rescore, "_scores", scores)
+    trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None), FORGET)
+    assert (trainer.rescore.interval, scored) == (320, [trainer.kinds.index(True)])
+    trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None, rescore_texts=1), FORGET)
+    learned = [trainer.kinds[:at].count(False) for at in scored[1:]]
+    assert (trainer.rescore.interval, learned) == (5, [3, 5, 10])
+
+
+def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
+    """At unlearning steps 1, 2, 4, 8 while the pool is empty; not once there is a text."""
+    scored, helps_from = [], math.inf
+
+    def scores(rescore, places, learning):
+        scored.append(rescore.trainer.kinds[: rescore.trainer.state.global_step].count(True) + 1)
+        return [1.0 if len(scored) >= helps_from else -1.0 for _ in places]
+
+    monkeypatch.setattr(Rescore, "_scores", scores)
+    arguments = {"rescore_interval": None, "unlearning_interval": 1, "num_train_epochs": 3}
+    trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
+    count = trainer.kinds.count(True)
+    assert count >= 8
+    assert scored == [step for step in (1, 2, 4, 8, 16, 32) if step <= count]
+    assert trainer.memory.pool == []
+    scored.clear()
+    helps_from = 2
+    trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
+    assert scored == [1, 2]
+    assert trainer.memory.pool
+
+
+def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
+    """Where it was asked for by name, that is an error."""
+    for changes in ({"unlearning_loss": "graddiff"}, {"unlearning_rate": 1e-4}):
+        assert config(tmp_path, rescore_interval=None, **changes).rescore_interval == 0
+    assert config(tmp_path, rescore_interval=None).rescore_interval is None
+    trainer, _ = prepared(tmp_path, rescore_interval=None)
+    assert rescoring(trainer, FORGET, sharded=True) is None
+    trainer.model.requires_grad_(False)
+    assert rescoring(trainer, FORGET, sharded=False) is None
+    trainer.args.rescore_interval = 2
+    with pytest.raises(InputError, match="no linear layer is trained"):
+        rescoring(trainer, FORGET, sharded=False)
+    with pytest.raises(InputError, match="FSDP"):
+        rescoring(trainer, FORGET, sharded=True)
