@@ -22,7 +22,7 @@ from letgo.models.loading import bf16_is_fast, load_model, load_tokenizer
 from letgo.progress import track
 from letgo.scoring.fisher import Information, estimate
 from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
-from letgo.scoring.scores import SCORES, Task
+from letgo.scoring.scores import SCORES, LearningStats
 from letgo.scoring.weights import scored_weights, values
 
 BATCH, STEPS, EARLY = 8, 40, 15  # learning: examples per step, steps, and which is early
@@ -234,12 +234,14 @@ def scores_of(rows: Sequence[dict[str, Any]], point: dict[str, Any]) -> dict[str
             "loss_probe": row["interference"],
         }
         own = {
-            name: score(text, Task(point["constant"], lengths["delta"], lengths[learned], None))
+            name: score(
+                text, LearningStats(point["constant"], lengths["delta"], lengths[learned], None)
+            )
             for name, score in SCORES.items()
             if name != "fisher_distance"
         }
         for name, alpha in (("auto", None), ("rate", point["rate"]), ("0.01", 0.01)):
-            task = Task(point["constant"], lengths["delta"], lengths[learned], alpha)
+            task = LearningStats(point["constant"], lengths["delta"], lengths[learned], alpha)
             own[f"fisher_distance, alpha {name}"] = SCORES["fisher_distance"](text, task)
         for name in dots.keys() - {"delta", "fisher_delta"}:
             own[f"cosine with {name}"] = -dots[name] / (lengths[name] * row["norm"]) ** 0.5

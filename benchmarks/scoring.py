@@ -37,7 +37,7 @@ from letgo.data.records import read_records
 from letgo.data.tokens import prompt_ids
 from letgo.models.inference import Batch
 from letgo.run.provenance import git_revision, versions
-from letgo.scoring.scores import SCORES, Task
+from letgo.scoring.scores import SCORES, LearningStats
 from letgo.scoring.weights import scored_weights
 
 SHAPES = {"8x64": (8, 64), "4x256": (4, 256)}
@@ -200,7 +200,7 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
     found = model.products(texts, weighted, squares)
     scores: dict[str, dict[str, list[float]]] = {}
     for kind in fishers:
-        task = Task(dot(weighted[kind], delta), 1.0, 1.0, None)
+        task = LearningStats(dot(weighted[kind], delta), 1.0, 1.0, None)
         numbers = [{"linear": row["dots"][kind], "quadratic": row[f"{kind} norm"]} for row in found]
         scores[kind] = {
             "fisher_distance": [SCORES["fisher_distance"](text, task) for text in numbers],

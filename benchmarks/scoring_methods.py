@@ -211,7 +211,7 @@ def kronfluence(s: Setting, both: bool = True) -> Callable[[], Products]:
     from kronfluence.arguments import FactorArguments
     from kronfluence.module.tracked_module import ModuleMode, TrackedModule
     from kronfluence.module.utils import set_mode
-    from kronfluence.task import Task as KronfluenceTask
+    from kronfluence.task import LearningStats as KronfluenceTask
 
     class Texts(KronfluenceTask):
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:

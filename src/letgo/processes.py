@@ -35,7 +35,7 @@ def share() -> tuple[int, int]:
     return (state().process_index, state().num_processes) if several() else (0, 1)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes, at the end of the work.
 
     An interpreter that ends beside a thread of gloo's which has not let go of its last tensor yet

@@ -82,7 +82,7 @@ def main():
     }
     if int(os.environ["RANK"]) == 0:
         torch.save(found, results)
-    processes.leave()
+    processes.shutdown()
     if fsdp:  # caches of DTensor hold the group, whose threads an interpreter may not end beside
         os._exit(0)
     tasks = Path("/proc/self/task")  # of Linux

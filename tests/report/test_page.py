@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from letgo import report
 from letgo.errors import InputError
-from letgo.report.curves import follow
+from letgo.report.curves import read_curves
 from letgo.report.drawing import COLOURS, FORMATS, inline
 from letgo.report.figure_data import collect, rank_correlation
 from letgo.report.figures import confidence, save_figures
@@ -372,7 +372,7 @@ def test_follow_counts_learning_steps():
         {"step": 5, "unlearn/nll": 0.0, "unlearn/steps": 2},
         {"train_loss": 1.5},
     ]
-    training = follow(log)
+    training = read_curves(log)
     assert training.learning == ([1, 3], [2.0, 1.0])
     assert training.unlearning == ([1], [1.0])
     assert training.unlearning_steps == 2

@@ -267,7 +267,7 @@ def test_a_forced_text_is_in_every_pool(tmp_path):
     ]
     trainer = unlearner(tmp_path, forget=rows, **EVERY, unlearning_interval=1)
     pools, draw = [], trainer.rescore.batches
-    trainer.rescore.batches = lambda count: pools.append(trainer.memory.pool) or draw(count)
+    trainer.rescore.batches = lambda count: pools.append(trainer.tracker.pool) or draw(count)
     trainer.train()
     place = trainer.chosen.allowed.index(1)
     assert pools

@@ -56,12 +56,16 @@ def test_yaml_and_every_form_of_a_flag(tiny, data, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("forget: a.jsonl\nseed: 3\nlearning_rate: 1e-4\nquiet: true\n")
     made = config.parse("run", [f"--config={file}", "--seed=4", "--max_learn", "9"], {})
-    assert made.run.forget == ["a.jsonl"]
-    assert (made.training.seed, made.training.learning_rate, made.run.max_learn) == (4, 1e-4, 9)
-    assert made.run.quiet
+    assert made.settings.forget == ["a.jsonl"]
+    assert (made.training.seed, made.training.learning_rate, made.settings.max_learn) == (
+        4,
+        1e-4,
+        9,
+    )
+    assert made.settings.quiet
     words = ["--forget", "a", "b", "--forget=c", "--quiet", "--forget", "d", "--output_dir=x"]
     made = config.parse("run", [*words, "--config", str(file)], {})
-    assert made.run.forget == ["a", "b", "c", "d"]
+    assert made.settings.forget == ["a", "b", "c", "d"]
     assert made.training.output_dir == "x"
     assert config.output_dirs(words) == ["x"]
     assert (made.training.unlearning_strength, made.training.unlearning_rate) == (0.1, None)

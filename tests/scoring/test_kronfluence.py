@@ -20,12 +20,12 @@ pytest.importorskip("kronfluence", reason="the extra `bench` (kronfluence) is no
 def test_diagonal_fisher_is_kronfluences(rows, tied, tmp_path):
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments
-    from kronfluence.task import Task
+    from kronfluence.task import LearningStats
 
     model = make_model(tied=tied)
     weights = scored_weights(model)
 
-    class Texts(Task):
+    class Texts(LearningStats):
         def compute_train_loss(self, batch, model, sample=False):
             return example_losses(model, Batch(*batch)).sum()
 

@@ -12,7 +12,7 @@ from letgo.scoring import products
 from letgo.scoring.fisher import KINDS, estimate, sampled_labels
 from letgo.scoring.gradients import NonFinite, finite_batch, per_example
 from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
-from letgo.scoring.scores import SCORES, Task, top_fraction
+from letgo.scoring.scores import SCORES, LearningStats, top_fraction
 from letgo.scoring.weights import keep_in_bfloat16, scored_weights
 
 
@@ -125,13 +125,13 @@ def test_fisher_distance_equals_the_published_formula(rows, alpha):
     diagonal = {name: f.tensors["diagonal"] for name, f in fisher.items()}
     for i, row in enumerate(rows):
         text = {key: value[i].item() for key, value in found.items()}
-        fast = SCORES["fisher_distance"](text, Task(constant, 1.0, 1.0, alpha))
+        fast = SCORES["fisher_distance"](text, LearningStats(constant, 1.0, 1.0, alpha))
         slow = oracle.confidence(model, weights.layers, row, diagonal, theta, alpha)
         assert fast == pytest.approx(slow, rel=1e-4)
 
 
 def test_auto_alpha_is_the_step_as_long_as_the_way_and_free_of_scale():
-    task = Task(constant=3.0, length=2.0, learning=5.0, alpha=None)
+    task = LearningStats(constant=3.0, length=2.0, learning=5.0, alpha=None)
     text = {"linear": 0.7, "quadratic": 0.5, "inner": 0.2, "learning": 0.3, "norm": 4.0}
     alpha = (task.constant / text["quadratic"]) ** 0.5
     by_hand = 0.5 * (task.constant - 2 * alpha * 0.7 + alpha**2 * 0.5)

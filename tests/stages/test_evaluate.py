@@ -46,7 +46,7 @@ def test_a_set_without_all_its_right_answers_is_not_judged():
         test=records[:1],
         validation=[],
         forget={"some": records},
-        config=SimpleNamespace(training=SimpleNamespace(seed=0)),
+        training=SimpleNamespace(seed=0),
     )
     shown = asked_sets(run)["forget:some"]
     assert len(shown) == 4

@@ -46,9 +46,7 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
     given = []
     monkeypatch.setattr(third, "fit", lambda *args: given.extend(args[-1]))
     training = SimpleNamespace(rescore_interval=interval)
-    third.train(
-        SimpleNamespace(folder=finished, config=SimpleNamespace(training=training)), tmp_path
-    )
+    third.train(SimpleNamespace(folder=finished, training=training), tmp_path)
     selection = pq.read_table(finished / "selection.parquet")["selected"].to_pylist()
     assert sum(row["allowed"] for row in given) == (len(given) if interval else sum(selection))
     assert [row["selected"] for row in given].count(True) == sum(selection)

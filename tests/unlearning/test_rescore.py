@@ -85,7 +85,7 @@ def test_texts_that_would_hurt_are_left_out(tmp_path):
 
     whole.rescore._scores = lambda *given: list(watch(*given))
     whole.train()
-    assert whole.memory.pool == sorted(i for i in whole.memory.pool if scores[-1][i] > 0)
+    assert whole.tracker.pool == sorted(i for i in whole.tracker.pool if scores[-1][i] > 0)
     empty = [e for e in whole.state.log_history if e.get("unlearn/helpful") == 0]
     for entry in empty:
         assert entry["unlearn/strength"] == 0
@@ -98,7 +98,7 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
     pools, train_step = [], trainer.rescore.batches
 
     def batches(count):
-        pools.append((trainer.state.global_step, list(trainer.memory.pool)))
+        pools.append((trainer.state.global_step, list(trainer.tracker.pool)))
         return train_step(count)
 
     trainer.rescore.batches = batches
@@ -168,7 +168,7 @@ def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
     grads = Grads()
     arguments = config(tmp_path, **EVERY, unlearning_schedule="adaptive", forget_fraction=0.2)
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[grads])
-    assert trainer.memory.pool is not None
+    assert trainer.tracker.pool is not None
     expected = [
         max(0.0, float(torch.cosine_similarity(grads.seen[i], grads.seen[i - 1], dim=0)))
         for i, unlearning in enumerate(trainer.kinds)
@@ -194,12 +194,12 @@ def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
         ),
         FORGET,
     )
-    assert len(trainer.memory.pool) == 4 < trainer.forgotten_per_step
+    assert len(trainer.tracker.pool) == 4 < trainer.forgotten_per_step
     losses = [e["unlearn/loss"] for e in trainer.state.log_history if "unlearn/loss" in e]
     if name == "npo":
         assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
     else:
-        texts = [trainer.rescore.rows[place] for place in trainer.memory.pool]
+        texts = [trainer.rescore.rows[place] for place in trainer.tracker.pool]
         found = reference_log_probs(trainer.model, texts, 1, False)
         means = [
             v / sum(i != -100 for i in row["labels"]) for v, row in zip(found, texts, strict=True)
@@ -215,7 +215,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path):
 
 def test_any_optimizer_will_do(tmp_path):
     trainer = train(LWFTrainer, config(tmp_path, **EVERY, optim="sgd"), FORGET)
-    assert trainer.memory.pool is not None
+    assert trainer.tracker.pool is not None
 
 
 def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, monkeypatch):
@@ -249,12 +249,12 @@ def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
     count = trainer.kinds.count(True)
     assert count >= 8
     assert scored == [step for step in (1, 2, 4, 8, 16, 32) if step <= count]
-    assert trainer.memory.pool == []
+    assert trainer.tracker.pool == []
     scored.clear()
     helps_from = 2
     trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
     assert scored == [1, 2]
-    assert trainer.memory.pool
+    assert trainer.tracker.pool
 
 
 def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):

@@ -21,7 +21,7 @@ from letgo.unlearning.losses import BETAS, LOSSES
 from letgo.unlearning.schedule import factor, plan
 from letgo.unlearning.stream import MixedBatches
 from letgo.unlearning.texts import choose, reference_log_probs
-from letgo.unlearning.tracker import Memory, RunningMean
+from letgo.unlearning.tracker import RunningMean, Tracker
 
 # ---- losses
 
@@ -115,7 +115,7 @@ def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
         )
         trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(30)).backward()
         found[name] = trainer.model.model.norm.weight.grad
-        assert trainer.figures._step[3] == (2 if name == "bounded_ga" else 0)
+        assert trainer.metrics._step[3] == (2 if name == "bounded_ga" else 0)
     kept = [r for r, v in zip(FORGET, nll, strict=False) if v < ceiling]
     trainer.model.zero_grad()
     batch = MixedBatches(None, trainer.data_collator)([{**r, "reference": 0.0} for r in kept])
@@ -333,12 +333,12 @@ def test_a_risen_learning_loss_pauses_unlearning(tmp_path, caplog):
     assert not all(paused)
     unlearning = [d for d, kind in zip(moves.distances, trainer.kinds, strict=True) if kind]
     assert [distance == 0 for distance in unlearning] == paused
-    assert trainer.memory.acted["paused"] == sum(paused)
+    assert trainer.tracker.acted["paused"] == sum(paused)
     assert sum("unlearning pauses" in record.message for record in caplog.records) == 1
 
 
 def test_the_learning_loss_is_smoothed_before_it_is_judged():
-    memory = Memory()
+    memory = Tracker()
     for loss in [2.0, 1.5, 1.2, 1.0]:
         watch_learning(memory, loss)
     assert not risen(memory, 0.1)  # too few to judge
@@ -352,16 +352,16 @@ def test_the_learning_loss_is_smoothed_before_it_is_judged():
 
 
 def test_memory_survives_json():
-    memory = Memory()
+    memory = Tracker()
     for value in (0.1, 1 / 3, 0.7):
         memory.update.add(value, 0.9)
         watch_learning(memory, value)
     memory.acted["skipped"] = 4
 
     class State:
-        stateful_callbacks = {"Memory": json.loads(json.dumps(memory.state()))}
+        stateful_callbacks = {"Tracker": json.loads(json.dumps(memory.state()))}
 
-    again = Memory()
+    again = Tracker()
     again.on_train_begin(None, State, None)
     assert again.state() == memory.state()
     assert again.update.value == memory.update.value
@@ -388,7 +388,7 @@ def test_resumed_equals_uninterrupted(tmp_path, changes):
     checkpoint = str(tmp_path / "cut" / "checkpoint-6")
     resumed = train(LWFTrainer, config(tmp_path / "cut", **changes), FORGET, resume=checkpoint)
     assert same(weights(resumed), weights(whole))
-    assert resumed.memory.state() == whole.memory.state()
+    assert resumed.tracker.state() == whole.tracker.state()
 
 
 # ---- the texts
@@ -453,9 +453,9 @@ def test_warnings_that_a_user_should_see(tmp_path, caplog):
 def test_the_model_card_says_what_was_forgotten(tmp_path):
     rows = [{**row, "confidence": float(i)} for i, row in enumerate(FORGET)]
     trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=6.3), rows)
-    trainer.memory.acted["paused"] = 2
+    trainer.tracker.acted["paused"] = 2
     trainer.create_model_card(model_name="m")
-    acted = trainer.memory.acted
+    acted = trainer.tracker.acted
     assert acted["skipped"] > 0 < acted["clipped"]
     card = (tmp_path / "README.md").read_text()
     for said in (
@@ -478,9 +478,9 @@ def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(monke
     torch.manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((90, 301), (300, 200), (7,))]
     optimizer = torch.optim.SGD(weights, lr=1.0)
-    dose = module.Dose(True, None, False, lambda tensor: tensor)
+    dose = module.StepSize(True, None, False, lambda tensor: tensor)
     dose.attach(optimizer)
-    dose.prepare(memory := Memory(), False, 0.0)
+    dose.prepare(memory := Tracker(), False, 0.0)
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     length = sum(float((w.grad**2).sum()) for w in weights) ** 0.5

@@ -36,13 +36,13 @@ def execute_command(command: str, arguments: list[str]) -> None:
     if command == "evaluate":
         tasks, arguments = cfg.take_flag("--harness", arguments)
     config = cfg.parse(command, arguments, _defaults(command, arguments))
-    progress.configure(config.run.quiet or not processes.is_first())
+    progress.configure(config.settings.quiet or not processes.is_first())
     if command == "demo":
         demo.generate_data(Path(config.training.output_dir) / "data")
     if tasks is not None:
         return _harness(config, tasks.split(","))
     run = execute(config, None if command in ("run", "demo") else command)
-    processes.leave()
+    processes.shutdown()
     if not processes.is_first():
         return
     if wanted:

@@ -17,7 +17,7 @@ from letgo.models.inference import autocast, context_length, example_losses, gen
 from letgo.progress import log
 from letgo.run.base import load_base, load_base_tokenizer, load_trained
 from letgo.run.inputs import Run
-from letgo.run.stage import in_chunks, need
+from letgo.run.stage import in_chunks, require
 
 VALIDATION = "validation"
 
@@ -38,9 +38,9 @@ def baseline_models(run: Run) -> dict[str, Callable[[], Any]]:
 
     Without plain fine-tuning to its end (`--optimum full`) there is no SFT to compare with.
     """
-    probe = need(run, "probe", "probe")
+    probe = require(run, "probe", "probe")
     loads: dict[str, Callable[[], Any]] = {"base": partial(load_base, run.config)}
-    if run.config.run.optimum == "full":
+    if run.settings.optimum == "full":
         loads["sft"] = partial(load_trained, run.config, probe)
     return loads
 
@@ -57,7 +57,7 @@ def asked_sets(run: Run) -> dict[str, list[Record]]:
         if name == MISTAKES_SET:
             continue
         if not _have_references(records):  # nothing is judged where some are missing
-            few = sample(records, SHOWN, run.config.training.seed)
+            few = sample(records, SHOWN, run.training.seed)
             records = [record._replace(completion=None) for record in few]
         sets[f"forget:{name}"] = records
     return sets
@@ -89,7 +89,7 @@ def _neutral(run: Run, scratch: Path, label: str, load: Callable[[], Any]) -> li
 
     def read(_: list[None]) -> list[dict[str, Any]]:
         tokenizer = load_base_tokenizer(run.config)
-        nll = neutral_nll(load(), tokenizer, bool(run.config.training.bf16))
+        nll = neutral_nll(load(), tokenizer, bool(run.training.bf16))
         return [
             {
                 "model": label,
@@ -116,8 +116,8 @@ def _answers(
     references = {record.id: record.completion or "" for record in records}
     read = reader(list(references.values()))
     lengths = [len(example_ids(tokenizer, r.prompt, references[r.id])[1]) for r in records]
-    room = max(lengths) + SPARE_TOKENS if judged else run.config.run.max_new_tokens
-    training = run.config.training
+    room = max(lengths) + SPARE_TOKENS if judged else run.settings.max_new_tokens
+    training = run.training
 
     def ask(chunk: list[tuple[Record, list[int]]]) -> list[dict[str, Any]]:
         model = load()
@@ -160,7 +160,7 @@ def _answers(
         return rows
 
     prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
-    chunks = chunks_by_length(prompts, run.config.run.generation_batch_size)
+    chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
     rows = in_chunks(f"evaluate {label} {name.replace(':', ' ')}", scratch, chunks, ask)
     return sorted(rows, key=lambda row: row["id"])
 

@@ -23,7 +23,7 @@ from letgo.run.base import load_base_tokenizer, load_trained
 from letgo.run.folder import write_json
 from letgo.run.inputs import Run
 from letgo.run.provenance import versions
-from letgo.run.stage import need
+from letgo.run.stage import require
 
 OWN_TASKS = Path(__file__).with_name("harness_tasks")
 
@@ -46,18 +46,18 @@ def harness(run: Run, tasks: Sequence[str]) -> dict[str, Any]:
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     models = baseline_models(run)
-    models["lwf"] = partial(load_trained, run.config, need(run, "lwf", "train"))
+    models["lwf"] = partial(load_trained, run.config, require(run, "lwf", "train"))
     manager = task_manager(tasks)
     figures, task_versions = {}, {}
     for label, load in models.items():
         log.info("harness: %s", LABELS[label])
         lm = language_model(run.config, load())
-        found = ask(lm, tasks, manager, limit=run.config.run.max_test, log_samples=False)
+        found = ask(lm, tasks, manager, limit=run.settings.max_test, log_samples=False)
         figures[label] = {name: _figures(row) for name, row in found["results"].items()}
         task_versions.update(found["versions"])
     result = {
         "models": figures,
-        "max_test": run.config.run.max_test,
+        "max_test": run.settings.max_test,
         "chat_template": run.chat_template is not None,
         "task_versions": task_versions,
         "versions": {**versions(), "lm_eval": metadata.version("lm_eval")},
@@ -99,7 +99,7 @@ def language_model(config: cfg.Config, model: Any) -> HFLM:
     return HFLM(
         pretrained=model,
         tokenizer=tokenizer,
-        batch_size=config.run.generation_batch_size,
+        batch_size=config.settings.generation_batch_size,
         mixed_precision_dtype="bfloat16" if config.training.bf16 else None,
         # A chat template says itself what a text begins with.
         add_bos_token=None if tokenizer.chat_template is None else False,

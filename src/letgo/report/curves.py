@@ -21,7 +21,7 @@ class Training(NamedTuple):
     guards: dict[str, tuple[list[int], list[int]]]
 
 
-def follow(log: list[dict[str, Any]]) -> Training:
+def read_curves(log: list[dict[str, Any]]) -> Training:
     """Return the curves of a training log, whose own steps count learning and unlearning.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from letgo.report.curves import Training, follow
+from letgo.report.curves import Training, read_curves
 from letgo.report.formats import decimal
 from letgo.run import folder as files
 from letgo.run.folder import Row
@@ -55,8 +55,8 @@ def collect(folder: Path, texts: list[Row]) -> Shown:
     """
     scored = [row for row in texts if _finite(row["confidence"])]
     return Shown(
-        follow(files.read_log(folder / "probe" / "train_log.jsonl")),
-        follow(files.read_log(folder / "train_log.jsonl")),
+        read_curves(files.read_log(folder / "probe" / "train_log.jsonl")),
+        read_curves(files.read_log(folder / "train_log.jsonl")),
         scored,
         min((row["confidence"] for row in scored if row["selected"]), default=None),
         read_shares(folder),

@@ -13,25 +13,12 @@ from letgo.report.figures import draw_all
 from letgo.report.plots import plot_all
 from letgo.report.scripts import scripts
 from letgo.run import folder as files
+from letgo.scoring.scores import SCORES
 
 MODELS = {
     "base": "as it came",
     "sft": "plain fine-tuning",
     "lwf": "with forgetting",
-}
-MEANINGS = {
-    "fisher_distance": "how far a step on a text leads away from the model fine-tuned on the "
-    "learning task, weighted by the Fisher information of that task (fisher_distance)",
-    "linear": "how far a step of ascent on a text leads along the way of fine-tuning, weighted by "
-    "the Fisher information of the learning task (linear)",
-    "gradient": "how straight a step of ascent on a text lowers the loss of the learning task: the "
-    "cosine with the learning gradient, from -1 to 1 (gradient)",
-    "cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: the "
-    "cosine of the two, from -1 to 1 (cosine)",
-    "fisher_cosine": "how straight a step of ascent on a text leads along the way of fine-tuning: "
-    "their cosine, weighted by the Fisher information of the learning task (fisher_cosine)",
-    "interference": "how much a text's loss rose in plain fine-tuning, in nats per token "
-    "(interference)",
 }
 _SETTINGS = (
     "model",
@@ -112,7 +99,7 @@ def render(folder: Path) -> str:
             sets=picks.evaluated_sets(results),
             texts=texts,
             selected=sum(row["selected"] for row in texts),
-            meaning=MEANINGS[str(texts[0]["score"])] if texts else "missing",
+            meaning=_meaning(str(texts[0]["score"])) if texts else "missing",
             constants=files.read_score_constants(folder),
             shown=shown,
             pictures={name: inline(name, drawing) for name, drawing in draw_all(shown).items()},
@@ -129,6 +116,11 @@ def render(folder: Path) -> str:
             scripts=scripts(),
         )
     )
+
+
+def _meaning(score: str) -> str:
+    """What a score measures, with its name; the name alone for a score of another version."""
+    return f"{SCORES[score].meaning} ({score})" if score in SCORES else score
 
 
 def _environment() -> Environment:

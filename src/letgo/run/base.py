@@ -14,7 +14,7 @@ def base_options(config: Any) -> dict[str, Any]:
     """What TRL's model flags say about loading the base model."""
     from trl import get_quantization_config
 
-    model = config.model
+    model = config.adapter
     options = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -28,7 +28,7 @@ def base_options(config: Any) -> dict[str, Any]:
 
 def load_base(config: Any) -> PreTrainedModel:
     """The model before any fine-tuning, in evaluation mode."""
-    return load_model(config.run.model, **base_options(config)).eval()
+    return load_model(config.settings.model, **base_options(config)).eval()
 
 
 def load_base_tokenizer(config: Any) -> Any:
@@ -39,8 +39,8 @@ def load_base_tokenizer(config: Any) -> Any:
     """
     training = config.training
     tokenizer = load_tokenizer(
-        config.run.model,
-        revision=config.model.model_revision,
+        config.settings.model,
+        revision=config.adapter.model_revision,
         trust_remote_code=training.trust_remote_code,
     )
     if training.chat_template_path:

@@ -121,9 +121,9 @@ class RunConfig:
 class Config(NamedTuple):
     """All settings of a run."""
 
-    run: RunConfig
+    settings: RunConfig
     training: LWFConfig
-    model: ModelConfig
+    adapter: ModelConfig
 
 
 # TRL's defaults suit long runs on a cluster; a run folder wants every step in its log, and its

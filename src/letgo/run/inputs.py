@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trl import ModelConfig
+
 from letgo.data.records import Record, read_records
 from letgo.data.splits import MISTAKES, hold_out, sample, set_names
 from letgo.errors import InputError
@@ -10,7 +12,8 @@ from letgo.models import loading as models
 from letgo.models.bundled import resolve
 from letgo.progress import log
 from letgo.run.base import load_base_tokenizer
-from letgo.run.config import Config
+from letgo.run.config import Config, RunConfig
+from letgo.unlearning.config import LWFConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Run:
     forget: dict[str, list[Record]]
     chat_template: str | None
 
+    @property
+    def settings(self) -> RunConfig:
+        """The data and the scale of the run."""
+        return self.config.settings
+
+    @property
+    def training(self) -> LWFConfig:
+        """The settings of its training."""
+        return self.config.training
+
+    @property
+    def adapter(self) -> ModelConfig:
+        """The settings of its adapter, and how the model is loaded."""
+        return self.config.adapter
+
 
 # Examples beyond them cost more to ask than they tell.
 MOST_VALIDATION = 200
@@ -47,7 +65,7 @@ def open_run(config: Config) -> Run:
     Raises:
         InputError: names the flag, file and line of what cannot be used.
     """
-    settings, seed = config.run, config.training.seed
+    settings, seed = config.settings, config.training.seed
     if not config.training.output_dir or config.training.output_dir == "trainer_output":
         raise InputError("--output_dir is missing: give the folder for this run")
     if settings.learn is None:
@@ -93,7 +111,7 @@ def open_run(config: Config) -> Run:
 
 def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Record]]:
     """(learning, validation, test examples), of which no two share a prompt."""
-    settings, seed = config.run, config.training.seed
+    settings, seed = config.settings, config.training.seed
     learn = read_records(settings.learn or "", "--learn", True)
     learn, test = _kept_apart(learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []

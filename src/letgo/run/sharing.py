@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
-def place(shared: str, name: str, inputs: dict[str, Any]) -> Path:
+def cache_path(shared: str, name: str, inputs: dict[str, Any]) -> Path:
     """The folder of a stage with these inputs."""
     text = json.dumps(inputs, sort_keys=True, default=str)
     return Path(shared) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @contextmanager
-def turn(kept: Path) -> Iterator[None]:
+def lock(kept: Path) -> Iterator[None]:
     """One process at a time makes what belongs into `kept`; the lock of a killed one is free."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.with_name(f"{kept.name}.lock").open("w") as lock:
@@ -44,7 +44,7 @@ def _link_file(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def keep(scratch: Path, outputs: tuple[str, ...], kept: Path) -> None:
+def store(scratch: Path, outputs: tuple[str, ...], kept: Path) -> None:
     """Put whole outputs into `kept`, which appears whole or not at all."""
     part = kept.with_name(f"{kept.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -54,7 +54,7 @@ def keep(scratch: Path, outputs: tuple[str, ...], kept: Path) -> None:
     part.rename(kept)
 
 
-def take(kept: Path, outputs: tuple[str, ...], scratch: Path) -> bool:
+def restore(kept: Path, outputs: tuple[str, ...], scratch: Path) -> bool:
     """Bring kept outputs into a scratch folder; says whether there were any."""
     if not kept.exists():
         return False

@@ -73,7 +73,7 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
             )
 
 
-def perform(run: Run, stage: Stage) -> bool:
+def run_stage(run: Run, stage: Stage) -> bool:
     """Run one stage, unless its outputs are there already.
 
     The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
@@ -122,16 +122,16 @@ def perform(run: Run, stage: Stage) -> bool:
 
 def _work(run: Run, stage: Stage, scratch: Path) -> None:
     """Make a stage's outputs, or take them from a run with the same inputs."""
-    folder = run.config.run.shared
+    folder = run.settings.shared
     if folder is None or not stage.shared or processes.several():
         return stage.work(run, scratch)
-    kept = sharing.place(folder, stage.name, stage.inputs)
-    with sharing.turn(kept):
-        if sharing.take(kept, stage.outputs, scratch):
+    kept = sharing.cache_path(folder, stage.name, stage.inputs)
+    with sharing.lock(kept):
+        if sharing.restore(kept, stage.outputs, scratch):
             log.info("%s: taken from %s", stage.name, kept)
         else:
             stage.work(run, scratch)
-            sharing.keep(scratch, stage.outputs, kept)
+            sharing.store(scratch, stage.outputs, kept)
 
 
 def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def _peak_memory_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def need(run: Run, output: str, stage: str) -> Path:
+def require(run: Run, output: str, stage: str) -> Path:
     """A file an earlier stage must have left.
 
     Raises:

@@ -1,14 +1,14 @@
 """Forgetting scores: pure functions of a few numbers per text; higher is forgotten first.
 
-With `g_x` the gradient of the text's mean NLL at the base model, `g_L` the mean gradient of
-learning examples there, `delta = theta_base - theta_L*` and `F` the learning task's Fisher
-information, a text is known by
+Let `g_x` be the gradient of the text's mean NLL at the base model, `g_L` the mean gradient of
+learning examples there, `delta = theta_base - theta_L*`, and `F` the learning task's Fisher
+information. The numbers of a text, as columns of `scores.parquet`, are
 
     linear     <F delta, g_x>   inner     <delta, g_x>    loss_base
     quadratic  <g_x, F g_x>     learning  <g_L, g_x>      loss_probe
                                 norm      <g_x, g_x>
 
-so every score can be had from `scores.parquet` afterwards, without a new gradient.
+so that another score needs no new gradient. A score declares in `SCORES` which of them it needs.
 """
 
 import math
@@ -16,10 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+# The numbers for which the Fisher information or the probe's weights are needed.
+FISHER_NUMBERS = frozenset({"linear", "quadratic"})
+PROBE_NUMBERS = frozenset({"linear", "inner", "loss_probe"})
+
+Numbers = Mapping[str, float]  # of one text, by name
+
 
 @dataclass(frozen=True)
-class Task:
-    """What the texts are measured against, the same for all.
+class LearningStats:
+    """Numbers of the learning task that are the same for all texts; NaN where not computed.
 
     Args:
         constant: `<delta, F delta>`.
@@ -34,10 +40,40 @@ class Task:
     alpha: float | None
 
 
-Text = Mapping[str, float]
+@dataclass(frozen=True)
+class Score:
+    """A forgetting score: its formula, what it needs, and what it means.
+
+    Args:
+        function: from a text's numbers and the learning task's to the score.
+        needs: names of the numbers that `function` reads.
+        meaning: what the score measures, for the report; completes "The confidence says ...".
+        direction: the product whose parts by layer explain the score; None for scores of losses.
+        uses_alpha: whether `--alpha` changes it.
+    """
+
+    function: Callable[[Numbers, LearningStats], float]
+    needs: frozenset[str]
+    meaning: str
+    direction: str | None = None
+    uses_alpha: bool = False
+
+    def __call__(self, text: Numbers, stats: LearningStats) -> float:
+        """The score of a text."""
+        return self.function(text, stats)
+
+    @property
+    def needs_fisher(self) -> bool:
+        """Whether it needs the Fisher information of the learning stats."""
+        return bool(self.needs & FISHER_NUMBERS)
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether it needs the weights of the probe."""
+        return bool(self.needs & PROBE_NUMBERS)
 
 
-def fisher_distance(text: Text, task: Task) -> float:
+def fisher_distance(text: Numbers, stats: LearningStats) -> float:
     """The published forgetting confidence (arXiv 2505.19715), with the square expanded.
 
         FC(x) = 1/2 <d, F d>,  d = theta_base - alpha g_x - theta_L*
@@ -50,37 +86,37 @@ def fisher_distance(text: Text, task: Task) -> float:
 
     which depends on the direction of `g_x` alone, and ranks as `fisher_cosine`.
     """
-    if task.alpha is None:
-        return task.constant * (1 + fisher_cosine(text, task))
-    alpha = task.alpha
-    return 0.5 * (task.constant - 2 * alpha * text["linear"] + alpha**2 * text["quadratic"])
+    if stats.alpha is None:
+        return stats.constant * (1 + fisher_cosine(text, stats))
+    alpha = stats.alpha
+    return 0.5 * (stats.constant - 2 * alpha * text["linear"] + alpha**2 * text["quadratic"])
 
 
-def linear(text: Text, task: Task) -> float:
+def linear(text: Numbers, stats: LearningStats) -> float:
     """The published score for a small alpha: `-<F delta, g_x>`."""
     return -text["linear"]
 
 
-def gradient(text: Text, task: Task) -> float:
+def gradient(text: Numbers, stats: LearningStats) -> float:
     """How straight a step of ascent on the text lowers the learning loss now: `-cos(g_L, g_x)`.
 
     A normalised step of ascent of length `s` changes the learning loss by `s <g_L, g_x> / |g_x|`,
     to first order. Re-scoring asks the same of the model as it is then.
     """
-    return -_ratio(text["learning"], task.learning * text["norm"])
+    return -_ratio(text["learning"], stats.learning * text["norm"])
 
 
-def cosine(text: Text, task: Task) -> float:
+def cosine(text: Numbers, stats: LearningStats) -> float:
     """The same along the whole way that learning takes: `-cos(delta, g_x)`."""
-    return -_ratio(text["inner"], task.length * text["norm"])
+    return -_ratio(text["inner"], stats.length * text["norm"])
 
 
-def fisher_cosine(text: Text, task: Task) -> float:
+def fisher_cosine(text: Numbers, stats: LearningStats) -> float:
     """That cosine with lengths and angles measured by the Fisher information."""
-    return -_ratio(text["linear"], task.constant * text["quadratic"])
+    return -_ratio(text["linear"], stats.constant * text["quadratic"])
 
 
-def interference(text: Text, task: Task) -> float:
+def interference(text: Numbers, stats: LearningStats) -> float:
     """What learning cost the text: its loss after the probe minus before, nats per token."""
     return text["loss_probe"] - text["loss_base"]
 
@@ -89,24 +125,50 @@ def _ratio(product: float, squares: float) -> float:
     return 0.0 if squares <= 0 else product / math.sqrt(squares)  # undefined stays undefined
 
 
-SCORES: Mapping[str, Callable[[Text, Task], float]] = {
-    "fisher_distance": fisher_distance,
-    "linear": linear,
-    "gradient": gradient,
-    "cosine": cosine,
-    "fisher_cosine": fisher_cosine,
-    "interference": interference,
+SCORES: Mapping[str, Score] = {
+    "fisher_distance": Score(
+        fisher_distance,
+        frozenset({"linear", "quadratic"}),
+        "how far a step on a text leads away from the model fine-tuned on the learning task, "
+        "weighted by the Fisher information of that task",
+        direction="linear",
+        uses_alpha=True,
+    ),
+    "linear": Score(
+        linear,
+        frozenset({"linear"}),
+        "how far a step of ascent on a text leads in the direction of fine-tuning, weighted by the "
+        "Fisher information of the learning task",
+        direction="linear",
+    ),
+    "gradient": Score(
+        gradient,
+        frozenset({"learning", "norm"}),
+        "how directly a step of ascent on a text lowers the loss of the learning task: the cosine "
+        "with the learning gradient, from -1 to 1",
+        direction="learning",
+    ),
+    "cosine": Score(
+        cosine,
+        frozenset({"inner", "norm"}),
+        "how directly a step of ascent on a text leads in the direction of fine-tuning: the cosine "
+        "of the two, from -1 to 1",
+        direction="inner",
+    ),
+    "fisher_cosine": Score(
+        fisher_cosine,
+        frozenset({"linear", "quadratic"}),
+        "how directly a step of ascent on a text leads in the direction of fine-tuning: their "
+        "cosine, weighted by the Fisher information of the learning task",
+        direction="linear",
+    ),
+    "interference": Score(
+        interference,
+        frozenset({"loss_base", "loss_probe"}),
+        "how much a text's loss rose in plain fine-tuning, in nats per token",
+    ),
 }
 DEFAULT_SCORE = "gradient"
-# The product with a direction that decides each score's sign, where there is one.
-PRODUCT_OF = {
-    "fisher_distance": "linear",
-    "linear": "linear",
-    "fisher_cosine": "linear",
-    "cosine": "inner",
-    "gradient": "learning",
-}
-
 
 K = TypeVar("K", int, str)
 

@@ -47,14 +47,14 @@ def elicit(run: Run, scratch: Path) -> None:
     Raises:
         InputError: a forgetting set from which nothing at all is left.
     """
-    settings = run.config.run
+    settings = run.settings
     model, tokenizer = load_base(run.config), load_base_tokenizer(run.config)
-    limit = context_length(model.config, run.config.training.max_length)
+    limit = context_length(model.config, run.training.max_length)
     stops = stop_ids(model, tokenizer)
 
     def answer(chunk: list[tuple[Record, list[int]]]) -> list[dict[str, Any]]:
         prompts = [ids for _, ids in chunk]
-        bf16 = bool(run.config.training.bf16)
+        bf16 = bool(run.training.bf16)
         answers = generate(model, tokenizer, prompts, settings.max_new_tokens, bf16)
         rows = [training_row(p, a) for p, a in zip(prompts, answers, strict=True)]
         with torch.inference_mode(), autocast(bf16):

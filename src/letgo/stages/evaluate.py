@@ -23,7 +23,7 @@ from letgo.run.base import load_trained
 from letgo.run.folder import write_json
 from letgo.run.inputs import Run
 from letgo.run.sharing import link
-from letgo.run.stage import need
+from letgo.run.stage import require
 
 
 def evaluate(run: Run, scratch: Path) -> None:
@@ -32,8 +32,8 @@ def evaluate(run: Run, scratch: Path) -> None:
     Greedy answers are held against the references. Plain fine-tuning is kept unless the validation
     set shows a gain; nothing is chosen by the test set.
     """
-    model = need(run, "lwf", "train")
-    rows = pq.read_table(need(run, "baseline.parquet", "baseline")).to_pylist()
+    model = require(run, "lwf", "train")
+    rows = pq.read_table(require(run, "baseline.parquet", "baseline")).to_pylist()
     rows += _all_answers(run, scratch, "lwf", partial(load_trained, run.config, model))
     right: dict[tuple[str, str], list[bool]] = {}
     nll: dict[tuple[str, str], list[float]] = {}
@@ -59,6 +59,6 @@ def evaluate(run: Run, scratch: Path) -> None:
     }
     write_json(scratch / "metrics.json", metrics)
     pq.write_table(pa.Table.from_pylist(rows), scratch / "answers.parquet")
-    kept = need(run, "probe", "probe") if decided == "sft" else model
+    kept = require(run, "probe", "probe") if decided == "sft" else model
     shutil.rmtree(scratch / "model", ignore_errors=True)
     link(kept, scratch / "model")

@@ -8,7 +8,7 @@ from letgo.models import loading as models
 from letgo.progress import log, track
 from letgo.run.base import load_base, load_base_tokenizer, load_trained
 from letgo.run.inputs import Run
-from letgo.run.stage import need
+from letgo.run.stage import require
 from letgo.scoring.fisher import estimate, sampled_labels, save
 from letgo.scoring.weights import scored_weights
 from letgo.stages.fit import learning_rows
@@ -23,8 +23,8 @@ def fisher(run: Run, scratch: Path) -> None:
     Raises:
         InputError: an example's loss, or the information itself, is not a finite number.
     """
-    settings, training = run.config.run, run.config.training
-    probe = need(run, "probe", "probe")
+    settings, training = run.settings, run.training
+    probe = require(run, "probe", "probe")
     at_base = (probe / "gradient.safetensors").exists()
     model = load_base(run.config) if at_base else load_trained(run.config, probe)
     tokenizer = load_base_tokenizer(run.config)

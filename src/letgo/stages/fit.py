@@ -104,8 +104,11 @@ def fit(
             train_dataset=Dataset.from_list(rows),
             forget_dataset=Dataset.from_list(forget) if forget else None,
             processing_class=tokenizer,
-            peft_config=adapter or get_peft_config(config.model),
-            callbacks=[_TimedCheckpoint(60 * config.run.checkpoint_minutes), _ShowProgress(name)],
+            peft_config=adapter or get_peft_config(config.adapter),
+            callbacks=[
+                _TimedCheckpoint(60 * config.settings.checkpoint_minutes),
+                _ShowProgress(name),
+            ],
         )
     except InputError:
         raise

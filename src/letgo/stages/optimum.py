@@ -30,7 +30,7 @@ def mean_gradient(run: Run, model: Any, weights: Weights) -> dict[str, Tensor]:
     Raises:
         InputError: an example's loss is not a finite number, and such are not to be left out.
     """
-    settings, training = run.config.run, run.config.training
+    settings, training = run.settings, run.training
     tokenizer = load_base_tokenizer(run.config)
     rows = learning_rows(run.config, tokenizer, run.learn, model.config)
     rows = sample(rows, settings.fisher_examples, training.seed)

@@ -11,7 +11,8 @@ from letgo.run.config import Config
 from letgo.run.folder import is_run
 from letgo.run.inputs import Run, open_run
 from letgo.run.provenance import write_config
-from letgo.run.stage import Stage, check, perform
+from letgo.run.stage import Stage, check, run_stage
+from letgo.scoring.scores import SCORES
 from letgo.stages.baseline import baseline
 from letgo.stages.elicit import elicit
 from letgo.stages.evaluate import evaluate
@@ -65,10 +66,10 @@ TELLING = {
 
 def stages(run: Run) -> list[Stage]:
     """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
-    config, settings, training = run.config, run.config.run, run.config.training
+    config, settings, training = run.config, run.settings, run.training
     base = {
         "model": models.fingerprint(settings.model, training.trust_remote_code),
-        **cfg.changed_from_default(config.model, {"model_name_or_path"}),
+        **cfg.changed_from_default(config.adapter, {"model_name_or_path"}),
         "chat_template": text_fingerprint(run.chat_template or ""),
         "eos_token": training.eos_token,
         "model_init_kwargs": training.model_init_kwargs,
@@ -96,7 +97,7 @@ def stages(run: Run) -> list[Stage]:
         "tokens_per_batch": settings.tokens_per_batch,
     }
     scored = {**elicited, **informed, "score": settings.score}
-    if settings.score == "fisher_distance":
+    if SCORES[settings.score].uses_alpha:
         scored["alpha"] = training.alpha
     selected = {**scored, "forget_fraction": training.forget_fraction}
     if settings.selection != "top":
@@ -144,7 +145,7 @@ def execute(config: Config, only: str | None = None) -> Run:
     wanted = line[:last] if only is None else line[last - 1 : last]
     if only == "evaluate":
         wanted = line[last - 2 : last]  # what it compares with is asked if it has not been
-    check(run.folder, [s for s in line[:last] if not (config.run.overwrite and s in wanted)])
+    check(run.folder, [s for s in line[:last] if not (config.settings.overwrite and s in wanted)])
     own = run.folder / "config.yaml"
     if own.exists() and not is_run(run.folder):
         raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
@@ -152,7 +153,7 @@ def execute(config: Config, only: str | None = None) -> Run:
     if processes.is_first():
         write_config(run, line[0].inputs["model"])
     for stage in wanted:
-        perform(run, stage)
+        run_stage(run, stage)
     return run
 
 

@@ -20,7 +20,7 @@ def probe(run: Run, scratch: Path) -> None:
     the first N steps of it; `lora` an adapter on all linear layers at ten times the learning rate;
     `gradient` the mean learning gradient at the base model alone.
     """
-    settings = run.config.run
+    settings = run.settings
     if settings.optimum == "gradient":
         (scratch / "probe").mkdir(exist_ok=True)
         model = load_base(run.config)
@@ -29,7 +29,7 @@ def probe(run: Run, scratch: Path) -> None:
             {n: g.cpu() for n, g in gradient.items()}, scratch / "probe" / "gradient.safetensors"
         )
         return
-    training, adapter = copy.deepcopy(run.config.training), None
+    training, adapter = copy.deepcopy(run.training), None
     if settings.optimum.startswith("steps:"):
         training.max_steps = int(settings.optimum.removeprefix("steps:"))
     if settings.optimum == "lora":

@@ -18,11 +18,11 @@ from letgo.models.inference import autocast, example_losses, pad_rows
 from letgo.progress import log
 from letgo.run.base import load_base, load_base_tokenizer, load_trained
 from letgo.run.inputs import Run
-from letgo.run.stage import in_chunks, need
+from letgo.run.stage import in_chunks, require
 from letgo.scoring.fisher import Information, load
 from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, fisher_norms, gradient_products, plain_norms
-from letgo.scoring.scores import PRODUCT_OF, SCORES, Task
+from letgo.scoring.scores import SCORES, LearningStats
 from letgo.scoring.weights import Weights, keep_in_bfloat16, scored_weights
 from letgo.stages.optimum import learning_gradient, way
 
@@ -55,11 +55,11 @@ def score(run: Run, scratch: Path) -> None:
         InputError: files of another model, an optimum that is the base model, or numbers that are
             not finite.
     """
-    settings, training = run.config.run, run.config.training
-    texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
+    settings, training = run.settings, run.training
+    texts = pq.read_table(require(run, "self_knowledge.parquet", "elicit")).to_pylist()
     rows, bf16 = generated_rows(texts), bool(training.bf16)
     tokenizer = load_base_tokenizer(run.config)
-    file, probe = need(run, "fisher.safetensors", "fisher"), need(run, "probe", "probe")
+    file, probe = require(run, "fisher.safetensors", "fisher"), require(run, "probe", "probe")
     base = load_base(run.config)
     weights = scored_weights(base)
     fisher = load(
@@ -86,7 +86,7 @@ def score(run: Run, scratch: Path) -> None:
         # JSON has no undefined numbers: what is missing is one.
         return [*measured, *({"index": i} for i in left_out), {"index": -1, "shares": part}]
 
-    of = PRODUCT_OF.get(settings.score, "")
+    of = SCORES[settings.score].direction or ""
     measured, shares = {}, Counter[str]()
     for row in in_chunks("score", scratch, batches, measure):
         shares.update(row.pop("shares", {}))
@@ -102,7 +102,7 @@ def score(run: Run, scratch: Path) -> None:
     notes = {name: repr(getattr(task, name)) for name in ("constant", "length", "learning")}
     if shares:
         notes["shares"] = json.dumps(shares)
-    if settings.score == "fisher_distance":
+    if SCORES[settings.score].uses_alpha:
         notes["alpha"] = "auto" if task.alpha is None else repr(task.alpha)
     if not processes.is_first():
         return
@@ -112,15 +112,15 @@ def score(run: Run, scratch: Path) -> None:
 
 def prepare(
     run: Run, probe: Path, base: Any, weights: Weights, fisher: dict[str, Information]
-) -> tuple[Weights, dict[str, Product], Task]:
+) -> tuple[Weights, dict[str, Product], LearningStats]:
     """What the texts are multiplied with, and the numbers that are the same for all of them."""
     delta = way(run.config, probe, base, weights, fisher)
-    if run.config.model.use_peft:  # the score lives in the weights that the adapter can move
+    if run.adapter.use_peft:  # the score lives in the weights that the adapter can move
         weights = weights.restricted({name for name, d in delta.items() if d.any()})
     weighted = {name: fisher[name].times(delta[name]) for name in weights.shapes}
     constant = sum(float((weighted[n] * delta[n]).sum()) for n in weights.shapes)
     length = sum(float((delta[n] ** 2).sum()) for n in weights.shapes)
-    bf16 = bool(run.config.training.bf16)
+    bf16 = bool(run.training.bf16)
     if bf16:
         keep_in_bfloat16(weights)  # from here on the model is only looked at
     learned = learning_gradient(run, probe, base, weights)
@@ -136,9 +136,9 @@ def prepare(
         "quadratic": fisher_norms(fisher),
         "norm": plain_norms,
     }
-    alpha = run.config.training.alpha or "auto"
+    alpha = run.training.alpha or "auto"
     step = None if alpha == "auto" else float(alpha)
-    return weights, wanted, Task(constant, length, learning, step)
+    return weights, wanted, LearningStats(constant, length, learning, step)
 
 
 def _losses_after(
@@ -146,13 +146,14 @@ def _losses_after(
 ) -> dict[int, float]:
     """Mean NLL of the texts at the optimum; none where the optimum is only a gradient."""
     if (probe / "gradient.safetensors").exists():
-        if run.config.run.score == "interference":
+        if "loss_probe" in SCORES[run.settings.score].needs:
             raise InputError(
-                "--score interference needs an optimum to be at, not --optimum gradient"
+                f"--score {run.settings.score} needs the losses of a fine-tuned model; choose "
+                f"another --optimum than gradient"
             )
         return {}
     trained = load_trained(run.config, probe)
-    bf16 = bool(run.config.training.bf16)
+    bf16 = bool(run.training.bf16)
 
     def losses(batch: list[int]) -> list[dict[str, Any]]:
         with torch.inference_mode(), autocast(bf16):
@@ -164,7 +165,7 @@ def _losses_after(
 
 
 def _row(
-    text: dict[str, Any], found: dict[str, float], after: float, task: Task, name: str
+    text: dict[str, Any], found: dict[str, float], after: float, task: LearningStats, name: str
 ) -> dict[str, Any]:
     products = ("linear", "quadratic", "inner", "learning", "norm")
     loss = found.get("loss", math.nan)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from letgo.progress import log
 from letgo.run import decisions
 from letgo.run.inputs import Run
-from letgo.run.stage import need
+from letgo.run.stage import require
 
 
 def select(run: Run, scratch: Path) -> None:
@@ -16,12 +16,12 @@ def select(run: Run, scratch: Path) -> None:
     As controls, `--selection bottom` takes as many from the other end, `random` any by `--seed`.
     What people have decided in `letgo review` stands.
     """
-    which, seed = run.config.run.selection, run.config.training.seed
-    scores = pq.read_table(need(run, "scores.parquet", "score"), columns=["id", "confidence"])
+    which, seed = run.settings.selection, run.training.seed
+    scores = pq.read_table(require(run, "scores.parquet", "score"), columns=["id", "confidence"])
     ids, confidence = scores["id"].to_pylist(), scores["confidence"].to_pylist()
     decided = decisions.read(run.folder)
     ranking = decisions.order(ids, confidence, which, seed)
-    fraction = run.config.training.forget_fraction
+    fraction = run.training.forget_fraction
     table = decisions.selection(ids, ranking, fraction, which, decided)
     pq.write_table(table, scratch / "selection.parquet")
     if decided.fingerprint:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from letgo.errors import InputError
 from letgo.run import decisions
 from letgo.run.inputs import Run
-from letgo.run.stage import need
+from letgo.run.stage import require
 from letgo.stages.fit import fit
 
 
@@ -20,9 +20,9 @@ def train(run: Run, scratch: Path) -> None:
     Raises:
         InputError: `selection.parquet` lacks a decision.
     """
-    texts = pq.read_table(need(run, "self_knowledge.parquet", "elicit")).to_pylist()
+    texts = pq.read_table(require(run, "self_knowledge.parquet", "elicit")).to_pylist()
     scores, chosen = (
-        pq.read_table(need(run, file, stage))
+        pq.read_table(require(run, file, stage))
         for file, stage in (("scores.parquet", "score"), ("selection.parquet", "select"))
     )
     decided = decisions.read(run.folder)
@@ -32,13 +32,13 @@ def train(run: Run, scratch: Path) -> None:
             f"`letgo review {run.folder}` writes it anew"
         )
     if decided.fraction is not None:
-        training = copy.copy(run.config.training)
+        training = copy.copy(run.training)
         training.forget_fraction = decided.fraction
         run = replace(run, config=run.config._replace(training=training))
     score_of, selection = (
         {row["id"]: row for row in table.to_pylist()} for table in (scores, chosen)
     )
-    rescoring = run.config.training.rescore_interval != 0
+    rescoring = run.training.rescore_interval != 0
     forget = [
         {
             **{

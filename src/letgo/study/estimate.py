@@ -55,7 +55,7 @@ def estimate(study: Study, todo: Sequence[Cell], jobs: int) -> Cost:
     for forget in {c.forget for c in todo}:
         run = next(r for (_, name), r in runs.items() if name == forget)
         texts = sum(map(len, run.forget.values()))
-        total += token * texts * run.config.run.max_new_tokens
+        total += token * texts * run.settings.max_new_tokens
     for cell in {c.task: c for c in todo}.values():
         run = runs[cell.task, cell.forget]
         train = step * _examples(run.config, len(run.learn))

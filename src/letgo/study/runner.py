@@ -18,7 +18,7 @@ import yaml
 
 from letgo.errors import first_line
 from letgo.progress import Progress, log
-from letgo.report.curves import follow
+from letgo.report.curves import read_curves
 from letgo.run.folder import read_config, read_json, read_log, write_json
 from letgo.study.plan import Cell, Study
 
@@ -63,7 +63,7 @@ def keep_answers(root: Path, cell: Cell) -> None:
         "sft": read_log(folder / "probe" / "train_log.jsonl"),
         "method": read_log(folder / "train_log.jsonl"),
     }
-    curves = {name: follow(lines).learning for name, lines in logs.items()}
+    curves = {name: read_curves(lines).learning for name, lines in logs.items()}
     names = (
         "step",
         "unlearn/helpful",

@@ -11,7 +11,7 @@ from letgo.unlearning.guards import risen, watch_learning
 from letgo.unlearning.schedule import factor
 
 
-class Steps(TrainerCallback):
+class UnlearningCallback(TrainerCallback):
     """Tells the dose what comes, takes in what came, and counts epochs in learning steps."""
 
     def __init__(self, trainer: Any):
@@ -28,13 +28,13 @@ class Steps(TrainerCallback):
         Not right before the optimizer's step: DeepSpeed steps within the last backward pass.
         """
         trainer = self.trainer
-        self.paused = risen(trainer.memory, args.unlearning_max_rise)
+        self.paused = risen(trainer.tracker, args.unlearning_max_rise)
         done, count = trainer.kinds[: state.global_step].count(True), trainer.kinds.count(True)
         schedule = args.unlearning_schedule
         trainer.part = 0.0 if self.paused or not count else factor(schedule, done, count)
         strength = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        trainer.dose.prepare(
-            trainer.memory,
+        trainer.step_size.prepare(
+            trainer.tracker,
             trainer.unlearning_now,
             trainer.part * strength,
             self._unlearning_at(state.global_step + 1),
@@ -49,24 +49,24 @@ class Steps(TrainerCallback):
         unlearned = trainer.kinds[state.global_step - 1]
         if unlearned:
             weight = trainer.loss_weight or 1.0
-            if self.paused and not trainer.memory.acted["paused"]:
+            if self.paused and not trainer.tracker.acted["paused"]:
                 log.warning(
                     "the learning loss has risen more than --unlearning_max_rise %g above "
                     "its low: unlearning pauses until it is back",
                     args.unlearning_max_rise,
                 )
-            trainer.figures.step(
-                trainer.memory,
+            trainer.metrics.step(
+                trainer.tracker,
                 accelerator.reduce,
                 accelerator.device,
                 trainer.norm / weight,
-                trainer.dose.strength,
+                trainer.step_size.strength,
                 trainer.clipped,
                 self.paused,
             )
         else:
             loss = torch.tensor(trainer.learning_loss, device=accelerator.device)
-            watch_learning(trainer.memory, float(accelerator.reduce(loss, "mean")))
+            watch_learning(trainer.tracker, float(accelerator.reduce(loss, "mean")))
         trainer.learning_loss = 0.0
         learned = trainer.kinds[: state.global_step].count(False)
         state.epoch = learned / trainer.steps_per_epoch
@@ -77,7 +77,7 @@ class Steps(TrainerCallback):
             control.should_evaluate |= args.eval_strategy == "epoch"
         # An adaptive unlearning step needs the gradient of the learning step before it, which no
         # checkpoint holds: a checkpoint between the two is written after both.
-        between = trainer.dose.adaptive and self._unlearning_at(state.global_step)
+        between = trainer.step_size.adaptive and self._unlearning_at(state.global_step)
         late, self.late = self.late, control.should_save and between
         control.should_save = (control.should_save or late) and not between
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from letgo.unlearning.losses import Texts
-from letgo.unlearning.tracker import Memory
+from letgo.unlearning.tracker import Tracker
 
 
 class Diverged(RuntimeError):
@@ -26,16 +26,18 @@ _BEFORE_JUDGING = 5
 _SMOOTHING = 0.8
 
 
-def watch_learning(memory: Memory, loss: float) -> None:
+def watch_learning(tracker: Tracker, loss: float) -> None:
     """Take the loss of one learning step into the smoothed loss and its low."""
-    memory.loss.add(loss, _SMOOTHING)
-    if memory.loss.count >= _BEFORE_JUDGING:
-        memory.lowest_loss = min(memory.lowest_loss, memory.loss.value)
+    tracker.loss.add(loss, _SMOOTHING)
+    if tracker.loss.count >= _BEFORE_JUDGING:
+        tracker.lowest_loss = min(tracker.lowest_loss, tracker.loss.value)
 
 
-def risen(memory: Memory, bound: float) -> bool:
+def risen(tracker: Tracker, bound: float) -> bool:
     """Whether the smoothed learning loss lies more than `bound` nats above its low."""
-    return memory.loss.count >= _BEFORE_JUDGING and memory.loss.value > memory.lowest_loss + bound
+    return (
+        tracker.loss.count >= _BEFORE_JUDGING and tracker.loss.value > tracker.lowest_loss + bound
+    )
 
 
 LEARNING_REMEDY = "lower --learning_rate"

@@ -7,10 +7,10 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from letgo.unlearning.tracker import Memory
+from letgo.unlearning.tracker import Tracker
 
 
-class Figures:
+class Metrics:
     """Gathers what micro-batches and steps report, and what it comes to since the last log."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Figures:
 
     def step(
         self,
-        memory: Memory,
+        tracker: Tracker,
         reduce: Callable[[Tensor], Tensor],
         device: torch.device,
         norm: float,
@@ -54,7 +54,7 @@ class Figures:
         """Close an unlearning step.
 
         Args:
-            memory: counts the guards' acts.
+            tracker: counts the guards' acts.
             reduce: sums a tensor over all processes.
             device: where it reduces.
             norm: of the unlearning gradient before clipping.
@@ -66,14 +66,14 @@ class Figures:
         self._step = [0.0] * 4
         acted = {"skipped": int(skipped), "clipped": int(clipped), "paused": int(paused)}
         for name, count in acted.items():
-            memory.acted[name] += count
+            tracker.acted[name] += count
         figures = {
             "loss": loss,
             "nll": nll,
             "texts": texts,
             "grad_norm": norm,
             "strength": strength,
-            "update": strength * memory.update.value,
+            "update": strength * tracker.update.value,
             "steps": 1,
             **acted,
         }

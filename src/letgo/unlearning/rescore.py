@@ -65,7 +65,7 @@ class Rescore(TrainerCallback):
         # steps 1, 2, 4, 8, ..., which costs little in a long run and is often in a short one.
         count = done.count(True) + 1
         power_of_2 = count & (count - 1) == 0
-        return coming[0] and power_of_2 and (count == 1 or not self.trainer.memory.pool)
+        return coming[0] and power_of_2 and (count == 1 or not self.trainer.tracker.pool)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score a sample; those of its top fraction that help are unlearned from now on.
@@ -88,8 +88,8 @@ class Rescore(TrainerCallback):
         # Ascent on a text with a score below 0 would raise the learning loss.
         scored = dict(zip(places, scores, strict=True))
         helpful = sorted(place for place in chosen if scored[place] > 0)
-        trainer.memory.pool = sorted({*helpful, *self.forced})
-        trainer.figures.rescored(scores, [scored[place] for place in helpful], self.learning_norm)
+        trainer.tracker.pool = sorted({*helpful, *self.forced})
+        trainer.metrics.rescored(scores, [scored[place] for place in helpful], self.learning_norm)
 
     def batches(self, count: int) -> list[list[dict[str, Any]]]:
         """Rows of this process's micro-batches of the unlearning step under way.
@@ -98,7 +98,7 @@ class Rescore(TrainerCallback):
             count: how many micro-batches; one without texts is empty.
         """
         trainer, args = self.trainer, self.trainer.args
-        pool = trainer.memory.pool
+        pool = trainer.tracker.pool
         draw = random.Random(f"{args.seed} unlearn {trainer.state.global_step}")
         order = draw.sample(pool, min(trainer.forgotten_per_step, len(pool)))
         size = args.per_device_train_batch_size

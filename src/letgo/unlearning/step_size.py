@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from letgo.errors import InputError
-from letgo.unlearning.tracker import Memory
+from letgo.unlearning.tracker import Tracker
 
 # The length of a learning update is measured on so many of the weights, not on a copy of all.
 _MEASURED, _LINE = 1 << 17, 16
 RECENT = 0.9
 
 
-class Dose:
+class StepSize:
     """Sizes the unlearning updates of an optimizer.
 
     With `separate` state an unlearning step is plain gradient descent on the unlearning loss (SGD)
@@ -46,7 +46,7 @@ class Dose:
         reduce: Callable[[Tensor], Tensor],
     ):
         self.separate, self.rate, self.adaptive, self.reduce = separate, rate, adaptive, reduce
-        self.memory, self.unlearning, self.asked, self.strength = Memory(), False, 0.0, 0.0
+        self.tracker, self.unlearning, self.asked, self.strength = Tracker(), False, 0.0, 0.0
         self._before_update: list[Tensor] = []
         self._learning: list[Tensor | None] = []  # gradients of the learning step before this one
         self._rates: list[Any] = []  # of the optimizer's groups, where they stand aside for a step
@@ -57,7 +57,7 @@ class Dose:
         optimizer.register_step_post_hook(self._after)
 
     def prepare(
-        self, memory: Memory, unlearning: bool, asked: float, unlearning_next: bool = False
+        self, tracker: Tracker, unlearning: bool, asked: float, unlearning_next: bool = False
     ) -> None:
         """Say what the next step is.
 
@@ -67,7 +67,7 @@ class Dose:
             asked: its strength before what the gradient says of it; 0 to leave it out.
             unlearning_next: the kind of the step after it.
         """
-        self.memory, self.unlearning, self.asked = memory, unlearning, asked
+        self.tracker, self.unlearning, self.asked = tracker, unlearning, asked
         self._unlearning_next = unlearning_next
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class Dose:
 
     def _scale(self, optimizer: torch.optim.Optimizer, norm: float) -> None:
         """Give the gradient the norm with which it is to go through the optimizer."""
-        learning = self.memory.learning_norm.value or norm
+        learning = self.tracker.learning_norm.value or norm
         if self.rate is None:
             self.strength = self._fraction(optimizer, norm)
             for parameter in _trained(optimizer):
@@ -120,19 +120,19 @@ class Dose:
 
         Before the first learning step a schedule that warms up stands at 0; its peak counts then.
         """
-        return group["lr"] if self.memory.learning_norm.count else _peak(group)
+        return group["lr"] if self.tracker.learning_norm.count else _peak(group)
 
     def _fraction(self, optimizer: torch.optim.Optimizer, norm: float) -> float:
         """The strength of this step, from its gradient's norm."""
         # Losses that saturate fade: a gradient smaller than they were makes a smaller update.
-        self.memory.unlearning_norm.add(norm)
-        strength = self.asked * min(1.0, norm / self.memory.unlearning_norm.value)
+        self.tracker.unlearning_norm.add(norm)
+        strength = self.asked * min(1.0, norm / self.tracker.unlearning_norm.value)
         return strength * max(0.0, self._agreement(optimizer)) if self.adaptive else strength
 
     def _update_length(self, optimizer: torch.optim.Optimizer) -> float:
         """Norm of a recent learning update; before the first, of AdamW's under pure noise."""
-        if self.memory.update.count:
-            return self.memory.update.value
+        if self.tracker.update.count:
+            return self.tracker.update.value
         group = optimizer.param_groups[0]
         if "betas" not in group:
             raise InputError(
@@ -177,7 +177,7 @@ class Dose:
             moved = now.float() - before.float()
             squares.append(_product(moved, moved) * stands_for)
         self._before_update = []
-        self.memory.update.add(math.sqrt(self._sum(squares)), RECENT)
+        self.tracker.update.add(math.sqrt(self._sum(squares)), RECENT)
 
     def _sum(self, values: Iterable[Tensor]) -> float:
         return float(self.reduce(torch.stack([value.float() for value in values]).sum()))

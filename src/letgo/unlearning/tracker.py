@@ -25,7 +25,7 @@ class RunningMean:
         return self.total / self.weight if self.weight else 0.0
 
 
-class Memory(TrainerCallback, ExportableState):
+class Tracker(TrainerCallback, ExportableState):
     """Norms and losses seen so far, so that a resumed run goes on as if never interrupted.
 
     Attributes:

@@ -18,20 +18,20 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from letgo.errors import InputError
-from letgo.unlearning.callback import Steps
+from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
 from letgo.unlearning.guards import LEARNING_REMEDY, below_ceiling, check_norm, require_finite
 from letgo.unlearning.losses import LOSSES, UNBOUNDED, Texts
-from letgo.unlearning.metrics import Figures, learning_figures
+from letgo.unlearning.metrics import Metrics, learning_figures
 from letgo.unlearning.model_card import CITATION, section
 from letgo.unlearning.regularizers import penalty, shares
 from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.schedule import of_learning_steps, plan
-from letgo.unlearning.step_size import RECENT, Dose
+from letgo.unlearning.step_size import RECENT, StepSize
 from letgo.unlearning.stream import MixedBatches, MixedRows, labels_in, mixed_loader, step_stream
 from letgo.unlearning.texts import prepare
-from letgo.unlearning.tracker import Memory
+from letgo.unlearning.tracker import Tracker
 
 
 class LWFTrainer(SFTTrainer):
@@ -69,7 +69,7 @@ class LWFTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.kinds: list[bool] = []  # of every optimizer step, True for unlearning
         self.forget_dataset: Dataset | None = None
-        self.figures, self._penalty = Figures(), None
+        self.metrics, self._penalty = Metrics(), None
         self.logged_step, self.learning_loss = 0, 0.0
         self.part = 1.0  # of its full strength that the step under way is to have
         self._sized: torch.optim.Optimizer | None = None
@@ -101,8 +101,8 @@ class LWFTrainer(SFTTrainer):
         self.rescore = rescoring(self, known, self._sharded)
         # The trainer clips only where there is a bound; the one for unlearning is always there.
         args.max_grad_norm = args.max_grad_norm or math.inf
-        self.add_callback(Memory())
-        self.add_callback(Steps(self))
+        self.add_callback(Tracker())
+        self.add_callback(UnlearningCallback(self))
         if self.rescore:
             self.add_callback(self.rescore)
 
@@ -118,10 +118,10 @@ class LWFTrainer(SFTTrainer):
             self.completion_only_loss = learning
 
     @property
-    def memory(self) -> Memory:
+    def tracker(self) -> Tracker:
         """Norms and losses so far; a checkpoint replaces the object."""
         callbacks = self.callback_handler.callbacks
-        return next(callback for callback in callbacks if isinstance(callback, Memory))
+        return next(callback for callback in callbacks if isinstance(callback, Tracker))
 
     @property
     def unlearning_now(self) -> bool:
@@ -136,7 +136,7 @@ class LWFTrainer(SFTTrainer):
     @property
     def _texts_in_step(self) -> int:
         """How many texts the unlearning step under way takes, in all processes together."""
-        pool = self.memory.pool if self.rescore else None
+        pool = self.tracker.pool if self.rescore else None
         known = self.forgotten_per_step if pool is None else len(pool)
         return min(self.forgotten_per_step, max(1, known))  # a share of no texts is one of nothing
 
@@ -180,7 +180,7 @@ class LWFTrainer(SFTTrainer):
 
         Chosen here, not in the stream: its data loader reads ahead.
         """
-        if self.rescore and self.unlearning_now and self.memory.pool is not None:
+        if self.rescore and self.unlearning_now and self.tracker.pool is not None:
             given = list(islice(epoch_iterator, num_batches))  # what the stream had planned
             texts = self.rescore.batches(len(given))
             epoch_iterator = iter([self._collate(rows or [self._rows.nothing]) for rows in texts])
@@ -207,20 +207,20 @@ class LWFTrainer(SFTTrainer):
         return tuple(values)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """TRL's optimizer; its unlearning steps are sized by `Dose`."""
+        """TRL's optimizer; its unlearning steps are sized by `StepSize`."""
         optimizer = super().create_optimizer(*args, **kwargs)
         bare = getattr(optimizer, "optimizer", optimizer)  # a second train() finds it wrapped
         if self.forget_dataset is not None and bare is not self._sized:
             settings = self.args
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
             adaptive = settings.unlearning_schedule == "adaptive"
-            self.dose = Dose(
+            self.step_size = StepSize(
                 settings.unlearning_state == "separate",
                 settings.unlearning_weight,
                 adaptive,
                 reduce,
             )
-            self.dose.attach(bare)
+            self.step_size.attach(bare)
             self._sized = bare
         return optimizer
 
@@ -277,7 +277,7 @@ class LWFTrainer(SFTTrainer):
             kept = texts.rows(below_ceiling(texts, args.unlearning_ceiling))
         loss = self.loss_weight * LOSSES[args.unlearning_loss](kept, args.unlearning_beta)
         skipped = len(texts.learning) - len(kept.learning)
-        self.figures.micro_batch(loss.item() / processes, nll, skipped)
+        self.metrics.micro_batch(loss.item() / processes, nll, skipped)
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -304,11 +304,11 @@ class LWFTrainer(SFTTrainer):
         if self.unlearning_now and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             # Its optimizer sees one group of weights at a time, and no norm of them all.
             now = min(self.norm, bound)
-            self.dose.strength = now / (self.memory.learning_norm.value or now or 1.0)
+            self.step_size.strength = now / (self.tracker.learning_norm.value or now or 1.0)
         if self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step by itself
             check_norm(self.norm, self.unlearning_now, self.state.global_step)
         if not self.unlearning_now:
-            self.memory.learning_norm.add(min(self.norm, bound), RECENT)
+            self.tracker.learning_norm.add(min(self.norm, bound), RECENT)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -317,7 +317,7 @@ class LWFTrainer(SFTTrainer):
             done = self.kinds[: self.state.global_step]
             learning_figures(logs, done[self.logged_step :])
             self.logged_step = len(done)
-            if figures := self.figures.drain():
+            if figures := self.metrics.drain():
                 logs |= {**figures, "unlearn/steps": done.count(True)}
         super().log(logs, start_time)
 
@@ -336,6 +336,6 @@ class LWFTrainer(SFTTrainer):
         if self.forget_dataset is None or not self.is_world_process_zero() or not card.exists():
             return
         steps = self.kinds[: self.state.global_step].count(True)
-        text = section(self.args, self.chosen.describe(), steps, self.memory.acted)
+        text = section(self.args, self.chosen.describe(), steps, self.tracker.acted)
         with card.open("a", encoding="utf-8") as file:
             file.write(text)
