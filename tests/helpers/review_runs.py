@@ -90,9 +90,9 @@ def write_texts(
     pq.write_table(pa.Table.from_pylist(texts, SCHEMA), folder / "self_knowledge.parquet")
     pq.write_table(pa.Table.from_pylist(scores, scoring.SCHEMA), folder / "scores.parquet")
     ids, values = [row["id"] for row in scores], [row["confidence"] for row in scores]
-    ranking = decisions.order(ids, values, "top", 0)
+    ranking = decisions.rank(ids, values, "top", 0)
     nothing = decisions.Decisions({}, None)
-    table = decisions.selection(ids, ranking, fraction, "top", nothing)
+    table = decisions.selection_table(ids, ranking, fraction, "top", nothing)
     pq.write_table(table, folder / "selection.parquet")
     if not (folder / "config.yaml").exists():
         settings = {"forget_fraction": fraction, "seed": 0, "provenance": {}}

@@ -95,7 +95,7 @@ from letgo.review import session
 review = session.Review(Path(sys.argv[1]))
 review.decide("exclude", review.order[:10], "ten")
 if sys.argv[2] == "half a line":
-    decisions.line_of = lambda act: '{"at": "2026", "act": "excl'
+    decisions.to_line = lambda act: '{"at": "2026", "act": "excl'
 session.pq.write_table = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 session.Review._follow = {"half a line": lambda _: os.kill(os.getpid(), signal.SIGKILL)}.get(
     sys.argv[2], session.Review._follow)
@@ -113,7 +113,7 @@ def test_killed_while_it_saves(run, place, left_out):
     assert not review.read_only
     assert len(selected(run)) == 100 - left_out
     review.decide(decisions.EXCLUDE, review.order[60:61], "one more")
-    assert len(decisions.acts(run)) == (2 if left_out == 10 else 3)
+    assert len(decisions.read_actions(run)) == (2 if left_out == 10 else 3)
 
 
 def test_one_review_decides_and_others_look_on(run):
@@ -156,12 +156,12 @@ def test_texts_without_a_score_cannot_be_forced(run):
     with pytest.raises(InputError, match="no text to decide on"):
         review.decide(decisions.INCLUDE, [5], "odd")
     review.decide(decisions.INCLUDE, [4, 5], "one of two")
-    assert decisions.acts(run)[0].ids == [review.ids[4]]
+    assert decisions.read_actions(run)[0].ids == [review.ids[4]]
 
 
 def test_a_journal_of_something_else_is_refused(run):
     (run / "review.jsonl").write_text('{"at": "x", "act": "exclude"}\nmine\n')
-    with pytest.raises(InputError, match=r"review.jsonl line 2 is no decision of letgo's"):
+    with pytest.raises(InputError, match=r"review.jsonl line 2 is not a valid review entry"):
         Review(run)
 
 
@@ -222,8 +222,8 @@ def test_selecting_again_keeps_what_people_decided(chosen, tmp_path):
     review.decide(decisions.INCLUDE, review.order[-2:], "forget two")
     review.close()
     with (out / "review.jsonl").open("a") as journal:
-        gone = decisions.Act("2026-01-01T00:00:00Z", decisions.EXCLUDE, ["gone:1"], None, "gone")
-        journal.write(decisions.line_of(gone))
+        gone = decisions.Action("2026-01-01T00:00:00Z", decisions.EXCLUDE, ["gone:1"], None, "gone")
+        journal.write(decisions.to_line(gone))
     words = ["--output_dir", out, "--forget_fraction", 0.2, "--overwrite"]
     status, _, error = letgo("select", *words)
     assert status == 0, error
@@ -237,8 +237,8 @@ def test_selecting_again_keeps_what_people_decided(chosen, tmp_path):
 def test_a_decision_that_the_selection_lacks_is_named(chosen, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(chosen, out)
-    act = decisions.Act("2026-01-01T00:00:00Z", decisions.EXCLUDE, ["talk:1"], None, "unseen")
-    (out / "review.jsonl").write_text(decisions.line_of(act))
+    act = decisions.Action("2026-01-01T00:00:00Z", decisions.EXCLUDE, ["talk:1"], None, "unseen")
+    (out / "review.jsonl").write_text(decisions.to_line(act))
     status, _, error = letgo("train", "--output_dir", out)
     assert status == 2
     assert "selection.parquet lacks the last decision of review.jsonl" in error

@@ -249,7 +249,7 @@ def test_the_threshold_follows_keys(tmp_path, serve, browser):
     slider.press("Tab")  # a third is shown as 33.3 %; touching it is no decision
     page.locator("#words input, #words textarea").first.fill("question 1 of")
     sync_api.expect(page.locator("#scope")).to_contain_text("1 texts")
-    assert decisions.acts(out) == []
+    assert decisions.read_actions(out) == []
 
 
 def test_two_reviews_in_one_browser_and_a_second_one_of_a_run(tmp_path, serve, browser):

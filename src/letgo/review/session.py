@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from letgo.errors import InputError
 from letgo.review.texts import FILES, open_texts
 from letgo.run import decisions
-from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Act
+from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Action
 from letgo.run.folder import read_config
 from letgo.scoring.scores import top_count
 
@@ -55,7 +55,7 @@ class Review:
             self.texts = open_texts(self.folder)
             self.ids, self.order = self.texts.ids, self.texts.order()
             self.places = {name: place for place, name in enumerate(self.ids)}
-            self.acts = decisions.acts(self.folder)
+            self.acts = decisions.read_actions(self.folder)
             self._follow()
             self.before = self.selected
 
@@ -95,7 +95,7 @@ class Review:
     def _follow(self) -> None:
         """Bring what is chosen up to the acts, in memory and in `selection.parquet`."""
         self.decided = decisions.combine(self.acts)
-        table = decisions.selection(
+        table = decisions.selection_table(
             self.ids, self.order, self.fraction, self.texts.which, self.decided
         )
         self.selected = np.array(table["selected"])
@@ -151,7 +151,7 @@ class Review:
             rows = [row for row in rows if self.person[row]]
         if not len(rows):
             raise InputError("there is no text to decide on")
-        self._write(Act(decisions.now(), act, [self.ids[row] for row in rows], None, what))
+        self._write(Action(decisions.now(), act, [self.ids[row] for row in rows], None, what))
 
     def move(self, fraction: float) -> None:
         """Let the score choose another share of the texts, in (0, 1].
@@ -163,7 +163,7 @@ class Review:
             raise InputError(f"the share must be above 0 and at most 1, not {fraction}")
         if fraction != self.fraction:
             what = f"{self.fraction:.1%} -> {fraction:.1%} by the score"
-            self._write(Act(decisions.now(), FRACTION, [], fraction, what))
+            self._write(Action(decisions.now(), FRACTION, [], fraction, what))
 
     def undo(self) -> str:
         """Take the last standing act back; says which it was.
@@ -174,10 +174,10 @@ class Review:
         if not self.acts:
             raise InputError("there is nothing to undo")
         what = self.acts[-1].what
-        self._write(Act(decisions.now(), UNDO, [], None, f"undo: {what}"))
+        self._write(Action(decisions.now(), UNDO, [], None, f"undo: {what}"))
         return what
 
-    def _write(self, act: Act) -> None:
+    def _write(self, act: Action) -> None:
         if self._journal is None:
             raise InputError(f"nothing can be decided here: {self.read_only}")
         with self.turn:
@@ -185,7 +185,7 @@ class Review:
                 self.load()
                 raise InputError("texts, scores or selection were made anew; look at them first")
             self.before = self.selected
-            self._journal.write(decisions.line_of(act).encode())
+            self._journal.write(decisions.to_line(act).encode())
             self._journal.flush()
             os.fsync(self._journal.fileno())
             decisions.add(self.acts, act)

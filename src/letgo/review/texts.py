@@ -64,7 +64,7 @@ class Texts(NamedTuple):
         """Places of the texts in the order in which the score chooses them."""
         confidence = self.table["confidence"].to_pylist()
         seed = int(self.config.get("seed", 42))
-        return decisions.order(self.ids, confidence, self.which, seed)
+        return decisions.rank(self.ids, confidence, self.which, seed)
 
 
 def open_texts(folder: Path) -> Texts:

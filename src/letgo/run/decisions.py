@@ -1,8 +1,7 @@
-"""Which texts are to be forgotten: the score's choice, and what people have decided over it.
+"""People's decisions on which texts are unlearned, and the selection that follows from them.
 
-People's decisions stand in `review.jsonl` in the run folder, a line for each act, and are only ever
-added to: an act that is taken back stays, followed by a line that says so. `selection.parquet`
-follows from the scores and that journal.
+`review.jsonl` in the run folder is a journal of actions, one line each. Lines are only appended: to
+undo an action is an action too. `selection.parquet` is computed from the scores and the journal.
 """
 
 import json
@@ -23,16 +22,17 @@ JOURNAL = "review.jsonl"
 INCLUDE, EXCLUDE, BY_SCORE, FRACTION, UNDO = "include", "exclude", "by score", "fraction", "undo"
 
 
-class Act(NamedTuple):
-    """One line of the journal.
+class Action(NamedTuple):
+    """One line of the journal; the fields are its JSON keys.
 
     Attributes:
-        at: when, ISO 8601 in UTC.
-        act: "include" or "exclude" (whatever the score says), "by score" (a decision withdrawn),
-            "fraction" (another share for the score to choose) or "undo" (of the last standing act).
-        ids: the texts it is about.
-        fraction: the share, in (0, 1].
-        what: the act in words.
+        at: time, ISO 8601 in UTC.
+        act: "include" or "exclude" (overrules the score), "by score" (withdraws such a decision),
+            "fraction" (changes the fraction that the score selects) or "undo" (of the last action
+            not undone yet).
+        ids: texts that the action applies to.
+        fraction: the new fraction, in (0, 1].
+        what: description for people.
     """
 
     at: str
@@ -43,11 +43,11 @@ class Act(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What people have decided and not taken back.
+    """Decisions that are in force.
 
     Attributes:
-        texts: by id, "include" or "exclude" and when.
-        fraction: the share that the score may choose; None where it is still `--forget_fraction`.
+        texts: by text id, "include" or "exclude" and the time of the decision.
+        fraction: fraction of the texts that the score selects; None for `--forget_fraction`.
     """
 
     texts: dict[str, tuple[str, str]]
@@ -55,128 +55,130 @@ class Decisions(NamedTuple):
 
     @property
     def fingerprint(self) -> str | None:
-        """A digest of what was decided, not of when; None if nothing was."""
+        """Hash of the decisions without their times; None if there are none."""
         if not self.texts and self.fraction is None:
             return None
-        said = sorted((name, which) for name, (which, _) in self.texts.items())
-        return text_fingerprint(json.dumps([said, self.fraction]))
+        acts = sorted((name, act) for name, (act, _) in self.texts.items())
+        return text_fingerprint(json.dumps([acts, self.fraction]))
 
 
 def now() -> str:
-    """The time, ISO 8601 in UTC, in seconds."""
+    """The current time, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def line_of(act: Act) -> str:
-    """An act as a line of the journal."""
-    return json.dumps({key: value for key, value in act._asdict().items() if value}) + "\n"
+def to_line(action: Action) -> str:
+    """An action as a line of the journal."""
+    return json.dumps({key: value for key, value in action._asdict().items() if value}) + "\n"
 
 
-def acts(folder: Path) -> list[Act]:
-    """The acts that stand, in their order; one that was not written to its end never happened.
+def read_actions(folder: Path) -> list[Action]:
+    """The actions of a run's journal that were not undone, oldest first.
+
+    An incomplete last line, left by a process that was killed, is ignored.
 
     Raises:
-        InputError: a line that letgo has not written.
+        InputError: a line is not a valid action.
     """
     file = folder / JOURNAL
-    standing: list[Act] = []
+    actions: list[Action] = []
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = {"at": "", "ids": [], "fraction": None, "what": "", **json.loads(line)}
-            act = Act(**row)
+            action = Action(**row)
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"{file} line {number} is no decision of letgo's; repair it, or move the file away "
-                f"to decide anew"
+                f"{file} line {number} is not a valid review entry; fix it, or move the file away "
+                f"to start over"
             ) from error
-        add(standing, act)
-    return standing
+        add(actions, action)
+    return actions
 
 
-def add(standing: list[Act], act: Act) -> None:
-    """Put an act, or the undoing of the last, to those that stand."""
-    if act.act != UNDO:
-        standing.append(act)
-    elif standing:
-        standing.pop()
+def add(actions: list[Action], action: Action) -> None:
+    """Append an action in place; an "undo" removes the last one instead."""
+    if action.act != UNDO:
+        actions.append(action)
+    elif actions:
+        actions.pop()
 
 
-def combine(standing: Sequence[Act]) -> Decisions:
-    """What follows from acts, later ones over earlier ones."""
+def combine(actions: Sequence[Action]) -> Decisions:
+    """The decisions in force after these actions; later ones overrule earlier ones."""
     texts: dict[str, tuple[str, str]] = {}
     fraction = None
-    for act in standing:
-        if act.act == FRACTION:
-            fraction = act.fraction
-        elif act.act == BY_SCORE:
-            for name in act.ids:
+    for action in actions:
+        if action.act == FRACTION:
+            fraction = action.fraction
+        elif action.act == BY_SCORE:
+            for name in action.ids:
                 texts.pop(name, None)
         else:
-            texts.update(dict.fromkeys(act.ids, (act.act, act.at)))
+            texts.update(dict.fromkeys(action.ids, (action.act, action.at)))
     return Decisions(texts, fraction)
 
 
 def read(folder: Path) -> Decisions:
-    """What people have decided about a run; nothing where there is no journal.
+    """The decisions in force for a run; empty if it has no journal.
 
     Raises:
-        InputError: as `acts`.
+        InputError: as in `read_actions`.
     """
-    return combine(acts(folder))
+    return combine(read_actions(folder))
 
 
 def is_current(schema: pa.Schema, decided: Decisions) -> bool:
-    """Whether a `selection.parquet` with this schema was made from these decisions."""
-    mark: bytes = (schema.metadata or {}).get(b"decisions", b"")
-    return mark.decode() == (decided.fingerprint or "")
+    """Whether a `selection.parquet` with this schema was computed from these decisions."""
+    fingerprint: bytes = (schema.metadata or {}).get(b"decisions", b"")
+    return fingerprint.decode() == (decided.fingerprint or "")
 
 
-def order(ids: Sequence[str], confidence: Sequence[float], which: str, seed: int) -> list[int]:
-    """Places of the texts in the order in which the score chooses them, without undefined scores.
+def rank(ids: Sequence[str], confidence: Sequence[float], mode: str, seed: int) -> list[int]:
+    """Indices of the texts in the order of selection; texts without a finite score are left out.
 
     Args:
-        ids: of all texts.
-        confidence: in the same order.
-        which: "top", or as controls "bottom" or "random" (`--selection`).
-        seed: of the random order.
+        ids: ids of all texts.
+        confidence: their scores, in the same order.
+        mode: "top", or the controls "bottom" and "random" (`--selection`).
+        seed: seed of the random order.
     """
     finite = [i for i, value in enumerate(confidence) if math.isfinite(value)]
     values = [confidence[i] for i in finite]
-    if which == "bottom":
+    if mode == "bottom":
         values = [-value for value in values]
-    elif which == "random":
+    elif mode == "random":
         draw = random.Random(seed)
         values = [draw.random() for _ in values]
     return [finite[i] for i in ranked([ids[i] for i in finite], values)]
 
 
-def selection(
-    ids: Sequence[str], ranking: Sequence[int], fraction: float, which: str, decided: Decisions
+def selection_table(
+    ids: Sequence[str], ranking: Sequence[int], fraction: float, mode: str, decided: Decisions
 ) -> pa.Table:
-    """The content of `selection.parquet`.
+    """The table of `selection.parquet`: `id, selected, reason, decided_by, decided_at`.
 
     Args:
-        ids: of all texts.
-        ranking: from `order`.
-        fraction: share that the score chooses, unless a person has said another.
-        which: as for `order`.
-        decided: what people have decided; texts without a defined score stay out all the same, and
-            decisions on texts that are not there are passed over.
+        ids: ids of all texts.
+        ranking: from `rank`; texts that are not in it are never selected.
+        fraction: fraction of the ranking to select, unless the decisions hold another one.
+        mode: as in `rank`.
+        decided: the decisions; those on texts that are not in `ids` are ignored.
     """
     fraction = fraction if decided.fraction is None else decided.fraction
     count = top_count(fraction, len(ranking))
-    above, below = f"{which} {fraction:.4g}", f"not {which} {fraction:.4g}"
-    if which == "top":
+    above, below = f"{mode} {fraction:.4g}", f"not {mode} {fraction:.4g}"
+    if mode == "top":
         above, below = f"{above} by confidence", f"below the top {fraction:.4g} by confidence"
     selected, reason = [False] * len(ids), ["no finite confidence"] * len(ids)
     by, at = ["score"] * len(ids), cast(list[str | None], [None] * len(ids))
-    for rank, place in enumerate(ranking):
-        selected[place], reason[place] = rank < count, above if rank < count else below
-        if (name := ids[place]) in decided.texts:
-            said, at[place] = decided.texts[name]
-            by[place], reason[place] = "person", f"{said}d by a person"
-            selected[place] = said == INCLUDE
+    for position, index in enumerate(ranking):
+        selected[index] = position < count
+        reason[index] = above if position < count else below
+        if (name := ids[index]) in decided.texts:
+            act, at[index] = decided.texts[name]
+            by[index], reason[index] = "person", f"{act}d by a person"
+            selected[index] = act == INCLUDE
     columns = {
         "id": pa.array(ids, pa.string()),
         "selected": pa.array(selected, pa.bool_()),

@@ -1,4 +1,4 @@
-"""Finished stages kept for other runs with the same inputs (`--shared DIR`)."""
+"""Cache of finished stages, shared by runs with the same inputs (`--shared DIR`)."""
 
 import fcntl
 import hashlib
@@ -12,24 +12,24 @@ from typing import Any
 
 
 def cache_path(shared: str, name: str, inputs: dict[str, Any]) -> Path:
-    """The folder of a stage with these inputs."""
+    """The folder in which a stage with these inputs is cached."""
     text = json.dumps(inputs, sort_keys=True, default=str)
     return Path(shared) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @contextmanager
-def lock(kept: Path) -> Iterator[None]:
-    """One process at a time makes what belongs into `kept`; the lock of a killed one is free."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.with_name(f"{kept.name}.lock").open("w") as lock:
+def lock(cached: Path) -> Iterator[None]:
+    """Let one process at a time fill `cached`; the lock is released if its owner is killed."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with cached.with_name(f"{cached.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file or folder in a second place; files are linked where the disk allows it.
+    """Copy a file or folder to `target`, by hard links where the file system allows them.
 
-    Outputs of stages are replaced, never written into, so that a link stays as it was.
+    Links are safe because stages replace their outputs and never write into an existing file.
     """
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)
@@ -40,24 +40,24 @@ def link(source: Path, target: Path) -> None:
 def _link_file(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one that has no links
+    except OSError:  # on another disk, or links are not supported
         shutil.copy2(source, target)
 
 
-def store(scratch: Path, outputs: tuple[str, ...], kept: Path) -> None:
-    """Put whole outputs into `kept`, which appears whole or not at all."""
-    part = kept.with_name(f"{kept.name}.part")
+def store(scratch: Path, outputs: tuple[str, ...], cached: Path) -> None:
+    """Put a stage's outputs into the cache; `cached` appears complete or not at all."""
+    part = cached.with_name(f"{cached.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     for output in outputs:
         link(scratch / output, part / output)
-    part.rename(kept)
+    part.rename(cached)
 
 
-def restore(kept: Path, outputs: tuple[str, ...], scratch: Path) -> bool:
-    """Bring kept outputs into a scratch folder; says whether there were any."""
-    if not kept.exists():
+def restore(cached: Path, outputs: tuple[str, ...], scratch: Path) -> bool:
+    """Copy cached outputs to a scratch folder; False if the stage is not cached."""
+    if not cached.exists():
         return False
     for output in outputs:
-        link(kept / output, scratch / output)
+        link(cached / output, scratch / output)
     return True

@@ -20,9 +20,9 @@ def select(run: Run, scratch: Path) -> None:
     scores = pq.read_table(require(run, "scores.parquet", "score"), columns=["id", "confidence"])
     ids, confidence = scores["id"].to_pylist(), scores["confidence"].to_pylist()
     decided = decisions.read(run.folder)
-    ranking = decisions.order(ids, confidence, which, seed)
+    ranking = decisions.rank(ids, confidence, which, seed)
     fraction = run.training.forget_fraction
-    table = decisions.selection(ids, ranking, fraction, which, decided)
+    table = decisions.selection_table(ids, ranking, fraction, which, decided)
     pq.write_table(table, scratch / "selection.parquet")
     if decided.fingerprint:
         known = len({*ids} & {*decided.texts})
