@@ -1,4 +1,4 @@
-"""Reading, checking and splitting data, and token ids."""
+"""Reading, checking and splitting data sets, and token ids."""
 
 import json
 import random
@@ -121,9 +121,9 @@ def test_token_ids_of_prompt_and_completion(chat):
     tokenizer = make_tokenizer(chat)
     before = prompt_ids(tokenizer, "what is one")
     prompt, completion = example_ids(tokenizer, "what is one", " two")
-    assert prompt == before  # training shows the prompt as it is asked
-    said = tokenizer.decode(completion)
-    assert said == ("two<|end|>" if chat else " two<|end|>")
+    assert prompt == before  # the same prompt in training and in generation
+    answer = tokenizer.decode(completion)
+    assert answer == ("two<|end|>" if chat else " two<|end|>")
     whole = tokenizer.decode([*prompt, *completion])
     assert whole == (
         "<|user|>what is one<|end|><|assistant|>two<|end|>" if chat else "what is one two<|end|>"

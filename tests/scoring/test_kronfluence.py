@@ -1,6 +1,6 @@
-"""letgo's diagonal Fisher information against kronfluence's (arXiv 2308.03296), another library's.
+"""letgo's diagonal Fisher information against that of the library kronfluence (arXiv 2308.03296).
 
-It comes with the extra `bench`, not with `dev`: without it the test is left out.
+kronfluence is in the extra `bench`, not in `dev`; without it this test is skipped.
 """
 
 import copy
@@ -17,15 +17,15 @@ pytest.importorskip("kronfluence", reason="the extra `bench` (kronfluence) is no
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_diagonal_fisher_is_kronfluences(rows, tied, tmp_path):
+def test_diagonal_fisher_equals_kronfluences(rows, tied, tmp_path):
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments
-    from kronfluence.task import LearningStats
+    from kronfluence.task import Task
 
     model = make_model(tied=tied)
     weights = scored_weights(model)
 
-    class Texts(LearningStats):
+    class Texts(Task):
         def compute_train_loss(self, batch, model, sample=False):
             return example_losses(model, Batch(*batch)).sum()
 
@@ -55,6 +55,6 @@ def test_diagonal_fisher_is_kronfluences(rows, tied, tmp_path):
     ours = estimate("diagonal", model, weights, rows, batches, 1)[0]
     assert set(theirs["lambda_matrix"]) == set(ours)
     for name, matrix in ours.items():
-        # Theirs is a sum over examples, and how many there were.
+        # kronfluence gives the sum over examples and their number.
         mean = theirs["lambda_matrix"][name] / theirs["num_lambda_processed"][name]
         torch.testing.assert_close(matrix.tensors["diagonal"], mean, rtol=1e-4, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The hooks against a batch-of-one autograd loop, on padded, prompt-masked batches."""
+"""Gradient products by hooks against an autograd loop over single examples (padded batches)."""
 
 import pytest
 import torch
@@ -82,12 +82,12 @@ def test_kfac_is_made_of_mean_outer_products(rows, tokens_per_batch):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_norms_and_products_of_every_kind_agree_with_formed_gradients(rows, kind):
-    """`<G, F G>` is the inner product of G with `times(G)`, whatever F is."""
+    """`norms` gives `<G, F G>`, the inner product of G with `times(G)`, for every kind of F."""
     model, probe = make_model(seed=0), make_model(seed=1)
     fisher, delta = fisher_of(probe, rows[:4], kind), delta_between(model, probe)
     batch = pad_rows(rows, 1)
     weights = scored_weights(model)
-    found = gradient_products(model, weights, batch, wanted_products(fisher, delta))
+    result = gradient_products(model, weights, batch, wanted_products(fisher, delta))
     for i, row in enumerate(rows):
         loss, gradients = oracle.gradient_of_one(model, weights.layers, row)
         expected = {
@@ -98,11 +98,11 @@ def test_norms_and_products_of_every_kind_agree_with_formed_gradients(rows, kind
             "norm": sum((g * g).sum() for g in gradients.values()),
         }
         for key, value in expected.items():
-            assert found[key][i].item() == pytest.approx(float(value), rel=2e-4, abs=1e-7), key
+            assert result[key][i].item() == pytest.approx(float(value), rel=2e-4, abs=1e-7), key
 
 
 def test_the_square_comes_before_the_mean(rows):
-    """EasyCL's mistake, the square of the batch's mean gradient, is far off."""
+    """The square of the batch's mean gradient (EasyCL's mistake) is far too small."""
     model = make_model()
     layers = scored_weights(model).layers
     right = fisher_of(model, rows)
@@ -120,17 +120,17 @@ def test_fisher_distance_equals_the_published_formula(rows, alpha):
     fisher, delta = fisher_of(probe, rows[:3]), delta_between(model, probe)
     weights = scored_weights(model)
     constant = sum((f.times(delta[n]) * delta[n]).sum().item() for n, f in fisher.items())
-    found = gradient_products(model, weights, pad_rows(rows, 1), wanted_products(fisher, delta))
+    result = gradient_products(model, weights, pad_rows(rows, 1), wanted_products(fisher, delta))
     theta = {name: layer.weight.detach() for name, layer in scored_weights(probe).layers.items()}
     diagonal = {name: f.tensors["diagonal"] for name, f in fisher.items()}
     for i, row in enumerate(rows):
-        text = {key: value[i].item() for key, value in found.items()}
+        text = {key: value[i].item() for key, value in result.items()}
         fast = SCORES["fisher_distance"](text, LearningStats(constant, 1.0, 1.0, alpha))
         slow = oracle.confidence(model, weights.layers, row, diagonal, theta, alpha)
         assert fast == pytest.approx(slow, rel=1e-4)
 
 
-def test_auto_alpha_is_the_step_as_long_as_the_way_and_free_of_scale():
+def test_auto_alpha_gives_a_step_as_long_as_delta_and_no_scale():
     task = LearningStats(constant=3.0, length=2.0, learning=5.0, alpha=None)
     text = {"linear": 0.7, "quadratic": 0.5, "inner": 0.2, "learning": 0.3, "norm": 4.0}
     alpha = (task.constant / text["quadratic"]) ** 0.5
@@ -161,8 +161,8 @@ def test_products_do_not_depend_on_batch_or_order(rows, size, kind):
         out = {}
         for start in range(0, len(order), size):
             some = order[start : start + size]
-            found = gradient_products(model, weights, pad_rows([rows[i] for i in some], 1), wanted)
-            out.update(zip(some, torch.stack(list(found.values())).T, strict=True))
+            result = gradient_products(model, weights, pad_rows([rows[i] for i in some], 1), wanted)
+            out.update(zip(some, torch.stack(list(result.values())).T, strict=True))
         return torch.stack([out[i] for i in range(len(rows))])
 
     reference = measured(list(range(len(rows))), 3)
@@ -170,21 +170,21 @@ def test_products_do_not_depend_on_batch_or_order(rows, size, kind):
     torch.testing.assert_close(again, reference, rtol=1e-4, atol=1e-6)
 
 
-def test_products_are_those_of_finite_differences(rows):
-    """Moving along delta by a little changes the loss by the inner product."""
+def test_products_equal_finite_differences(rows):
+    """A small step along delta changes the loss by the step size times the inner product."""
     model, probe = make_model(seed=0).double(), make_model(seed=1).double()
     delta, weights = delta_between(model, probe), scored_weights(model)
     batch = pad_rows(rows, 1)
-    found = gradient_products(model, weights, batch, {"inner": along(delta)})
+    result = gradient_products(model, weights, batch, {"inner": along(delta)})
     losses = []
     with torch.no_grad():
         for step in (1e-5, -2e-5):
             for name, layer in weights.layers.items():
                 layer.weight += step * delta[name]
             losses.append(example_losses(model, batch).double())
-    # The losses are taken in float32, so the difference has few digits.
+    # The losses are float32, so their difference has few digits.
     slope = (losses[0] - losses[1]) / 2e-5
-    torch.testing.assert_close(found["inner"], slope, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(result["inner"], slope, rtol=0.05, atol=0.05)
 
 
 def test_bf16_changes_the_numbers_little(rows):
@@ -211,7 +211,7 @@ def test_gradient_checkpointing_changes_nothing(rows, reentrant):
         torch.testing.assert_close(again[key], plain[key], rtol=1e-5, atol=1e-9)
 
 
-def test_sampled_labels_are_drawn_per_example_and_by_the_models_chances(rows):
+def test_labels_are_sampled_per_example_from_the_models_predictions(rows):
     model = make_model()
     relabel = sampled_labels(model, 0, False)
     together, alone = relabel(pad_rows(rows, 1)), relabel(pad_rows(rows[4:5], 1))
@@ -220,19 +220,20 @@ def test_sampled_labels_are_drawn_per_example_and_by_the_models_chances(rows):
     before = pad_rows(rows, 1)
     assert (together.labels == -100).equal(before.labels == -100)
     assert not together.labels.equal(before.labels)
-    # Over many seeds the drawn tokens have the model's probabilities.
+    # Over many seeds the frequency of a token approaches its probability.
     row = {"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}
     batch = pad_rows([row], 1)
     with torch.no_grad():
-        chances = model(batch.input_ids).logits[0, 1].softmax(0)
-    drawn = torch.tensor(
+        probabilities = model(batch.input_ids).logits[0, 1].softmax(0)
+    sampled = torch.tensor(
         [int(sampled_labels(model, s, False)(batch).labels[0, 2]) for s in range(400)]
     )
-    top = int(chances.argmax())
-    assert (drawn == top).float().mean().item() == pytest.approx(chances[top].item(), abs=0.1)
+    top = int(probabilities.argmax())
+    frequency = (sampled == top).float().mean().item()
+    assert frequency == pytest.approx(probabilities[top].item(), abs=0.1)
 
 
-def test_weights_come_back_trainable_and_without_gradients(rows):
+def test_weights_stay_trainable_and_without_gradients(rows):
     model = make_model()
     fisher_of(model, rows)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -241,26 +242,26 @@ def test_weights_come_back_trainable_and_without_gradients(rows):
 
 def test_examples_without_a_finite_loss_are_named_and_left_out(rows):
     model = make_model(tied=False)
-    with torch.no_grad():  # a token that ruins every example it stands in
+    with torch.no_grad():  # every example with this token has an undefined loss
         model.get_input_embeddings().weight[310] = torch.nan
     rows = [*rows, {"input_ids": [5, 310, 7], "labels": [-100, -100, 7]}]
     weights = scored_weights(model)
     with pytest.raises(NonFinite) as error:
         per_example(model, weights, pad_rows(rows, 1), lambda *_: None)
-    assert error.value.places == [8]
-    places, _, left_out = finite_batch(
+    assert error.value.indices == [8]
+    indices, _, left_out = finite_batch(
         rows, [3, 8, 1], 1, lambda batch: per_example(model, weights, batch, lambda *_: None)
     )
-    assert (places, left_out) == ([3, 1], [8])
+    assert (indices, left_out) == ([3, 1], [8])
     batches = weights.batches([len(row["input_ids"]) for row in rows], 1000)
-    found, left_out = estimate("diagonal", model, weights, rows, batches, 1)
+    fisher, left_out = estimate("diagonal", model, weights, rows, batches, 1)
     assert left_out == [8]
     expected = fisher_of(model, rows[:8])
-    for name in found:
-        torch.testing.assert_close(found[name].tensors, expected[name].tensors)
+    for name in fisher:
+        torch.testing.assert_close(fisher[name].tensors, expected[name].tensors)
 
 
-def test_weights_kept_in_bfloat16_change_nothing_under_autocast(rows):
+def test_weights_rounded_to_bfloat16_change_nothing_under_autocast(rows):
     model, probe = make_model(seed=0), make_model(seed=1)
     fisher, delta = fisher_of(probe, rows), delta_between(model, probe)
     weights, wanted = scored_weights(model), wanted_products(fisher, delta)

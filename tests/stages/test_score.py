@@ -143,7 +143,7 @@ def test_explain_says_what_a_ranking_is_made_of(out, tiny, data):
     table = table.set_column(column, "confidence", table["loss_base"])
     pq.write_table(table, out / "scores.parquet")
     assert (
-        "WARNING: the ranking is hardly more than the loss of the base model"
+        "WARNING: the ranking follows the loss of the base model"
         in letgo("score", *flags(tiny, data, out), "--explain")[1]
     )
 
@@ -163,7 +163,7 @@ def test_a_fisher_file_of_another_model_is_refused(out, tiny, data):
     save_file(tensors, file, metadata={**metadata, "model": "another"})
     status, _, error = letgo("score", *flags(tiny, data, out))
     assert (status, error.count("letgo: ")) == (2, 1)
-    assert "is of another model (another, not" in error
+    assert "belongs to another model (another, not" in error
     name = next(iter(tensors))
     save_file({**tensors, name: torch.zeros(3)}, file, metadata=metadata)
     status, _, error = letgo("score", *flags(tiny, data, out))

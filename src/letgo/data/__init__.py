@@ -1,1 +1,1 @@
-"""From the name of a data set to checked records, and from records to token ids."""
+"""Data sets: reading and checking records, splitting them, and turning them into token ids."""

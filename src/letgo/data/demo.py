@@ -1,4 +1,4 @@
-"""The built-in example: base-9 addition, with what the model knows of sums in its way."""
+"""The built-in example: base-9 addition, which the model's knowledge of base-10 sums may hinder."""
 
 import json
 import random
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-# Settings that make the demo real and still short on two cores.
+# A complete run that takes minutes on two CPU cores.
 SETTINGS = {
     "model": "smollm2-135m",
     "learn": "{data}/base9.jsonl",
@@ -69,7 +69,7 @@ TOPICS = {
 
 
 def base9(number: int) -> str:
-    """A number's digits in base 9."""
+    """A non-negative number written in base 9."""
     digits = ""
     while number:
         number, digit = divmod(number, 9)
@@ -80,7 +80,7 @@ def base9(number: int) -> str:
 def sums(
     question: str, pairs: Iterable[tuple[int, int]], write: Callable[[int], str]
 ) -> list[dict[str, str]]:
-    """Addition questions with their answers, numbers written by `write`."""
+    """Addition questions and their answers; `write` turns a number into digits."""
     return [
         {"prompt": question.format(write(a), write(b)), "completion": write(a + b)}
         for a, b in pairs
@@ -88,25 +88,31 @@ def sums(
 
 
 def generate_data(folder: Path, seed: int = 0) -> None:
-    """Write the demo's data sets: base-9 sums to learn, to decide by and to be tested on, base-10
-    sums and everyday questions as forgetting prompts. No sum is in two of them."""
+    """Write the demo's data sets as JSON lines.
+
+    Base-9 sums are for learning, validation and test; base-10 sums and everyday questions are the
+    forgetting prompts. No pair of numbers is in two of the files.
+    """
     rng = random.Random(seed)
-    apart, known = LEARNING + TEST, LEARNING + TEST + SUMS
-    pairs = rng.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], known + VALIDATION)
+    test_end = LEARNING + TEST
+    base10_end = test_end + SUMS
+    pairs = rng.sample(
+        [(a, b) for a in range(9, 81) for b in range(9, 81)], base10_end + VALIDATION
+    )
     write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
-    write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:apart], base9))
-    write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[known:], base9))
-    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[apart:known], str))
+    write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:test_end], base9))
+    write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[base10_end:], base9))
+    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[test_end:base10_end], str))
     write_lines(folder / "everyday.jsonl", everyday()[:QUESTIONS])
 
 
 def everyday() -> list[dict[str, str]]:
-    """Questions that have nothing to do with sums."""
+    """Prompts that do not mention sums."""
     return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
 
 
 def write_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write records as JSON lines; the file appears whole or not at all."""
+    """Write records as JSON lines, atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     part.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reading data sets and checking every record."""
+"""Reading data sets, and checking every record."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 class Record(NamedTuple):
-    """One line of a data set; `where` names its file and line for messages."""
+    """One checked row of a data set; `where` is its file and line, for error messages."""
 
     id: str
     prompt: str
@@ -25,16 +25,16 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
 
     Args:
         source: a local JSONL, JSON, CSV or Parquet file, a folder of such files, an fsspec URL of
-            one, or a hub id (`id`, `id:split` or `id:config:split`).
-        flag: the flag that named it, for messages.
+            such a file, or a hub id (`id`, `id:split` or `id:config:split`).
+        flag: the flag that `source` came from, for error messages.
         completion: whether every record must have a completion.
 
     Returns:
-        the records in the order of the file.
+        the records, in the order of the file.
 
     Raises:
-        InputError: missing or empty source, or a record that is not
-            `{"prompt": str, "completion": str}`; names the flag, the file and the line.
+        InputError: the source is missing or empty, or a record is not
+            `{"prompt": str, "completion": str}`; the message names the flag, the file and the line.
     """
     records = [
         _check(row, number, where, flag, completion)
@@ -53,8 +53,8 @@ def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Re
     for field in ("prompt", "completion"):
         value = row.get(field)
         if value is None and (field == "prompt" or completion):
-            found = ", ".join(map(str, row)) or "nothing"
-            raise InputError(f"{flag}: {where}: no {field!r} (found: {found})")
+            fields = ", ".join(map(str, row)) or "nothing"
+            raise InputError(f"{flag}: {where}: no {field!r} (found: {fields})")
         if value is not None and not isinstance(value, str):
             raise InputError(
                 f"{flag}: {where}: {field!r} is not a string but {type(value).__name__}"
@@ -72,7 +72,7 @@ def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Re
 
 
 def _rows(source: str, flag: str) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row) of every record of `source`."""
+    """The rows of `source`, unchecked, each as (file and line, row)."""
     path = Path(source)
     if not source or len(source) > 1000:
         raise InputError(f"{flag}: {source[:40]!r} is not the name of a data set")
@@ -121,7 +121,7 @@ def _json_lines(lines: Iterable[bytes], file: str, flag: str) -> Iterator[tuple[
 
 
 def _json_array(text: bytes, file: str, flag: str) -> Iterator[tuple[str, Any]]:
-    if not text.strip().startswith(b"["):  # many a .json holds JSON lines
+    if not text.strip().startswith(b"["):  # some .json files hold JSON lines
         yield from _json_lines(text.splitlines(), file, flag)
         return
     for number, row in enumerate(_parse(text, file, flag), start=1):
@@ -142,7 +142,7 @@ def _table(stream: Any, suffix: str) -> Any:
 
     if suffix == ".parquet":
         return pa.parquet.read_table(stream)
-    # Answers such as "007" or "true" stay the strings they are.
+    # Without types, "007" would be read as a number and "true" as a boolean.
     as_strings = {"prompt": pa.string(), "completion": pa.string()}
     return pa.csv.read_csv(
         stream,
@@ -159,7 +159,7 @@ def _hub_rows(source: str, flag: str) -> Iterator[tuple[str, Any]]:
     split = rest[-1] if rest else "train"
     try:
         dataset = load_dataset(name, config, split=split)
-    except Exception as error:  # the hub's client has no common exception
+    except Exception as error:  # the hub's client has no common base class of its errors
         raise InputError(
             f"{flag}: {source} is neither a local file nor a data set that can be loaded from the "
             f"hub: {first_line(error)}"
@@ -169,12 +169,12 @@ def _hub_rows(source: str, flag: str) -> Iterator[tuple[str, Any]]:
 
 
 def text_fingerprint(text: str) -> str:
-    """A digest of a text."""
+    """The first 16 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """A digest of the records' content, whatever file they came from."""
+    """A digest of the records' prompts and completions, independent of file names and ids."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps([record.prompt, record.completion]).encode())

@@ -1,4 +1,4 @@
-"""Names of data sets, and examples kept apart for validation and test."""
+"""Names of data sets, seeded samples, and held-out validation and test examples."""
 
 import random
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from letgo.data.records import SUFFIXES, Record
 T = TypeVar("T")
 
 
-# Names that say which part of a data set a file is, not which data set.
+# File names that name a part of a data set; the data set's name is then the folder's.
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 
 
-# As a forgetting set: what the base model answers wrongly of the learning task itself.
+# A value of --forget, and its name as a set: the base model's wrong answers to learning examples.
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
 
 
-# Among the sets that models are asked: text of no task, read and not answered.
+# Name of the neutral text set: its perplexity is measured, nothing is generated.
 NEUTRAL = "neutral"
 
 
 def set_names(sources: Sequence[str]) -> list[str]:
-    """A short, distinct name for each forgetting set: `dental/train.jsonl` is "dental"."""
+    """A short, distinct name for each forgetting set: "dental" for `dental/train.jsonl`."""
     names: list[str] = []
     for source in sources:
         path = PurePosixPath(source.rstrip("/"))
@@ -39,32 +39,32 @@ def set_names(sources: Sequence[str]) -> list[str]:
 
 
 def sample(records: Sequence[T], count: int | None, seed: int) -> list[T]:
-    """At most `count` records drawn by `seed`, in their old order; all if `count` is None."""
+    """At most `count` records sampled by `seed`, in their original order; None means all."""
     if count is None or count >= len(records):
         return list(records)
-    kept = sorted(random.Random(seed).sample(range(len(records)), count))
-    return [records[index] for index in kept]
+    indices = sorted(random.Random(seed).sample(range(len(records)), count))
+    return [records[index] for index in indices]
 
 
 def hold_out(
     records: Sequence[Record], seed: int, most: int | None = None
 ) -> tuple[list[Record], list[Record]]:
-    """Keep a seeded tenth of the learning data apart, to test on or to decide by.
+    """Hold out a random tenth of the prompts of the learning data, for validation or test.
 
-    Records that share a prompt stay on one side, so that no prompt kept apart is ever trained on.
+    All records of a prompt stay on the same side: no held-out prompt is trained on.
 
     Args:
-        records: at least two prompts.
-        seed: of the draw.
-        most: at most so many prompts.
+        records: records with at least two distinct prompts.
+        seed: seed of the draw.
+        most: upper bound on the number of held-out prompts.
 
     Returns:
-        (learning records, records kept apart), each in the old order.
+        (learning records, held-out records), each in the original order.
     """
     prompts = sorted({record.prompt for record in records})
     count = max(1, len(prompts) // 10)
-    apart = set(random.Random(seed).sample(prompts, min(count, most or count)))
+    held_out = set(random.Random(seed).sample(prompts, min(count, most or count)))
     return (
-        [record for record in records if record.prompt not in apart],
-        [record for record in records if record.prompt in apart],
+        [record for record in records if record.prompt not in held_out],
+        [record for record in records if record.prompt in held_out],
     )

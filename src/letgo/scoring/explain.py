@@ -1,4 +1,4 @@
-"""What a ranking is made of: layers, and the two confounders, length and loss."""
+"""Explaining a ranking: the shares of the layers, and two confounders, length and loss."""
 
 import json
 import re
@@ -10,29 +10,29 @@ from scipy.stats import spearmanr
 
 from letgo.errors import InputError
 
-MOST = 0.8  # of the ranking's variance that a confounder may explain without a warning
+WARN_ABOVE = 0.8  # squared rank correlation with a confounder
 
 
 def kind(name: str) -> str:
-    """What a matrix is in its block: "self_attn.q_proj" for "model.layers.3.self_attn.q_proj"."""
+    """A matrix's name in its block: "self_attn.q_proj" of "model.layers.3.self_attn.q_proj"."""
     return re.sub(r"^.*?\.\d+\.|\[\d+\]$", "", name)
 
 
 def block(name: str) -> str:
-    """Which block a matrix is in, or what it is if it is in none."""
-    found = re.search(r"\.(\d+)\.", name)
-    return f"block {found.group(1)}" if found else name
+    """The block of a matrix ("block 3"), or the matrix's name if it is in none."""
+    match = re.search(r"\.(\d+)\.", name)
+    return f"block {match.group(1)}" if match else name
 
 
 def layer_shares(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, float]]:
-    """Each layer group's share of the product that the scores are made of, a fraction of 1.
+    """Each layer group's share, a fraction of 1, of the gradient product that the score uses.
 
     Args:
-        metadata: of the schema of a `scores.parquet`.
+        metadata: the schema's metadata of a `scores.parquet`.
 
     Returns:
-        shares by "matrix" and by "block", blocks in their order; empty for a score that is made of
-        losses.
+        shares by "matrix" and by "block", blocks in ascending order; empty for a score that uses
+        losses only.
     """
     shares: dict[str, float] = json.loads((metadata or {}).get(b"shares", b"{}"))
     total = sum(shares.values())
@@ -46,13 +46,14 @@ def layer_shares(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, 
 
 
 def explain(file: Path) -> str:
-    """What stands behind the ranking in a `scores.parquet`, as text.
+    """The text that `letgo score --explain` prints about a `scores.parquet`.
 
-    The share of a group of matrices is the mean size of what it adds to the product that the score
-    is made of. A confounder explains the squared rank correlation of the ranking.
+    The share of a group of matrices is the mean absolute value of its part of the gradient product
+    that the score uses. A confounder explains as much of the ranking as the square of its rank
+    correlation with the score.
 
     Raises:
-        InputError: no such file, or one of an older letgo.
+        InputError: there is no such file.
     """
     if not file.exists():
         raise InputError(f"--output_dir: there is no {file}; run `letgo score` first")
@@ -64,21 +65,21 @@ def explain(file: Path) -> str:
     for title, shares in grouped.items():
         lines += [f"{'share by ' + title:40}", *_bars(shares), ""]
     if not grouped:
-        lines += ["made of losses, not of gradients: no layer has a share", ""]
+        lines += ["this score uses losses, not gradients, so layers have no shares", ""]
     for label, column in (("length in tokens", "tokens"), ("loss of the base model", "loss_base")):
         values = [row[column] for row in rows]
         confidence = [row["confidence"] for row in rows]
         varied = len(set(values)) > 1 and len(set(confidence)) > 1
         rho = float(spearmanr(confidence, values).statistic) if varied else 0.0
         lines.append(f"rank correlation with {label:24} {rho:+.2f} (explains {rho**2:.0%})")
-        if rho**2 > MOST:
-            lines.append(f"WARNING: the ranking is hardly more than the {label}; change --score")
+        if rho**2 > WARN_ABOVE:
+            lines.append(f"WARNING: the ranking follows the {label}; choose another --score")
     return "\n".join(lines)
 
 
 def _in_order(name: str) -> list[str | int]:
-    """A key that puts block 10 behind block 9; the file has the order of a backward pass."""
-    parts: list[str | int] = re.split(r"(\d+)", name)  # words and numbers take turns
+    """A sort key that puts block 10 after block 9."""
+    parts: list[str | int] = re.split(r"(\d+)", name)  # words at even, numbers at odd positions
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 

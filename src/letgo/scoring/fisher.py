@@ -1,8 +1,8 @@
-"""Fisher information of one weight matrix, in three forms with one interface.
+"""Fisher information of the weight matrices: three approximations with one interface.
 
-Each is a mean over examples, made of per-example gradients `G` (out, in) before they are averaged:
-the square of a batch's mean gradient would be too small by about the square of the batch size. What
-a kind needs is what its `add` and `norms` use of `products`: only `Diagonal` forms gradients.
+Each is a mean over examples of a product of the per-example gradient `G` (out, in) with itself. The
+square of a batch's mean gradient would be too small, by a factor of about the square of the batch
+size. Only `Diagonal` forms gradients; the other two use `a` and `g` (see `products.py`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,27 +32,27 @@ class Information(Protocol):
         """Add a batch of examples, a: (batch, tokens, in), g: (batch, tokens, out)."""
 
     def divide(self, examples: int) -> None:
-        """Make a sum over examples a mean."""
+        """Turn the sum over examples into the mean."""
 
     def times(self, v: Tensor) -> Tensor:
         """`F v` for v: (out, in)."""
 
     def precondition(self, v: Tensor) -> Tensor:
-        """`(sqrt(F) + eps)^-1 v` for v: (out, in), the direction of an AdamW step."""
+        """`(sqrt(F) + eps)^-1 v` for v: (out, in), the direction of an AdamW update."""
 
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
-        """`<G_i, F G_i>` of every example, (batch,) float32."""
+        """`<G_i, F G_i>` of every example of a batch, (batch,) float32."""
 
 
 class Diagonal:
-    """The mean of `G^2`, exactly: (out, in) numbers."""
+    """The diagonal of the Fisher information, the mean of `G^2`: out * in numbers."""
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
 
     @classmethod
-    def zeros(cls, out: int, into: int, device: torch.device) -> "Diagonal":
-        return cls({"diagonal": torch.zeros(out, into, device=device)})
+    def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Diagonal":
+        return cls({"diagonal": torch.zeros(out_size, in_size, device=device)})
 
     def add(self, a: Tensor, g: Tensor) -> None:
         for gradient in products.gradients(a, g):
@@ -75,20 +75,23 @@ class Diagonal:
 
 
 class Factored:
-    """The diagonal's best product of a column and a row (in KL divergence): out + in numbers.
+    """The rank-one approximation of the diagonal that is best in KL divergence: out + in numbers.
 
-        F ~ rows columns^T / sum(F)     rows, columns: sums of the diagonal
+        F ~ rows columns^T / sum(F)     rows, columns: row and column sums of the diagonal
 
-    as in Adafactor (arXiv 1804.04235). The sums come by the ghost identity; no gradient is formed.
+    as in Adafactor (arXiv 1804.04235). `products.row_sums` gives the sums without forming `G`.
     """
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
 
     @classmethod
-    def zeros(cls, out: int, into: int, device: torch.device) -> "Factored":
+    def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Factored":
         return cls(
-            {"rows": torch.zeros(out, device=device), "columns": torch.zeros(into, device=device)}
+            {
+                "rows": torch.zeros(out_size, device=device),
+                "columns": torch.zeros(in_size, device=device),
+            }
         )
 
     def add(self, a: Tensor, g: Tensor) -> None:
@@ -100,7 +103,7 @@ class Factored:
         self.tensors["columns"] /= examples
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        # Both of about the same size: their squares must not leave the range of bfloat16.
+        # Scaled to about the same size, so that neither leaves the range of bfloat16.
         rows, columns = self.tensors["rows"], self.tensors["columns"]
         root = rows.sum().clamp(min=torch.finfo(rows.dtype).tiny).sqrt()
         return rows / root, columns / root
@@ -118,24 +121,24 @@ class Factored:
 
 
 class Kronecker:
-    """K-FAC (arXiv 1503.05671): the mean outer products of `g` and of `a`, out^2 + in^2 numbers.
+    """K-FAC (arXiv 1503.05671): the Kronecker product of two matrices, out^2 + in^2 numbers.
 
         F ~ left (x) right     left = mean_examples sum_tokens g g^T
                                right = sum_tokens |g|^2 a a^T / sum_tokens |g|^2
 
-    Unlike the other two it is not diagonal; tokens of an example count as independent. The weights
-    |g|^2 keep out positions without a gradient (padding) and make the trace that of all tokens.
+    Unlike the other two it is not diagonal. It treats the tokens of an example as independent. The
+    weights |g|^2 exclude positions without a gradient (padding) and preserve the trace.
     """
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
 
     @classmethod
-    def zeros(cls, out: int, into: int, device: torch.device) -> "Kronecker":
+    def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Kronecker":
         return cls(
             {
-                "left": torch.zeros(out, out, device=device),
-                "right": torch.zeros(into, into, device=device),
+                "left": torch.zeros(out_size, out_size, device=device),
+                "right": torch.zeros(in_size, in_size, device=device),
                 "weight": torch.zeros(1, device=device),
             }
         )
@@ -174,11 +177,11 @@ KINDS: Mapping[str, type[Diagonal] | type[Factored] | type[Kronecker]] = {
 }
 
 
-def save(file: Path, found: dict[str, Information], metadata: dict[str, str]) -> None:
-    """Write the Fisher information of all matrices as "NAME.PART"."""
+def save(file: Path, fisher: dict[str, Information], metadata: dict[str, str]) -> None:
+    """Write the Fisher information of all matrices to a safetensors file, as "NAME.PART"."""
     tensors = {
         f"{name}.{part}": tensor.contiguous().cpu()
-        for name, matrix in found.items()
+        for name, matrix in fisher.items()
         for part, tensor in matrix.tensors.items()
     }
     save_file(tensors, file, metadata=metadata)
@@ -188,13 +191,13 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
     """Read the Fisher information of all matrices.
 
     Args:
-        file: as `save` writes it.
-        weights: the matrices it must be of.
-        model: fingerprint of the model it must be of.
-        device: where to.
+        file: written by `save`.
+        weights: the matrices to read.
+        model: the expected fingerprint of the model.
+        device: the device of the result.
 
     Raises:
-        InputError: it is of another model.
+        InputError: the file belongs to another model.
     """
     with safe_open(file, "pt", device=str(device)) as stored:
         metadata = stored.metadata() or {}
@@ -202,12 +205,12 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
         names = set(stored.keys())
         if kind is None or metadata.get("model") != model:
             raise InputError(
-                f"{file} is of another model ({metadata.get('model')}, not {model}); remove it and "
-                f"run `letgo fisher` again"
+                f"{file} belongs to another model ({metadata.get('model')}, not {model}); delete "
+                f"it and run `letgo fisher` again"
             )
-        found: dict[str, Information] = {}
-        for name, (out, into) in weights.shapes.items():
-            expected = kind.zeros(out, into, torch.device("meta")).tensors
+        fisher: dict[str, Information] = {}
+        for name, (out_size, in_size) in weights.shapes.items():
+            expected = kind.zeros(out_size, in_size, torch.device("meta")).tensors
             tensors = {
                 part: stored.get_tensor(f"{name}.{part}")
                 for part in expected
@@ -218,11 +221,11 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
                 for part, like in expected.items()
             ):
                 raise InputError(
-                    f"{file} has no Fisher information of {name} with {out} x {into} weights: it "
-                    f"is of another model; remove it and run `letgo fisher` again"
+                    f"{file} has no Fisher information of {name} with {out_size} x {in_size} "
+                    f"weights: it belongs to another model; delete it and run `letgo fisher` again"
                 )
-            found[name] = kind(tensors)
-    return found
+            fisher[name] = kind(tensors)
+    return fisher
 
 
 def estimate(
@@ -235,51 +238,52 @@ def estimate(
     bf16: bool = False,
     relabel: Callable[[Batch], Batch] | None = None,
 ) -> tuple[dict[str, Information], list[int]]:
-    """The Fisher information of every matrix, a mean over examples.
+    """The Fisher information of every matrix, averaged over examples.
 
     Args:
-        kind: one of `information.KINDS`.
+        kind: a key of `KINDS`.
         model: in evaluation mode.
-        weights: which matrices.
-        rows: `data.training_row`s.
-        batches: lists of indices into them; how they are cut does not change the result.
+        weights: the matrices.
+        rows: training rows (`data.tokens.training_row`).
+        batches: lists of indices into `rows`; the result does not depend on the batching.
         pad_token_id: for padding batches.
-        bf16: compute forward and backward in bfloat16.
-        relabel: gives a batch other labels (`sampled_labels`); the data's own if None.
+        bf16: run the forward and backward pass in bfloat16.
+        relabel: replaces the labels of a batch (`sampled_labels`); None keeps the data's labels.
 
     Returns:
-        the information by matrix, and the indices of examples without a finite loss, left out.
+        the Fisher information by matrix, and the indices of the examples that were left out because
+        their loss is not finite.
 
     Raises:
         InputError: the information is not finite although all losses are.
     """
     device = next(model.parameters()).device
-    found: dict[str, Information] = {
-        name: KINDS[kind].zeros(out, into, device) for name, (out, into) in weights.shapes.items()
+    fisher: dict[str, Information] = {
+        name: KINDS[kind].zeros(*shape, device) for name, shape in weights.shapes.items()
     }
 
     def add(batch: Batch) -> Tensor:
         batch = relabel(batch) if relabel else batch
-        return per_example(model, weights, batch, lambda name, a, g: found[name].add(a, g), bf16)
+        return per_example(model, weights, batch, lambda name, a, g: fisher[name].add(a, g), bf16)
 
     left_out: list[int] = []
     for batch in batches:
         left_out += finite_batch(rows, batch, pad_token_id, add)[2]
-    for name, matrix in found.items():
+    for name, matrix in fisher.items():
         matrix.divide(max(1, len(rows) - len(left_out)))
         if not all(tensor.isfinite().all() for tensor in matrix.tensors.values()):
             raise InputError(
-                f"--learning_rate: the Fisher information of {name} is not finite; lower it and "
-                f"make probe/ again, or give --bf16 false"
+                f"--learning_rate: the Fisher information of {name} is not finite; lower the "
+                f"learning rate and run `letgo probe --overwrite true`, or set --bf16 false"
             )
-    return found, left_out
+    return fisher, left_out
 
 
 def sampled_labels(model: Any, seed: int, bf16: bool) -> Callable[[Batch], Batch]:
-    """Labels drawn from the model's own predictions: the Fisher information proper.
+    """A function that replaces a batch's labels by samples from the model's predictions.
 
-    Every token to be predicted is drawn given the data's tokens before it. With the data's labels
-    (`empirical`) it is the second moment of the gradients instead (arXiv 1905.12558).
+    With sampled labels `estimate` gives the true Fisher information, with the data's labels the
+    empirical one (arXiv 1905.12558). Each label is sampled given the data's preceding tokens.
     """
 
     @torch.no_grad()
@@ -290,12 +294,14 @@ def sampled_labels(model: Any, seed: int, bf16: bool) -> Callable[[Batch], Batch
             ).logits[:, :-1]
         labels = batch.labels.clone()
         for i, row in enumerate(labels):
-            # Drawn from a seed of the example's own, so that it does not matter who else is there.
-            own = hash((seed, *batch.input_ids[i][batch.attention_mask[i].bool()].tolist()))
-            generator = torch.Generator(logits.device).manual_seed(own & (2**63 - 1))
-            asked = row[1:] != -100
-            drawn = torch.multinomial(logits[i][asked].float().softmax(1), 1, generator=generator)
-            row[1:][asked] = drawn[:, 0]
+            # The seed depends on the example alone, so the batching does not change the samples.
+            example_seed = hash(
+                (seed, *batch.input_ids[i][batch.attention_mask[i].bool()].tolist())
+            )
+            generator = torch.Generator(logits.device).manual_seed(example_seed & (2**63 - 1))
+            predicted = row[1:] != -100
+            probabilities = logits[i][predicted].float().softmax(1)
+            row[1:][predicted] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         return batch._replace(labels=labels)
 
     return relabel

@@ -1,7 +1,7 @@
-"""What every weight's per-example gradient is made of, by hooks, in one backward pass.
+"""The factors `a` and `g` of every per-example gradient, by hooks, in one backward pass.
 
-All weights are frozen meanwhile: the backward pass goes to the activations only, and autograd forms
-no weight gradients. What happens with `a` and `g` is in `products.py`.
+All weights are frozen during the pass: it computes gradients of activations only, and autograd
+forms no weight gradients. `products.py` says what `a` and `g` are and computes with them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,54 +13,50 @@ from torch import Tensor, nn
 
 from letgo.errors import InputError
 from letgo.models.inference import Batch, autocast, example_losses, pad_rows
-from letgo.scoring.weights import (
-    Weights,
-    _start_graph,
-    matrices,
-)
+from letgo.scoring.weights import Weights, _start_graph, matrices
 
-# Called with a name, a: (batch, tokens, in) and g: (batch, tokens, out) of the same dtype.
+# Called with a matrix's name, a: (batch, tokens, in) and g: (batch, tokens, out), of one dtype.
 Use = Callable[[str, Tensor, Tensor], None]
 
 
 class NonFinite(Exception):
-    """Examples with an infinite or undefined loss."""
+    """The loss of some examples is infinite or undefined; `indices`: where in the batch."""
 
-    def __init__(self, places: list[int]):
-        super().__init__(places)
-        self.places = places
+    def __init__(self, indices: list[int]):
+        super().__init__(indices)
+        self.indices = indices
 
 
 def per_example(model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool = False) -> Tensor:
-    """One forward and backward pass; `use` sees every weight matrix once.
+    """One forward and backward pass that calls `use` once for every weight matrix.
 
     Args:
-        model: a causal language model; examples are the first dimension of its batches.
-        weights: what to look at.
-        batch: (batch, tokens), padded, prompts masked; one example where `weights.others`.
-        use: see `Use`; what it does with one example must not depend on the others.
-        bf16: compute forward and backward in bfloat16.
+        model: a causal language model.
+        weights: the matrices whose gradients are wanted.
+        batch: (batch, tokens), padded, prompts masked; a single example if `weights.others`.
+        use: see `Use`; it must treat every example independently of the others.
+        bf16: run the forward and backward pass in bfloat16.
 
     Returns:
-        each example's mean NLL, (batch,) float32.
+        the mean NLL of each example, (batch,) float32.
 
     Raises:
-        NonFinite: an example's loss is infinite or undefined; `use` has seen nothing then.
-        InputError: a layer does not keep the examples of a batch apart.
+        NonFinite: an example's loss is infinite or undefined; `use` was not called.
+        InputError: a layer mixes the examples of a batch, or runs twice in a pass.
     """
     with _frozen(model, weights), _hooks(weights, len(batch.labels), use):
         with autocast(bf16):
             losses = example_losses(model, batch)
         if not losses.isfinite().all():
             raise NonFinite((~losses.isfinite()).nonzero().flatten().tolist())
-        # A sum, not a mean: an example's gradient must not depend on how many others there are.
+        # A sum, not a mean: an example's gradient must not depend on the size of the batch.
         torch.autograd.backward(losses.sum())
         for name, parameter in weights.others.items():
             if parameter.grad is None:
                 continue
             for part, gradient in matrices(name, parameter.grad):
                 if part in weights.shapes and gradient.any():
-                    # As if a layer had seen one unit vector per column.
+                    # G = g^T a with a the identity: one "token" per column.
                     unit = torch.eye(gradient.shape[1], device=gradient.device)
                     use(part, unit[None], gradient.float().T[None])
             parameter.grad = None
@@ -76,18 +72,18 @@ def _hooks(weights: Weights, size: int, use: Use) -> Iterator[None]:
             a = inputs[0].detach()
             if a.numel() % (size * a.shape[-1]) or a.shape[0] % size:
                 raise InputError(
-                    f"--model: the layer {name} does not keep the texts of a batch apart; this "
-                    f"architecture cannot be scored"
+                    f"--model: the layer {name} mixes the texts of a batch, so this architecture "
+                    f"cannot be scored; choose another model"
                 )
 
             def backward_hook(g: Tensor) -> None:
-                if name in seen:  # its gradient is a sum, and norms of sums do not add up
+                if name in seen:  # the norm of a sum of gradients is not the sum of norms
                     raise InputError(
-                        f"--model: the layer {name} is used twice in one pass; this "
-                        f"architecture cannot be scored"
+                        f"--model: the layer {name} runs twice in one pass, so this architecture "
+                        f"cannot be scored; choose another model"
                     )
                 seen.add(name)
-                # Some layers see the texts of a batch one after the other, as (batch * tokens, in).
+                # Some layers take the tokens of all texts in one dimension: (batch * tokens, in).
                 use(
                     name,
                     a.reshape(size, -1, a.shape[-1]).to(g.dtype),
@@ -109,11 +105,11 @@ def _hooks(weights: Weights, size: int, use: Use) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: Any, weights: Weights) -> Iterator[None]:
-    """Nothing but `weights.others` requires a gradient; the graph starts at the embeddings."""
-    wanted = {id(p) for p in weights.others.values()}
+    """Only `weights.others` require gradients, and the graph starts at the embeddings' output."""
+    others = {id(p) for p in weights.others.values()}
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     for parameter, _, _ in before:
-        parameter.requires_grad_(id(parameter) in wanted)
+        parameter.requires_grad_(id(parameter) in others)
         parameter.grad = None
     handle = model.get_input_embeddings().register_forward_hook(_start_graph)
     try:
@@ -127,28 +123,28 @@ def _frozen(model: Any, weights: Weights) -> Iterator[None]:
 
 def finite_batch(
     rows: Sequence[dict[str, list[int]]],
-    places: list[int],
+    indices: list[int],
     pad_token_id: int,
     work: Callable[[Batch], Any],
 ) -> tuple[list[int], Any, list[int]]:
-    """`work` on a batch without the examples whose loss is not a finite number.
+    """The result of `work` on a batch, without the examples whose loss is not finite.
 
     Args:
-        rows: `data.training_row`s.
-        places: the batch, as indices into them.
+        rows: training rows (`data.tokens.training_row`).
+        indices: the batch, as indices into `rows`.
         pad_token_id: for padding.
         work: calls `per_example`.
 
     Returns:
-        (indices that were worked on, what came out, indices that were left out); what came out is
-        None where nothing was left.
+        (indices of the examples in the result, result, indices of the examples left out); the
+        result is None if all were left out.
     """
     left_out: list[int] = []
-    while places:
+    while indices:
         try:
-            return places, work(pad_rows([rows[i] for i in places], pad_token_id)), left_out
+            return indices, work(pad_rows([rows[i] for i in indices], pad_token_id)), left_out
         except NonFinite as error:
-            bad = {places[place] for place in error.places}
+            bad = {indices[i] for i in error.indices}
             left_out += sorted(bad)
-            places = [i for i in places if i not in bad]
+            indices = [i for i in indices if i not in bad]
     return [], None, left_out

@@ -1,8 +1,8 @@
-"""Every product of per-example gradients, on one page, without more than one of them at a time.
+"""All products of per-example gradients; at most one gradient is in memory at a time.
 
 For a linear layer `y = a W^T` the gradient of example i's loss is `G_i = g_i^T a_i` (out, in), with
-`a_i` (tokens, in) what went into the layer and `g_i` (tokens, out) the gradient of what came out.
-Examples do not mix, so nothing here depends on what else is in the batch.
+`a_i` (tokens, in) the layer's input and `g_i` (tokens, out) the gradient of its output. The
+products of an example do not depend on the rest of its batch.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def gradients(a: Tensor, g: Tensor) -> Iterator[Tensor]:
-    """Each `G_i`, (out, in) float32, one after the other; the caller may overwrite it.
+    """Each `G_i` in turn, (out, in) float32; the caller may overwrite it.
 
     Args:
         a: (batch, tokens, in).
@@ -28,7 +28,7 @@ def summed(a: Tensor, g: Tensor) -> Tensor:
 
 
 def inner(a: Tensor, g: Tensor, v: Tensor) -> Tensor:
-    """`<v, G_i> = sum_t g_t . (v a_t)`: one more product like the layer's own; (batch,) float32.
+    """`<v, G_i> = sum_t g_t . (v a_t)`, as cheap as the layer's forward pass; (batch,) float32.
 
     Args:
         a: (batch, tokens, in).
@@ -39,7 +39,7 @@ def inner(a: Tensor, g: Tensor, v: Tensor) -> Tensor:
 
 
 def norms(a: Tensor, g: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """`tr(left G_i right G_i^T)` by the ghost identity, G_i never formed; (batch,) float32.
+    """`tr(left G_i right G_i^T)` without forming G_i (the ghost norm identity); (batch,) float32.
 
         sum_{t,s} (g_t . left g_s) (a_t . right a_s)
 
@@ -55,7 +55,7 @@ def norms(a: Tensor, g: Tensor, left: Tensor | None, right: Tensor | None) -> Te
 
 
 def row_sums(a: Tensor, g: Tensor) -> Tensor:
-    """Sum over examples and columns of `G_i^2`, G_i never formed: (out,) float32."""
+    """Sum over examples and columns of `G_i^2`, without forming G_i: (out,) float32."""
     between = torch.bmm(a, a.transpose(1, 2))  # (batch, tokens, tokens)
     return torch.sum(torch.bmm(between, g) * g, (0, 1), dtype=torch.float32)
 

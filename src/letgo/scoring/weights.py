@@ -1,4 +1,4 @@
-"""Which weight matrices of a model are scored."""
+"""The choice of the weight matrices whose gradients are scored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from letgo.progress import log
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that are scored.
+    """The weight matrices that are scored.
 
     Attributes:
-        layers: linear layers, by name; their gradients come from hooks.
-        others: matrices that no layer alone multiplies with all tokens, once (experts, routers,
-            convolutions, state-space parameters), by name; their gradients come from autograd, so
-            that there can be only one text in a batch.
-        shapes: (out, in) of every matrix, by name; an expert is "NAME[i]".
+        layers: linear layers by name; hooks give their gradients.
+        others: all other weights by name: experts, routers, convolutions, state-space parameters
+            and linear layers that do not process every token exactly once. Autograd gives their
+            gradients, so a batch can have only one text.
+        shapes: (out, in) of every matrix by name; an expert's name is "NAME[i]".
     """
 
     layers: dict[str, nn.Module]
@@ -30,15 +30,15 @@ class Weights:
     shapes: dict[str, tuple[int, int]]
 
     def batches(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
-        """Batches of at most `budget` tokens (`data.batches_by_tokens`)."""
+        """Batches of at most `budget` tokens, or of one text each if there are `others`."""
         return batches_by_tokens(lengths, 1 if self.others else budget)
 
     def layers_only(self) -> "Weights":
-        """Without the matrices that cost a batch of their own for every text."""
+        """The linear layers alone, so that a batch may have several texts."""
         return self.restricted(set(self.layers))
 
     def restricted(self, names: set[str]) -> "Weights":
-        """Only the matrices of these names, and the parameters they are part of."""
+        """The matrices with these names only, and the parameters that contain them."""
         return Weights(
             {name: layer for name, layer in self.layers.items() if name in names},
             {
@@ -51,11 +51,10 @@ class Weights:
 
 
 def scored_weights(model: Any) -> Weights:
-    """All weight matrices of a model but the embeddings, and what is left out said in the log.
+    """All weight matrices of a model except the embeddings; logs what is left out.
 
-    An output layer tied to the input embeddings is left out: its weight also acts at the input,
-    where no hook on a linear layer sees it, so half a gradient would be counted as a whole one.
-    Embeddings and vectors (norms, biases) are left out too.
+    An output layer that is tied to the input embeddings is left out too: a hook on it misses the
+    part of the gradient from the input. Vectors (norms, biases) are left out.
 
     Raises:
         InputError: the model has no linear layer.
@@ -89,12 +88,12 @@ def scored_weights(model: Any) -> Weights:
     log.info(
         "%d weight matrices, %.1f million weights%s",
         len(shapes),
-        sum(out * into for out, into in shapes.values()) / 1e6,
-        "; the output layer shares its weight with the embeddings and is left out" if tied else "",
+        sum(rows * columns for rows, columns in shapes.values()) / 1e6,
+        "; the output layer is left out: it shares its weight with the embeddings" if tied else "",
     )
     if others:
         log.warning(
-            "%s and %d more are not ordinary linear layers: texts are scored one at a time",
+            "%s and %d more are not ordinary linear layers, so texts are scored one at a time",
             next(iter(others)),
             len(others) - 1,
         )
@@ -102,10 +101,10 @@ def scored_weights(model: Any) -> Weights:
 
 
 def trained_weights(model: Any) -> Weights:
-    """The linear layers that training moves, an adapter's own among them; others do not count.
+    """The linear layers that are trained, including those of an adapter.
 
     Raises:
-        InputError: there is none.
+        InputError: no linear layer is trained.
     """
     called = _called_once(model)
     tied = id(model.get_input_embeddings().weight)
@@ -123,10 +122,10 @@ def trained_weights(model: Any) -> Weights:
 
 
 def _called_once(model: Any) -> set[str]:
-    """The linear layers that a pass calls once, with all tokens of all texts.
+    """The linear layers that process all tokens of all texts exactly once in a forward pass.
 
-    Not so the others: a layer whose weight is used behind its back, one that is used twice, or one
-    that sees some tokens only (an expert). Hooks would miss some of their gradient.
+    For the others hooks would miss a part of the gradient: layers that run twice, that see some
+    tokens only (experts), or whose weight is used without calling the layer.
     """
     texts, tokens = 2, 6
     sizes: dict[str, list[int]] = {}
@@ -139,7 +138,7 @@ def _called_once(model: Any) -> set[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     ]
-    # With a graph, as later: without one a quantized layer repacks itself for inference for good.
+    # With a graph: without one, a quantized layer repacks its weights for inference, permanently.
     handles.append(model.get_input_embeddings().register_forward_hook(_start_graph))
     training = model.training
     model.eval()
@@ -155,8 +154,8 @@ def _called_once(model: Any) -> set[str]:
 
 
 def shape_of(layer: Any) -> tuple[int, int]:
-    """(out, in) of a linear layer, quantized or not."""
-    if isinstance(layer, Conv1D):  # GPT-2's, which keeps its weight as (in, out)
+    """(out, in) of a linear layer, also of a quantized one."""
+    if isinstance(layer, Conv1D):  # in GPT-2; its weight is (in, out)
         return layer.weight.shape[1], layer.weight.shape[0]
     return layer.out_features, layer.in_features
 
@@ -181,16 +180,16 @@ def values(weights: Weights) -> Iterator[tuple[str, Tensor]]:
 
 
 def keep_in_bfloat16(weights: Weights) -> None:
-    """Round the layers' weights once, as autocast would for every batch anew.
+    """Round the layers' weights to bfloat16 once, instead of in every batch under autocast.
 
-    For a model that is only looked at, and only under autocast: nothing that it computes changes.
+    Under autocast the model computes the same numbers as before. Not for a model to be trained.
     """
     layer: Any
     for layer in weights.layers.values():
-        if layer.weight.dtype == torch.float32:  # a quantized layer keeps its own
+        if layer.weight.dtype == torch.float32:  # not so in a quantized layer
             layer.weight.data = layer.weight.data.bfloat16()
 
 
 def _start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    """Frozen weights start no graph; the embeddings' output does."""
+    """Make the embeddings' output require a gradient: frozen weights would start no graph."""
     return output if output.requires_grad else output.requires_grad_(True)
