@@ -1,7 +1,8 @@
-"""Run folders with invented figures, for the report."""
+"""Run folders with invented numbers, and a parser of their pages."""
 
 import json
 import random
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,42 @@ import yaml
 
 from helpers.files import write_lines
 
+VOID = {"meta", "br", "img", "hr", "link", "input"}
 HOSTILE = (
     "<script>alert(1)</script> \u202etxt.exe\u202c \x00\x1b[31m\ttab\nline {{ 7*7 }} &amp; '\""
 )
+
+
+class Page(HTMLParser):
+    """The tags, the text and the script of a page; tags that do not nest are an error."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.script = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.script += data
+        elif self.open and self.open[-1] not in ("style", "title"):
+            self.text += data
 
 
 def make_run(
@@ -23,8 +57,19 @@ def make_run(
     text: str = HOSTILE,
 ) -> Path:
     """Write a synthetic run with `count` texts for each forgetting set."""
-    rng = random.Random(0)
     (folder / "probe").mkdir(parents=True)
+    _write_texts(folder, sets, count, equal, text)
+    _write_config(folder, sets)
+    _write_logs(folder)
+    _write_metrics(folder, sets)
+    _write_answers(folder, sets, text)
+    stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
+    (folder / "stages.json").write_text(json.dumps(stages))
+    return folder
+
+
+def _write_texts(folder: Path, sets: tuple[str, ...], count: int, equal: bool, text: str) -> None:
+    rng = random.Random(0)
     words, scores, selection = [], [], []
     for name in sets:
         for i in range(count):
@@ -67,6 +112,8 @@ def make_run(
     pq.write_table(table, folder / "scores.parquet")
     pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
 
+
+def _write_config(folder: Path, sets: tuple[str, ...]) -> None:
     config = {
         "model": "tiny/model",
         "learn": "gsm8k",
@@ -84,6 +131,8 @@ def make_run(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
+
+def _write_logs(folder: Path) -> None:
     log = []
     for step in range(1, 41):
         if step % 5 == 0:
@@ -105,6 +154,8 @@ def make_run(
     write_lines(folder / "train_log.jsonl", log)
     write_lines(folder / "probe" / "train_log.jsonl", [line for line in log if "loss" in line])
 
+
+def _write_metrics(folder: Path, sets: tuple[str, ...]) -> None:
     cell = {"accuracy": 0.6125, "n": 321, "ci95": [0.5871, 0.6392]}
     results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
     tuned = {**results, "validation": {**cell, "accuracy": 0.5, "n": 77}}
@@ -122,6 +173,8 @@ def make_run(
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
+
+def _write_answers(folder: Path, sets: tuple[str, ...], text: str) -> None:
     answers = [
         {
             "model": model,
@@ -150,6 +203,3 @@ def make_run(
         for model in ("sft", "lwf")
     ]
     pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
-    stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
-    (folder / "stages.json").write_text(json.dumps(stages))
-    return folder

@@ -1,4 +1,4 @@
-"""The report in a real browser: what it loads, draws, sorts and filters, light and dark."""
+"""The page in a browser: figures, sorting, filters, themes, and no loading."""
 
 from pathlib import Path
 
@@ -20,45 +20,40 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def visit(browser, file):
-    """Opens the page with options of a browser's context; fails on errors and on any loading."""
-    contexts, complaints, requests = [], [], []
+    """A function that opens the page; console messages, errors and loading fail the test."""
+    contexts, messages, requests = [], [], []
 
     def open_page(**options):
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(file.as_uri())
-        if options.get("java_script_enabled", True):
-            page.wait_for_selector("#plot-layers .x2tick text")  # the last to be drawn
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert messages == []
     assert set(requests) == {file.as_uri()}
 
 
-def test_plots_stand_in_for_drawings_and_hostile_texts_are_texts(visit):
+def test_hover_text_of_the_point_under_the_mouse(visit):
     page = visit()
-    assert page.locator(".drawn:visible").count() == 0
-    assert page.locator(".plot .main-svg:visible").count() >= 5
-    legend = page.locator("#plot-confidence-tokens .legendtext").first
-    assert legend.text_content().startswith("<b>x</b><img")
-    # A point under the mouse shows its text as it is.
-    point = page.locator("#plot-confidence-tokens .point").first
+    assert page.locator("[role=img] > svg:visible").count() == 5
+    point = page.locator("#figure-confidence-tokens use:has(title)").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    hover = page.locator("#plot-confidence-tokens .hovertext")
-    hover.wait_for()
-    assert "<script>window.hit=1</script>" in hover.text_content()
+    middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    text = page.evaluate("([x, y]) => document.elementFromPoint(x, y).textContent", middle)
+    assert text.startswith("<b>x</b><img src=x oner…: confidence ")
+    assert "<script>window.hit=1</script>" in text
+    assert page.locator("svg :is(b, img, script)").count() == 0
     assert page.evaluate("window.hit") is None
 
 
-def test_the_policy_stops_any_other_script(browser, file):
+def test_the_policy_blocks_any_other_script(browser, file):
     page = browser.new_page()
     page.goto(file.as_uri())
     with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
@@ -71,15 +66,16 @@ def test_the_policy_stops_any_other_script(browser, file):
     page.close()
 
 
-def test_dark_follows_the_theme(visit):
+def test_figures_follow_the_theme(visit):
     page = visit(color_scheme="light")
-    ink = "getComputedStyle(document.querySelector('#plot-training .xtick text')).fill"
+    ink = "getComputedStyle(document.querySelector('#figure-training text')).fill"
     assert page.evaluate(ink) == "rgb(28, 33, 38)"
     page.emulate_media(color_scheme="dark")
-    page.wait_for_selector("#plot-training .xtick text[style*='rgb(228, 232, 236)']")
+    assert page.evaluate(ink) == "rgb(228, 232, 236)"
     page.emulate_media(media="print")
-    assert page.locator(".plot:visible").count() == 0
-    assert page.locator(".drawn:visible").count() == 5
+    assert page.evaluate(ink) == "rgb(0, 0, 0)"
+    assert page.locator("[role=img] > svg:visible").count() == 5
+    assert page.locator("form:visible").count() == 0
 
 
 def test_sorting_and_filtering_by_keyboard(visit):
@@ -107,12 +103,12 @@ def test_sorting_and_filtering_by_keyboard(visit):
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_a_phone_scrolls_no_page_sideways(visit, width):
+def test_no_sideways_scrolling_on_a_phone(visit, width):
     page = visit(viewport={"width": width, "height": 800}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_without_javascript_the_drawings_are_there(visit):
+def test_figures_are_visible_without_javascript(visit):
     page = visit(java_script_enabled=False)
-    assert page.locator(".drawn svg:visible").count() == 5
+    assert page.locator("[role=img] > svg:visible").count() == 5
     assert page.locator("form:visible").count() == 0

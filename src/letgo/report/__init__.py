@@ -1,1 +1,1 @@
-"""What a run did, told on a page (`page.render`) and in files for papers (`figures`)."""
+"""The page of a finished run (`page.render`) and its figures for papers (`figures`)."""

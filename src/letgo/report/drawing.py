@@ -1,4 +1,4 @@
-"""How pictures are drawn: their style, and the way from a figure into the page or to a file."""
+"""The style of all figures, and their output as inline SVG and as files."""
 
 import io
 import re
@@ -6,19 +6,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-# Lines and letters are drawn in a colour nothing else has, which `inline` then gives over to the
-# page, so that they follow its light or dark theme.
+# Lines and letters have a colour that nothing else has: `inline` replaces it by "currentColor", so
+# that they follow the page's light or dark theme.
 INK = "#010101"
-# Tones that differ for the colour-blind and stand out from both white and near-black.
+# Distinguishable for the colour-blind, and in contrast to both white and near-black.
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8609b", "#94730b", "#777777")
 MARKERS = "o^sDvP"
-_STYLE: Any = {
+_STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -35,72 +37,95 @@ _STYLE: Any = {
     "svg.hashsalt": "letgo",
     "pdf.fonttype": 42,
 }
-_WIDTH = 4.5
-# Equal runs give equal files: no date is in them.
-_METADATA: dict[str, dict[str, Any]] = {
+_WIDTH = 4.5  # inches
+# No dates, so that equal runs give equal files.
+_METADATA: dict[str, dict[str, None]] = {
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
     "pdf": {"CreationDate": None},
     "png": {},
 }
 FORMATS = tuple(_METADATA)
+_SVG = "{http://www.w3.org/2000/svg}"
+
+# Artists of a figure with the texts to show under the mouse: one per marker, or one for the whole.
+HoverTexts = list[tuple[Artist, list[str]]]
 
 
 class Drawing(NamedTuple):
-    """A figure, and the words that say what it shows to who cannot see it."""
+    """A figure, its description for readers who cannot see it, and its texts under the mouse."""
 
     figure: Figure
     description: str
+    hover: HoverTexts
 
 
 class Picture(NamedTuple):
-    """The same as an inline SVG."""
+    """A figure as inline SVG, with its description."""
 
     svg: Markup
     description: str
 
 
 @contextmanager
-def _style(**changes: Any) -> Iterator[None]:
+def _style(**changes: str) -> Iterator[None]:
     with matplotlib.rc_context({**_STYLE, **changes}), warnings.catch_warnings():
-        # A letter matplotlib has no glyph for is still text in the page, and the browser's to draw.
+        # In the page, the browser draws letters that matplotlib has no glyph for.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
 
 @contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """Give an empty figure, `height` inches high, that is to be filled in this block."""
+    """An empty figure, `height` inches high, to be drawn in the block."""
     with _style():
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield figure
-        # Laid out once: every file of it comes out the same, however often it is saved.
+        # One layout for all files, however often the figure is saved.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 
 
 def inline(name: str, drawing: Drawing) -> Picture:
-    """Return a drawing as an element of the page.
+    """A drawing as an SVG element of the page, with `<title>` elements for its hover texts.
 
     Args:
-        name: distinct among the pictures of a page.
+        name: unique among the figures of the page.
         drawing: its figure comes from `new_figure`.
     """
-    buffer = io.StringIO()
+    for i, (artist, _) in enumerate(drawing.hover):
+        artist.set_gid(f"hover-{i}")
+    buffer = io.BytesIO()
     with _style(**{"svg.fonttype": "none"}):  # letters stay letters
         drawing.figure.savefig(
             buffer, format="svg", transparent=True, dpi=200, metadata=_METADATA["svg"]
         )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    # Pictures share the page's one space of names.
-    svg = Markup(re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text))
-    return Picture(svg, drawing.description)
+    root = ElementTree.fromstring(buffer.getvalue())
+    groups = {group.get("id"): group for group in root.iter(f"{_SVG}g")}
+    for i, (_, texts) in enumerate(drawing.hover):
+        group = groups[f"hover-{i}"]
+        marks = list(group.iter(f"{_SVG}use")) or [group]
+        # A marker outside of the axes has no element: better no texts than wrong ones.
+        for mark, text in zip(marks, texts, strict=True) if len(marks) == len(texts) else ():
+            ElementTree.SubElement(mark, "title").text = text
+    for element in root.iter():
+        # In HTML, SVG needs no namespace; all figures share the page's ids.
+        element.tag = element.tag.removeprefix(_SVG)
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            value = re.sub(r"url\(#", rf"\g<0>{name}-", value).replace(INK, "currentColor")
+            key = key.rpartition("}")[2]
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key == "href" and value.startswith("#"):
+                value = f"#{name}-{value[1:]}"
+            element.set(key, value)
+    return Picture(Markup(ElementTree.tostring(root, "unicode")), drawing.description)
 
 
 def save(drawing: Drawing, file: Path) -> None:
-    """Write a drawing, in the format that the file's name ends with: one of `FORMATS`."""
-    kind = file.suffix.removeprefix(".")
+    """Write a drawing in the format of the file's suffix, one of `FORMATS`."""
+    suffix = file.suffix.removeprefix(".")
     part = file.with_name(file.name + ".part")
     with _style():
-        drawing.figure.savefig(part, format=kind, dpi=300, metadata=_METADATA[kind])
+        drawing.figure.savefig(part, format=suffix, dpi=300, metadata=_METADATA[suffix])
     part.replace(file)

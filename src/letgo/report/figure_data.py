@@ -1,148 +1,99 @@
-"""What the pictures of a run show, before anything is drawn."""
+"""The numbers behind the figures of a run."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from letgo.report.curves import Training, read_curves
-from letgo.report.formats import decimal
+from letgo.report.curves import TrainingCurves, read_curves
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.scoring.explain import layer_shares
 
-T = TypeVar("T")
-
 GUARDS = {
     "skipped": "text above ceiling",
     "clipped": "gradient clipped",
-    "paused": "pause: loss had risen",
+    "paused": "paused: loss had risen",
     "idle": "no text would help",
 }
-# Columns that confidence is held against, by what they are called.
+# Columns that confidence is plotted against, and their labels.
 CONFOUNDERS = {"tokens": "length in tokens", "loss_base": "loss of the base model"}
 _BINS = 30
 
 
-class Shown(NamedTuple):
-    """The numbers of a run that pictures are made of.
+class FigureData(NamedTuple):
+    """The numbers behind the figures of a run.
 
     Attributes:
-        sft: plain fine-tuning, with empty curves where its log is not known.
+        sft: the SFT baseline; its curves are empty if its log is missing.
         lwf: training with forgetting.
-        texts: every text with a finite confidence, as rows of `folder.read_texts`.
-        threshold: the lowest confidence that was selected, None where nothing was.
-        shares: of the score, by "matrix" and by "block"; empty where layers have none.
+        texts: the texts with a finite confidence, as rows of `folder.read_texts`.
+        threshold: the lowest confidence of a selected text, None if none was selected.
+        shares: shares of the score by "matrix" and by "block"; empty for a score made of losses.
     """
 
-    sft: Training
-    lwf: Training
+    sft: TrainingCurves
+    lwf: TrainingCurves
     texts: list[Row]
     threshold: float | None
     shares: dict[str, dict[str, float]]
 
 
-def collect(folder: Path, texts: list[Row]) -> Shown:
-    """Return what the pictures of a run folder show.
+def collect(folder: Path, texts: list[Row]) -> FigureData:
+    """Read the numbers behind the figures of a run.
 
     Args:
         folder: the run's folder.
-        texts: its texts, as `folder.read_texts` gives them.
+        texts: its texts, the rows of `folder.read_texts`.
     """
-    scored = [row for row in texts if _finite(row["confidence"])]
-    return Shown(
+    scored = with_finite(texts, "confidence")
+    return FigureData(
         read_curves(files.read_log(folder / "probe" / "train_log.jsonl")),
         read_curves(files.read_log(folder / "train_log.jsonl")),
         scored,
         min((row["confidence"] for row in scored if row["selected"]), default=None),
-        read_shares(folder),
+        layer_shares(pq.read_schema(folder / "scores.parquet").metadata),
     )
 
 
-def each_figure(
-    shown: Shown,
-    training: Callable[[Shown], T],
-    confidence: Callable[[list[Row], float | None], T],
-    confounder: Callable[[list[Row], str], T],
-    layers: Callable[[dict[str, dict[str, float]]], T],
-) -> dict[str, T]:
-    """Make every figure there is something to show in, by its name.
-
-    Args:
-        shown: the numbers of a run.
-        training: makes the curves.
-        confidence: makes the histograms, of texts and the threshold.
-        confounder: holds the confidence of texts against a column of `CONFOUNDERS`.
-        layers: makes the bars of shares of the score.
-    """
-    made: dict[str, T] = {}
-    if runs(shown) or shown.lwf.unlearning[0]:
-        made["training"] = training(shown)
-    if shown.texts:
-        made["confidence"] = confidence(shown.texts, shown.threshold)
-    for key in CONFOUNDERS:
-        if texts := [row for row in shown.texts if _finite(row[key])]:
-            made[f"confidence-{key}"] = confounder(texts, key)
-    if shown.shares:
-        made["layers"] = layers(shown.shares)
-    return made
-
-
-def runs(shown: Shown) -> dict[str, Training]:
-    """Return the runs of training that have a learning curve, by name."""
-    both = {"SFT": shown.sft, "LWF": shown.lwf}
-    return {name: run for name, run in both.items() if run.learning[0]}
-
-
-def acted(training: Training) -> dict[str, tuple[list[int], list[int]]]:
-    """Return the guards that acted, by what to call it, with their steps and counts."""
-    found = {GUARDS[name]: points for name, points in training.guards.items()}
-    return {label: points for label, points in found.items() if points[0]}
+def guard_counts(curves: TrainingCurves) -> dict[str, tuple[list[int], list[int]]]:
+    """The learning steps and counts of every guard that acted, by its label."""
+    return {GUARDS[name]: points for name, points in curves.guards.items() if points[0]}
 
 
 def by_set(texts: list[Row]) -> dict[str, list[Row]]:
-    """Return the texts of each forgetting set."""
+    """The texts of each forgetting set."""
     names = dict.fromkeys(row["forget_set"] for row in texts)
     return {name: [row for row in texts if row["forget_set"] == name] for name in names}
 
 
+def with_finite(texts: list[Row], column: str) -> list[Row]:
+    """The texts whose number in this column is neither missing nor infinite."""
+    return [row for row in texts if row[column] is not None and math.isfinite(row[column])]
+
+
 def is_wide(values: list[float]) -> bool:
-    """Return whether an axis for these values should be logarithmic."""
-    # A squared distance may spread over orders of magnitude.
+    """Whether an axis for these values should be logarithmic."""
+    # A squared distance may span several orders of magnitude.
     return min(values) > 0 and max(values) > 100 * min(values)
 
 
-def bin_edges(values: list[float]) -> Any:
-    """Return the edges of a histogram's bins, an array with one value more than there are bins."""
+def bin_edges(values: list[float]) -> NDArray[np.float64]:
+    """The edges of a histogram's bins, one more than there are bins."""
     low, high = min(values), max(values)
     if is_wide(values):
         return np.geomspace(low, high, _BINS + 1)
-    if high - low <= 1e-9 * abs(high):  # too little to cut into bins
+    if high - low <= 1e-9 * abs(high):  # too narrow to be divided into bins
         low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
     return np.linspace(low, high, _BINS + 1)
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float | None:
-    """Return Spearman's rank correlation, None where there is too little to have one."""
+    """Spearman's rank correlation; None for constant values or fewer than three pairs."""
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     return float(spearmanr(x, y).statistic)
-
-
-def correlation(texts: list[Row], key: str) -> str:
-    """Return how the confidence of texts goes with column `key`, in words."""
-    rho = rank_correlation([row[key] for row in texts], [row["confidence"] for row in texts])
-    return f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(rho)}, n = {len(texts)}"
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def read_shares(folder: Path) -> dict[str, dict[str, float]]:
-    """Return each layer group's share of the score, as `explain.layer_shares`."""
-    return layer_shares(pq.read_schema(folder / "scores.parquet").metadata)

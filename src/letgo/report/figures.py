@@ -1,131 +1,186 @@
-"""The pictures of a run as drawings: for print, for papers, and for pages without JavaScript."""
+"""The figures of a run, drawn once for the page and for papers."""
 
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from letgo.report.drawing import COLOURS, FORMATS, INK, MARKERS, Drawing, new_figure, save
+from letgo.report.drawing import (
+    COLOURS,
+    FORMATS,
+    INK,
+    MARKERS,
+    Drawing,
+    HoverTexts,
+    new_figure,
+    save,
+)
 from letgo.report.figure_data import (
     CONFOUNDERS,
-    Shown,
-    acted,
+    FigureData,
     bin_edges,
     by_set,
     collect,
-    correlation,
-    each_figure,
+    guard_counts,
     is_wide,
-    runs,
+    rank_correlation,
+    with_finite,
 )
 from letgo.report.formats import clean, decimal, percent, shorten, significant
 from letgo.run import folder as files
+from letgo.run.folder import Row
 
-# Above this many marks an embedded bitmap is smaller than a drawn element for each.
-_MANY = 800
-# Powers of ten would come as formulas, which letters left to the browser cannot show.
+# More marks than these become one bitmap, which is smaller and has no hover texts.
+_MOST_MARKS = 800
+# A longer learning curve has no marks.
+_MOST_CURVE_MARKS = 100
+# Matplotlib writes powers of ten as formulas, which SVG text cannot show.
 _PLAIN = "{x:g}"
 _LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-")}
 _UNLEARNING = COLOURS[3]
 
 
-def draw_all(shown: Shown) -> dict[str, Drawing]:
-    """Return every drawing there is something to show in, by the name of its file."""
-    return each_figure(shown, _training, confidence, _confounder, _layers)
+def draw_all(data: FigureData) -> dict[str, Drawing]:
+    """Every figure that the run has numbers for, by the name of its file."""
+    drawings: dict[str, Drawing] = {}
+    if data.sft.learning[0] or data.lwf.learning[0] or data.lwf.unlearning[0]:
+        drawings["training"] = _training(data)
+    if data.texts:
+        drawings["confidence"] = confidence(data.texts, data.threshold)
+    for column in CONFOUNDERS:
+        if texts := with_finite(data.texts, column):
+            drawings[f"confidence-{column}"] = _confounder(texts, column)
+    if data.shares:
+        drawings["layers"] = _layers(data.shares)
+    return drawings
 
 
 def save_figures(folder: Path, formats: list[str]) -> list[Path]:
-    """Write every drawing of a run to `figures/NAME.FORMAT` in its folder.
+    """Write every figure of a run to `figures/NAME.FORMAT` in its folder.
 
     Args:
         folder: the run's folder.
         formats: out of `drawing.FORMATS`.
 
     Returns:
-        the files.
+        The files.
 
     Raises:
-        InputError: the folder lacks a file no picture can do without.
+        InputError: the folder lacks a required file.
     """
     assert set(formats) <= set(FORMATS)
     files.check(folder)
-    made = []
+    paths = []
     (folder / "figures").mkdir(exist_ok=True)
     for name, drawing in draw_all(collect(folder, files.read_texts(folder))).items():
-        for kind in formats:
-            made.append(folder / "figures" / f"{name}.{kind}")
-            save(drawing, made[-1])
-    return made
+        for suffix in formats:
+            paths.append(folder / "figures" / f"{name}.{suffix}")
+            save(drawing, paths[-1])
+    return paths
 
 
-def _training(shown: Shown) -> Drawing:
-    """Learning loss over learning steps, below it the NLL of the texts unlearned, and guards."""
-    steps, nll = shown.lwf.unlearning
-    guards, curves = acted(shown.lwf), runs(shown)
+def _training(data: FigureData) -> Drawing:
+    """Panels for the learning losses, the NLL of the unlearned texts, and the guards."""
+    steps, nll = data.lwf.unlearning
+    guards = guard_counts(data.lwf)
+    curves = {
+        name: run.learning
+        for name, run in (("SFT", data.sft), ("LWF", data.lwf))
+        if run.learning[0]
+    }
     heights = (
         [1.7] * bool(curves) + [1.3] * bool(steps) + [0.12 + 0.16 * len(guards)] * bool(guards)
     )
-    said = []
+    hover: HoverTexts = []
     with new_figure(0.9 + sum(heights)) as figure:
-        axes = list(
-            figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        )
-        for name, run in curves.items():
-            colour, line = _LINES[name]
-            single = "o" if len(run.learning[0]) == 1 else ""
-            axes[0].plot(*run.learning, line, marker=single, color=colour, label=name)
-            axes[0].set_ylabel("learning loss")
-            said.append(_ends(f"learning loss of {name}", run.learning[1]))
+        grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
+        panels = list(grid[:, 0])
+        for name, (at, losses) in curves.items():
+            hover += _learning_curve(panels[0], name, at, losses)
         if steps:
-            axis = axes[bool(curves)]
-            many = len(steps) > _MANY
-            axis.plot(steps, nll, "o-", color=_UNLEARNING, markersize=2.5, rasterized=many)
-            axis.set_ylabel("unlearning NLL\n(nats per token)")
-            axes[0].plot(
+            hover += _unlearning_curve(panels[bool(curves)], steps, nll)
+            panels[0].plot(
                 steps,
                 np.full(len(steps), 0.02),
                 "|",
                 color=_UNLEARNING,
                 markersize=6,
-                transform=axes[0].get_xaxis_transform(),
+                transform=panels[0].get_xaxis_transform(),
                 label="unlearning step",
-                rasterized=many,
+                rasterized=len(steps) > _MOST_MARKS,
             )
-            said.append(_ends("NLL of the unlearned texts", nll))
-        for row, (label, (at, counts)) in enumerate(guards.items()):
-            axes[-1].plot(at, np.full(len(at), row), "x", color=INK, markersize=4)
-            said.append(f"{label}: {sum(counts)}")
         if guards:
-            axes[-1].set_yticks(range(len(guards)), list(guards), fontsize=7)
-            axes[-1].set_ylim(len(guards) - 0.5, -0.5)
-        axes[-1].set_xlabel("learning steps")
-        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+            hover += _guard_marks(panels[-1], guards)
+        panels[-1].set_xlabel("learning steps")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper center", ncols=3)
-        return Drawing(figure, "Line chart over learning steps: " + "; ".join(said))
+    parts = [_ends(f"learning loss of {name}", losses) for name, (_, losses) in curves.items()]
+    parts += [_ends("NLL of the unlearned texts", nll)] if steps else []
+    parts += [f"{label}: {sum(counts)}" for label, (_, counts) in guards.items()]
+    return Drawing(figure, "Line chart over learning steps: " + "; ".join(parts), hover)
 
 
-def confidence(texts: list[dict[str, Any]], threshold: float | None) -> Drawing:
-    """Draw how the confidence of each forgetting set is spread, and where selection began.
+def _learning_curve(axes: Axes, name: str, steps: list[int], losses: list[float]) -> HoverTexts:
+    colour, style = _LINES[name]
+    few = len(steps) <= _MOST_CURVE_MARKS
+    (line,) = axes.plot(
+        steps, losses, style, marker="o" if few else "", markersize=2.5, color=colour, label=name
+    )
+    axes.set_ylabel("learning loss")
+    if few:
+        return [(line, _at_steps(f"learning loss of {name}", steps, losses))]
+    return [(line, [_ends(f"learning loss of {name}", losses)])]
+
+
+def _unlearning_curve(axes: Axes, steps: list[int], nll: list[float]) -> HoverTexts:
+    many = len(steps) > _MOST_MARKS
+    (line,) = axes.plot(steps, nll, "o-", color=_UNLEARNING, markersize=3.5, rasterized=many)
+    axes.set_ylabel("unlearning NLL\n(nats per token)")
+    return [] if many else [(line, _at_steps("NLL of the unlearned texts", steps, nll))]
+
+
+def _guard_marks(axes: Axes, guards: dict[str, tuple[list[int], list[int]]]) -> HoverTexts:
+    hover: HoverTexts = []
+    for row, (label, (steps, counts)) in enumerate(guards.items()):
+        many = len(steps) > _MOST_MARKS
+        (marks,) = axes.plot(
+            steps, np.full(len(steps), row), "X", color=INK, markersize=4, mew=0, rasterized=many
+        )
+        texts = [f"step {at}: {label} ({n})" for at, n in zip(steps, counts, strict=True)]
+        hover += [] if many else [(marks, texts)]
+    axes.set_yticks(range(len(guards)), list(guards), fontsize=7)
+    axes.set_ylim(len(guards) - 0.5, -0.5)
+    return hover
+
+
+def confidence(texts: list[Row], threshold: float | None) -> Drawing:
+    """Histograms of the confidence of each forgetting set, with the selection threshold.
 
     Args:
         texts: rows with "forget_set", "confidence" (finite) and "selected".
-        threshold: the lowest confidence selected, None where nothing was.
+        threshold: the lowest confidence of a selected text, None if none was selected.
     """
     sets = by_set(texts)
     values = [row["confidence"] for row in texts]
     edges = bin_edges(values)
+    hover: HoverTexts = []
     with new_figure(0.8 + 1.2 * len(sets)) as figure:
         panels = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
         for i, (axes, (name, rows)) in enumerate(zip(panels, sets.items(), strict=True)):
             colour = COLOURS[i % len(COLOURS)]
-            groups = [
-                [row["confidence"] for row in rows if row["selected"] == kept]
-                for kept in (True, False)
-            ]
-            axes.hist(groups[0] + groups[1], edges, color=colour, alpha=0.45)
-            axes.hist(groups[0], edges, color=colour)
+            chosen = [row["confidence"] for row in rows if row["selected"]]
+            counts, _, pale = axes.hist(
+                [row["confidence"] for row in rows], edges, color=colour, alpha=0.45
+            )
+            chosen_counts, _, strong = axes.hist(chosen, edges, color=colour)
+            for low, high, n, n_chosen, *bars in zip(
+                edges, edges[1:], counts, chosen_counts, pale, strong, strict=False
+            ):
+                text = f"confidence {significant(low, 3)} to {significant(high, 3)}: "
+                text += f"{n:.0f} texts, {n_chosen:.0f} selected"
+                hover += [(bar, [text]) for bar in bars if bar.get_height()]
             axes.set_title(f"{_label(name)}, n = {len(rows)}", loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             if threshold is not None:
@@ -135,66 +190,78 @@ def confidence(texts: list[dict[str, Any]], threshold: float | None) -> Drawing:
             panels[-1].xaxis.set_major_formatter(_PLAIN)
         panels[-1].set_xlabel("confidence")
         figure.supylabel("texts", fontsize=9)
-        medians = "; ".join(
-            f"{clean(name)}: {len(rows)} texts, median "
-            + significant(float(np.median([row["confidence"] for row in rows])))
-            for name, rows in sets.items()
-        )
-        said = f"Histograms of confidence; {medians}; selected from {significant(threshold)} up"
-        return Drawing(figure, said)
+    medians = "; ".join(
+        f"{clean(name)}: {len(rows)} texts, median "
+        + significant(float(np.median([row["confidence"] for row in rows])))
+        for name, rows in sets.items()
+    )
+    description = f"Histograms of confidence; {medians}; selected from {significant(threshold)} up"
+    return Drawing(figure, description, hover)
 
 
-def _confounder(texts: list[dict[str, Any]], key: str) -> Drawing:
-    """The confidence of each text against another number known of it."""
-    label = CONFOUNDERS[key]
+def _confounder(texts: list[Row], column: str) -> Drawing:
+    """The confidence of each text against its length or loss."""
+    label = CONFOUNDERS[column]
+    values = [row["confidence"] for row in texts]
+    rho = rank_correlation([row[column] for row in texts], values)
+    title = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(rho)}, n = {len(texts)}"
+    many = len(texts) > _MOST_MARKS
+    hover: HoverTexts = []
     with new_figure(3.4) as figure:
-        axes: Axes = figure.subplots()
+        axes = figure.subplots()
         for i, (name, rows) in enumerate(by_set(texts).items()):
-            axes.scatter(
-                [row[key] for row in rows],
+            marks = axes.scatter(
+                [row[column] for row in rows],
                 [row["confidence"] for row in rows],
-                s=11,
+                s=16,
                 alpha=0.75,
                 linewidths=0,
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKERS[i % len(MARKERS)],
                 label=_label(name),
-                rasterized=len(texts) > _MANY,
+                rasterized=many,
             )
-        values = [row["confidence"] for row in texts]
-        said = correlation(texts, key)
-        axes.set_title(said)
+            hover += [] if many else [(marks, [_summary(row) for row in rows])]
+        axes.set_title(title)
         if is_wide(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(_PLAIN)
         axes.set_xlabel(label)
+        if column == "tokens":
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_ylabel("confidence")
         figure.legend(loc="outside lower center", ncols=3, markerscale=2)
-        return Drawing(figure, f"Scatter plot of confidence against {label}. {said}")
+    return Drawing(figure, f"Scatter plot of confidence against {label}. {title}", hover)
 
 
 def _layers(shares: dict[str, dict[str, float]]) -> Drawing:
-    """Each layer group's share of the score: by what a matrix is, and by where it is."""
-    kinds, blocks = shares["matrix"], shares["block"]
-    with new_figure(2.2 + 0.17 * len(kinds)) as figure:
-        above, below = figure.subplots(2, height_ratios=[0.17 * len(kinds), 1.4])
-        above.barh(range(len(kinds)), list(kinds.values()), color=COLOURS[0])
-        above.set_yticks(range(len(kinds)), [_label(name) for name in kinds])
+    """The shares of the score by kind of matrix and by block."""
+    matrices, blocks = shares["matrix"], shares["block"]
+    with new_figure(2.2 + 0.17 * len(matrices)) as figure:
+        above, below = figure.subplots(2, height_ratios=[0.17 * len(matrices), 1.4])
+        bars = above.barh(range(len(matrices)), list(matrices.values()), color=COLOURS[0])
+        above.set_yticks(range(len(matrices)), [_label(name) for name in matrices])
         above.invert_yaxis()
         above.xaxis.set_major_formatter(PercentFormatter(1, 0))
-        below.bar(range(len(blocks)), list(blocks.values()), color=COLOURS[0])
-        every = range(0, len(blocks), -(-len(blocks) // 10))
+        bars = [*bars, *below.bar(range(len(blocks)), list(blocks.values()), color=COLOURS[0])]
+        ticks = range(0, len(blocks), -(-len(blocks) // 10))
         names = [_label(name.removeprefix("block ")) for name in blocks]
-        below.set_xticks(every, [names[i] for i in every])
+        below.set_xticks(ticks, [names[i] for i in ticks])
         below.yaxis.set_major_formatter(PercentFormatter(1, 0))
         below.set_xlabel("block")
         figure.supylabel("share of the score", fontsize=9)
-        most = [max(group, key=lambda name: group[name]) for group in (kinds, blocks)]
-        said = ", ".join(
-            f"{clean(name)} has most with {percent(group[name])} %"
-            for name, group in zip(most, (kinds, blocks), strict=True)
-        )
-        return Drawing(figure, f"Bar charts of layers' shares of the score: {said}")
+    texts = [
+        f"{clean(name)}: {percent(share)} %"
+        for group in (matrices, blocks)
+        for name, share in group.items()
+    ]
+    largest = [max(group, key=lambda name: group[name]) for group in (matrices, blocks)]
+    description = "Bar charts of layers' shares of the score; the largest are " + " and ".join(
+        f"{clean(name)} with {percent(group[name])} %"
+        for name, group in zip(largest, (matrices, blocks), strict=True)
+    )
+    hover = [(bar, [text]) for bar, text in zip(bars, texts, strict=True)]
+    return Drawing(figure, description, hover)
 
 
 def _label(name: str) -> str:
@@ -203,3 +270,24 @@ def _label(name: str) -> str:
 
 def _ends(name: str, values: list[float]) -> str:
     return f"{name} from {decimal(values[0])} to {decimal(values[-1])}"
+
+
+def _at_steps(name: str, steps: list[int], values: list[float]) -> list[str]:
+    """A hover text for every marker; matplotlib draws none where a value is not finite."""
+    return [
+        f"step {step}: {name} {decimal(value, 3)}"
+        for step, value in zip(steps, values, strict=True)
+        if math.isfinite(value)
+    ]
+
+
+def _summary(row: Row) -> str:
+    """The hover text of a text: its numbers, and the beginnings of its prompt and completion."""
+    selected = "selected" if row["selected"] else "not selected"
+    return "\n".join(
+        [
+            f"{_label(row['forget_set'])}: confidence {significant(row['confidence'])}, {selected}",
+            f"{row['tokens']} tokens, loss of the base model {decimal(row['loss_base'], 3)}",
+            *(shorten(clean(" ".join(row[key].split())), 80) for key in ("prompt", "completion")),
+        ]
+    )

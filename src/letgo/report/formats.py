@@ -1,12 +1,12 @@
-"""Values as the page shows them."""
+"""Numbers, times and texts as the page prints them."""
 
 import math
 import re
 
 from markupsafe import Markup
 
-# Control characters except newline and tab; the marks that embed, override or isolate a writing
-# direction, which could make a text read as something else; what UTF-8 cannot or should not hold.
+# Control characters except newline and tab; marks that change the writing direction and could make
+# a text read as something else; surrogates and noncharacters.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
@@ -15,60 +15,60 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def clean(text: str) -> str:
-    """Return `text` with characters that cannot be shown replaced by U+FFFD (�)."""
+    """The text with unprintable characters replaced by U+FFFD (�)."""
     return _UNPRINTABLE.sub("\ufffd", re.sub(r"\r\n?", "\n", text))
 
 
 def clean_output(value: object) -> object:
-    """Clean what a template is about to print, unless it is markup this package made."""
+    """Clean a value that a template prints, unless it is markup of this package."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shorten(text: str, length: int) -> str:
-    """Return `text`, cut to `length` characters with an ellipsis where it is longer."""
+    """The text, or its beginning with an ellipsis, at most `length` characters long."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def decimal(value: float | None, digits: int = 2, sign: str = "-") -> str:
-    """Return `value` with `digits` decimals, a true minus sign, and a dash where it is unknown.
+    """A number with `digits` decimals and a true minus sign; a dash if it is None or not finite.
 
     Args:
-        value: a number; None and what is not finite are unknown.
-        digits: how many decimals.
-        sign: "+" to sign positive numbers too.
+        value: the number.
+        digits: number of decimals.
+        sign: "+" to give positive numbers a sign too.
     """
     if value is None or not math.isfinite(value):
         return _UNKNOWN
-    # Adding zero turns the -0.0 that rounding leaves into 0.0.
+    # Rounding can give -0.0; adding zero makes it 0.0.
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def significant(value: float | None, digits: int = 5) -> str:
-    """Return `value` with so many significant digits: for numbers whose size is not known."""
+    """A number of any magnitude with this many significant digits."""
     if value is None or not math.isfinite(value):
         return _UNKNOWN
     return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction as per cent, without the sign for it: 0.5 gives 50.0."""
+    """A fraction as per cent, without the sign: 0.5 gives 50.0."""
     return decimal(None if fraction is None else 100 * fraction, 1)
 
 
 def points(fraction: float | None) -> str:
-    """Return a difference of fractions as signed percentage points: 0.02 gives +2.0."""
+    """A difference of fractions in signed percentage points: 0.02 gives +2.0."""
     return decimal(None if fraction is None else 100 * fraction, 1, "+")
 
 
 def p_value(value: float | None) -> str:
-    """Return the letter p with its value, which below 0.001 is said to be just that."""
+    """The letter p with its value, or "p < 0.001"."""
     if value is not None and value < 0.001:
         return f"p{_NO_BREAK}<{_NO_BREAK}0.001"
     return f"p{_NO_BREAK}={_NO_BREAK}{decimal(value, 3)}"
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in the units a reader would use: 8.2 s, 3 min 05 s, 2 h 07 min."""
+    """A time in readable units: 8.2 s, 3 min 05 s, 2 h 07 min."""
     if seconds is None:
         return _UNKNOWN
     if seconds < 60:
@@ -80,7 +80,7 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(megabytes: float | None) -> str:
-    """Return a size in gigabytes from one gigabyte on, else in megabytes."""
+    """A size in megabytes, or in gigabytes from one gigabyte on."""
     if megabytes is None:
         return _UNKNOWN
     if megabytes < 1000:

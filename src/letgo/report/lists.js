@@ -1,4 +1,5 @@
-// Tables of the class "sortable" are sorted by a click on the head of a column.
+"use strict";
+// Sort a table of the class "sortable" by a click on the head of a column.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -21,17 +22,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A form of the class "filter" leaves of the list it names what fits all of its fields.
+// A form of the class "filter" hides the items of its list that do not match all of its fields.
 for (const form of document.querySelectorAll("form.filter")) {
   const items = [...document.getElementById(form.dataset.list).children];
-  const fits = (item, { name, value }) =>
+  const matches = (item, { name, value }) =>
     !name || !value || (name === "words"
       ? item.textContent.toLowerCase().includes(value.toLowerCase())
       : item.dataset[name] === value);
   const filter = () => {
-    for (const item of items) item.hidden = ![...form.elements].every((field) => fits(item, field));
-    const shown = items.filter((item) => !item.hidden).length;
-    form.querySelector("output").value = `${shown} of ${items.length} shown`;
+    for (const item of items) {
+      item.hidden = ![...form.elements].every((field) => matches(item, field));
+    }
+    const visible = items.filter((item) => !item.hidden).length;
+    form.querySelector("output").value = `${visible} of ${items.length} shown`;
   };
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -1,126 +1,123 @@
-"""The page of a run: what is picked from its folder, and how it comes into the template."""
+"""The page of a run, from the files of its folder."""
 
+import base64
+import hashlib
 import shlex
+from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from letgo.report import formats
-from letgo.report import tables as picks
+from letgo.report import formats, tables
 from letgo.report.drawing import inline
 from letgo.report.figure_data import collect
 from letgo.report.figures import draw_all
-from letgo.report.plots import plot_all
-from letgo.report.scripts import scripts
 from letgo.run import folder as files
+from letgo.run.folder import Row
 from letgo.scoring.scores import SCORES
 
-MODELS = {
-    "base": "as it came",
-    "sft": "plain fine-tuning",
-    "lwf": "with forgetting",
-}
-_SETTINGS = (
-    "model",
-    "learn",
-    "learn_test",
-    "learn_validation",
-    "forget",
-    "forget_fraction",
-    "optimum",
-    "score",
-    "alpha",
-    "fisher_kind",
-    "unlearning_interval",
-    "rescore_interval",
-    "unlearning_schedule",
-    "unlearning_loss",
-    "unlearning_strength",
-    "unlearning_rate",
-    "unlearning_state",
-    "unlearning_ceiling",
-    "regularizer",
-    "learning_rate",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "use_peft",
-    "seed",
-)
-_SHOWN_TEXTS = 5  # at each end, as cards
-_LISTED_TEXTS = 150  # at each end, in the table
-_LISTED_DECISIONS = 100
-_SHOWN_ANSWERS = 4  # of each set and outcome
+_CARDS = 5  # texts at each end, shown in full
+_TABLE_ROWS = 150  # texts at each end, in the table
+_DECISIONS = 100
+_ANSWERS = 4  # of each set and outcome
 
 
 def render(folder: Path) -> str:
-    """Write the page that tells what a run did.
+    """The page of a run.
 
     Args:
         folder: the run's folder. Training logs, metrics, answers and stages may be missing; the
             page then says so.
 
     Returns:
-        One HTML document that needs nothing beside it. Equal folders give equal pages.
+        One self-contained HTML document. Equal folders give equal pages.
 
     Raises:
-        InputError: the folder lacks a file no page can do without.
+        InputError: the folder lacks a required file.
     """
     files.check(folder)
-    config = files.read_config(folder)
-    settings_file = shlex.quote(str(folder / "config.yaml"))
-    metrics = files.read_json(folder / "metrics.json")
-    results = metrics.get("models") or {}
-    difference = metrics.get("lwf_minus_sft") or {}
-    texts = files.read_texts(folder)
-    shown = collect(folder, texts)
-    confident, doubtful = picks.extremes(shown.texts, _SHOWN_TEXTS)
-    most, least = picks.extremes(shown.texts, _LISTED_TEXTS)
-    decided = picks.decided(texts)
-    questions = picks.compare_answers(files.read_rows(folder / "answers.parquet"))
-    return (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            name=folder.resolve().name,
-            command=f"letgo run --config {settings_file} --output_dir NEW",
-            config=config,
-            config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
-            settings={key: config[key] for key in _SETTINGS if key in config},
-            provenance=config.get("provenance") or {},
-            data=picks.data_origins(config),
-            models=MODELS,
-            results=results,
-            difference=difference,
-            paired=difference.get("learn"),
-            asked=results.get("lwf", {}).get("learn", {}).get("n"),
-            verdict=metrics.get("verdict"),
-            validated="validation" in results.get("lwf", {}),
-            perplexity=metrics.get("neutral_perplexity") or {},
-            sets=picks.evaluated_sets(results),
-            texts=texts,
-            selected=sum(row["selected"] for row in texts),
-            meaning=_meaning(str(texts[0]["score"])) if texts else "missing",
-            constants=files.read_score_constants(folder),
-            shown=shown,
-            pictures={name: inline(name, drawing) for name, drawing in draw_all(shown).items()},
-            plots=plot_all(shown),
-            confident=confident,
-            doubtful=doubtful,
-            listed=most + least[::-1],
-            forget_sets=list(dict.fromkeys(row["forget_set"] for row in texts)),
-            decisions=len(decided),
-            decided=decided[:_LISTED_DECISIONS],
-            outcomes=picks.outcomes(questions),
-            questions=picks.sample(questions, _SHOWN_ANSWERS),
-            stages=files.read_json(folder / "stages.json"),
-            scripts=scripts(),
-        )
+    script = resources.files("letgo.report").joinpath("lists.js").read_text(encoding="utf-8")
+    template = _environment().get_template("page.html.jinja")
+    return template.render(
+        name=folder.resolve().name,
+        script=Markup(script),
+        policy=_policy(script),
+        stages=files.read_json(folder / "stages.json"),
+        **_settings(folder),
+        **_results(folder),
+        **_texts(folder),
+        **_answers(folder),
     )
 
 
+def _settings(folder: Path) -> Row:
+    config = files.read_config(folder)
+    file = folder / "config.yaml"
+    return {
+        "config": config,
+        "config_text": file.read_text(encoding="utf-8"),
+        "command": f"letgo run --config {shlex.quote(str(file))} --output_dir NEW",
+        "provenance": config.get("provenance") or {},
+        "data": tables.data_origins(config),
+    }
+
+
+def _results(folder: Path) -> Row:
+    metrics = files.read_json(folder / "metrics.json")
+    results = metrics.get("models") or {}
+    return {
+        "verdict": metrics.get("verdict"),
+        "results": results,
+        "sets": tables.evaluated_sets(results),
+        "difference": metrics.get("lwf_minus_sft") or {},
+        "perplexity": metrics.get("neutral_perplexity") or {},
+    }
+
+
+def _texts(folder: Path) -> Row:
+    texts = files.read_texts(folder)
+    data = collect(folder, texts)
+    most_confident, least_confident = tables.extremes(data.texts, _CARDS)
+    top, bottom = tables.extremes(data.texts, _TABLE_ROWS)
+    decisions = tables.person_decisions(texts)
+    return {
+        "texts": texts,
+        "meaning": _meaning(texts[0]["score"]) if texts else "missing",
+        "constants": files.read_score_constants(folder),
+        "figure_data": data,
+        "pictures": {name: inline(name, drawing) for name, drawing in draw_all(data).items()},
+        "most_confident": most_confident,
+        "least_confident": least_confident,
+        "table_rows": top + bottom[::-1],
+        "decisions": decisions[:_DECISIONS],
+        "decision_count": len(decisions),
+    }
+
+
+def _answers(folder: Path) -> Row:
+    questions = tables.compare_answers(files.read_rows(folder / "answers.parquet"))
+    return {
+        "outcomes": tables.count_outcomes(questions),
+        "questions": tables.sample(questions, _ANSWERS),
+    }
+
+
 def _meaning(score: str) -> str:
-    """What a score measures, with its name; the name alone for a score of another version."""
+    """What a score measures, and its name; the name alone for a score of another version."""
     return f"{SCORES[score].meaning} ({score})" if score in SCORES else score
+
+
+def _policy(script: str) -> str:
+    """A Content-Security-Policy that lets only this script run and forbids all loading.
+
+    A text of the run is not executed even if its escaping should fail.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+        f"img-src data:; script-src 'sha256-{digest}'"
+    )
 
 
 def _environment() -> Environment:
@@ -132,7 +129,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for make in (
+    for function in (
         formats.decimal,
         formats.duration,
         formats.memory,
@@ -142,7 +139,5 @@ def _environment() -> Environment:
         formats.shorten,
         formats.significant,
     ):
-        environment.filters[make.__name__] = make
-    # Browsers read no NaN; what is not known is to be None.
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+        environment.filters[function.__name__] = function
     return environment

@@ -1,0 +1,30 @@
+"""Curves of a training log."""
+
+from letgo.report.curves import read_curves
+
+
+def test_steps_are_learning_steps():
+    log = [
+        {"step": 1, "loss": 2.0},
+        {
+            "step": 2,
+            "unlearn/nll": 1.0,
+            "unlearn/steps": 1,
+            "unlearn/skipped": 3,
+            "unlearn/paused": 2,
+        },
+        {"step": 3, "loss": None},
+        {"step": 4, "loss": 1.0},
+        {"step": 5, "unlearn/nll": 0.0, "unlearn/steps": 2},
+        {"train_loss": 1.5},
+    ]
+    training = read_curves(log)
+    assert training.learning == ([1, 3], [2.0, 1.0])
+    assert training.unlearning == ([1], [1.0])
+    assert training.unlearning_steps == 2
+    assert training.guards == {
+        "skipped": ([1], [3]),
+        "clipped": ([], []),
+        "paused": ([1], [2]),
+        "idle": ([3], [1]),
+    }
