@@ -64,6 +64,8 @@ def timed(trainer: Any) -> tuple[float, list[float]]:
     """Seconds of one run without its set-up, and of each of its learning steps."""
     from transformers import TrainerCallback
 
+    from letgo.unlearning.schedule import Plan
+
     class Watch(TrainerCallback):
         def __init__(self) -> None:
             self.begun = self.total = 0.0
@@ -85,8 +87,8 @@ def timed(trainer: Any) -> tuple[float, list[float]]:
     trainer.add_callback(watch)
     trainer.train()
     trainer.remove_callback(watch)
-    kinds = getattr(trainer, "kinds", None) or [False] * len(watch.steps)
-    learning = [s for s, unlearning in zip(watch.steps, kinds, strict=True) if not unlearning]
+    plan = getattr(trainer, "plan", None) or Plan([])
+    learning = [seconds for i, seconds in enumerate(watch.steps) if not plan.is_unlearning(i)]
     return watch.total, learning
 
 
@@ -118,16 +120,19 @@ def compare(rounds: int) -> dict[str, Any]:
 
 def rescoring(rounds: int, count: int = 32) -> dict[str, Any]:
     """What scoring a text anew costs, or taking a learning example for it, in learning examples."""
+    from letgo.scoring.scores import DEFAULT_SCORE, SCORES
+    from letgo.scoring.weights import trained_weights
     from letgo.unlearning.rescore import Rescore
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = make("lwf", folder, count // BATCH, "bounded_ga", INTERVAL)
         rows = trainer.train_dataset.to_list()[:count]
-        rescore, ratios = Rescore(trainer, rows), []
+        weights, ratios = trained_weights(trainer.model), []
+        rescore = Rescore(trainer, rows, SCORES[DEFAULT_SCORE], weights)
         for _ in range(rounds + 1):
             step = statistics.median(timed(trainer)[1])
             begun = time.perf_counter()
-            rescore._scores(list(range(count)), rows)
+            rescore.scores(list(range(count)), rows)
             seconds = time.perf_counter() - begun
             ratios.append(seconds / (2 * count) / (step / BATCH))
     ratios = ratios[1:]  # the first run allocates

@@ -145,7 +145,7 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
         "unlearning_steps": len(unlearned),
         "unlearning_nll": [round(entry["unlearn/nll"], 3) for entry in unlearned],
         "strength": round(statistics.mean(strengths), 4) if strengths else None,
-        "guards": trainer.tracker.acted if unlearned else None,
+        "guards": trainer.tracker.guard_counts if unlearned else None,
     }
 
 

@@ -22,7 +22,7 @@ from letgo.models.bundled import resolve
 from letgo.models.loading import load_model, load_tokenizer
 from letgo.run.folder import read_json, write_json
 from letgo.run.provenance import git_revision, versions
-from letgo.unlearning.schedule import plan
+from letgo.unlearning.schedule import unlearning_steps
 
 EVERY, ASKED = 10, 150
 NAMES = {"sft": "SFT", "separate 0.1 (default)": "LWF"}
@@ -74,7 +74,10 @@ def main() -> None:
             if str(seed) in runs.setdefault(name, {}):
                 continue
             interval = ARMS[arm].get("unlearning_interval", 4)
-            asked = Asked(data["test"][:ASKED], plan("periodic", EXAMPLES // BATCH, interval, seed))
+            asked = Asked(
+                data["test"][:ASKED],
+                unlearning_steps("periodic", EXAMPLES // BATCH, interval, seed),
+            )
             with tempfile.TemporaryDirectory() as folder:
                 trained(ARMS[arm], seed, data, folder, [asked])
             runs[name][str(seed)] = asked.points

@@ -66,7 +66,7 @@ def run(case, folder):
         "processes": accelerator.num_processes,
         "weights": state,
         "log": trainer.state.log_history,
-        "kinds": getattr(trainer, "kinds", []),
+        "unlearning": trainer.plan.steps if isinstance(trainer, LWFTrainer) else [],
     }
 
 

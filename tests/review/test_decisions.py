@@ -212,7 +212,7 @@ def test_a_review_of_a_trained_run_asks_for_another_training(chosen, tiny, data,
     assert status == 0, error
     card = (out / "lwf" / "README.md").read_text()
     assert f"{len(review.ids)} self-generated texts, {len(selected(out))} of them" in card
-    assert f"re-scoring chooses anew among {len(review.ids) - 1} of them" in card
+    assert f"re-scoring may choose among {len(review.ids) - 1} of them" in card
 
 
 def test_selecting_again_keeps_what_people_decided(chosen, tmp_path):
@@ -252,7 +252,7 @@ def test_rescoring_never_drops_what_was_forced_nor_takes_what_was_kept():
         for i in range(9)
     ]
     found = choose(Dataset.from_list(rows), 0.5, True)
-    assert (found.places, found.allowed, found.forced) == ([1, 2], list(range(1, 9)), [2])
+    assert (found.indices, found.allowed, found.forced) == ([1, 2], list(range(1, 9)), [2])
     assert choose(Dataset.from_list(rows), 0.5, False).allowed == [1, 2]
     rows = [{**row, "selected": False} for row in rows]
     with pytest.raises(InputError, match="no text is selected"):

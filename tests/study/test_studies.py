@@ -192,7 +192,7 @@ def test_the_model_is_asked_after_learning_steps(monkeypatch):
     monkeypatch.syspath_prepend(str(STUDIES))
     import steps
 
-    from letgo.unlearning.schedule import plan
+    from letgo.unlearning.schedule import unlearning_steps
 
     asked_at = []
     monkeypatch.setattr(
@@ -203,7 +203,7 @@ def test_the_model_is_asked_after_learning_steps(monkeypatch):
         (4, [(0, 0), (10, 12), (20, 25)]),  # the 20th is followed by an unlearning step
     ):
         asked_at.clear()
-        kinds, now = plan("periodic", 20, interval, 0), 0
+        kinds, now = unlearning_steps("periodic", 20, interval, 0), 0
         asked = steps.Asked([], kinds)
         asked.on_train_begin(None, None, None)
         for now in range(1, len(kinds) + 1):

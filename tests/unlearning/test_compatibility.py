@@ -4,8 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.models import make_model, make_tokenizer
-from helpers.training import FORGET, LEARN, config, train, watched, weights
-from oracles import gradients as oracle
+from helpers.training import FORGET, LEARN, config, train, watched
 from peft import LoraConfig
 from transformers import DataCollatorForSeq2Seq
 from trl import SFTTrainer
@@ -19,7 +18,7 @@ ADAPTED = ["q_proj", "up_proj"]
 def unlearned(trainer):
     """The figures of the unlearning steps; checks that they are finite and moved something."""
     steps = [entry for entry in trainer.state.log_history if "unlearn/loss" in entry]
-    assert len(steps) == trainer.kinds.count(True) > 0
+    assert len(steps) == trainer.plan.unlearned(99) > 0
     values = torch.tensor([[e["unlearn/nll"], e["unlearn/grad_norm"]] for e in steps])
     assert values.isfinite().all()
     assert all(e["unlearn/strength"] > 0 for e in steps)
@@ -148,7 +147,7 @@ def strip(steps):
 def test_learning_steps_are_those_of_trl(tmp_path, changes):
     trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
     _, plain = watched(SFTTrainer, config(tmp_path, **changes))
-    learned = [step for step, kind in zip(watch.steps, trainer.kinds, strict=True) if not kind]
+    learned = [step for step, kind in zip(watch.steps, trainer.plan.steps, strict=True) if not kind]
     nothing = [[trainer.processing_class.pad_token_id]]
     learned = [[micro for micro in step if micro != nothing] for step in learned]
     assert strip(learned) == strip(plain.steps)
@@ -238,98 +237,3 @@ def test_a_collator_of_one_s_own_sees_the_columns_that_it_sees_in_trl(tmp_path):
     )
     trainer.train()
     unlearned(trainer)
-
-
-# ---- regularizers
-
-
-def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
-    """The end of an epoch, where the stream has places left over: 2 micro-batches of 4."""
-    losses = []
-    for interval in (0, 3):
-        arguments = config(
-            tmp_path,
-            regularizer="bss",
-            regularizer_weight=1.0,
-            unlearning_interval=interval,
-            unlearning_strength=0.0,
-            gradient_accumulation_steps=4,
-        )
-        history = train(LWFTrainer, arguments, FORGET).state.log_history
-        losses.append([e["loss"] for e in history if "loss" in e])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
-def test_packed_examples_have_no_feature_each(tmp_path):
-    for changes in (
-        {"packing": True, "max_length": 24},
-        {"padding_free": True, "max_length": None},
-    ):
-        with pytest.raises(InputError, match="--regularizer bss needs a feature of every example"):
-            train(LWFTrainer, config(tmp_path, regularizer="bss", **changes))
-
-
-@pytest.mark.parametrize("name", ["bss", "l2_sp", "ewc"])
-@pytest.mark.parametrize("interval", [0, 3])
-def test_regularizers_hold_the_model_back(tmp_path, name, interval):
-    """With and without unlearning; a large weight keeps what it measures smaller."""
-    moved = {}
-    for weight in (0.0, 1e4):
-        arguments = config(
-            tmp_path,
-            regularizer=name,
-            regularizer_weight=weight,
-            learning_rate=1e-3,
-            unlearning_interval=interval or 99,
-        )
-        trainer = train(LWFTrainer, arguments, FORGET)
-        if name == "bss":
-            batch = trainer.data_collator([dict(row) for row in LEARN[:4]])
-            with torch.no_grad():
-                trainer.model.base_model(batch["input_ids"], attention_mask=batch["attention_mask"])
-            moved[weight] = float(trainer._penalty(batch["labels"])) / (weight or 1.0)
-            if not weight:
-                moved[weight] = torch.inf
-        else:
-            start = dict(make_model().named_parameters())
-            moved[weight] = sum(
-                float(((p - start[n]) ** 2).sum().detach())
-                for n, p in weights(trainer).items()
-                if "proj" in n
-            )
-    assert moved[1e4] < moved[0.0]
-
-
-def test_the_penalties_are_those_of_their_formulas(tmp_path):
-    from letgo.scoring.weights import scored_weights
-    from letgo.unlearning.regularizers import penalty
-
-    model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
-    squared = penalty("l2_sp", 0.1, model, [], 1, False, False)
-    weighted = penalty("ewc", 400.0, model, FORGET, 1, False, False)
-    fisher = oracle.diagonal_fisher(model, scored_weights(model).layers, FORGET)
-    assert squared(labels).item() == weighted(labels).item() == 0
-    start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.01)
-    moved = {name: (p - start[name]).detach() ** 2 for name, p in model.named_parameters()}
-    assert squared(labels).item() == pytest.approx(
-        0.05 * sum(float(m.sum()) for m in moved.values())
-    )
-    expected = 200 * sum(float((moved[f"{n}.weight"] * f).sum()) for n, f in fisher.items())
-    assert weighted(labels).item() == pytest.approx(expected, rel=1e-3)
-    shrink = penalty("bss", 1e-3, model, [], 1, False, False)
-    ids = torch.tensor([[4, 5, 6], [8, 9, 7]])
-    hidden = model.base_model(ids).last_hidden_state
-    features = torch.stack([hidden[0, :2].mean(0), hidden[1, 1]])
-    expected = 1e-3 * torch.linalg.matrix_norm(features, -2) ** 2  # the smallest singular value
-    assert shrink(labels).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_regularizers_that_cannot_hold_a_model_say_so(tmp_path):
-    adapter = LoraConfig(r=2, target_modules=ADAPTED)
-    with pytest.raises(InputError, match=r"--regularizer l2_sp .* adapter"):
-        train(LWFTrainer, config(tmp_path, regularizer="l2_sp"), FORGET, peft=adapter)
-    with pytest.raises(InputError, match=r"--regularizer ewc .* give --forget"):
-        train(LWFTrainer, config(tmp_path, regularizer="ewc"))

@@ -153,10 +153,10 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
         ]
         found = wait()
     for case in refused:
-        assert "give --unlearning_rate with" in found[case]["refused"]
+        assert "set --unlearning_rate with" in found[case]["refused"]
     for case, weights, log in expected:
         assert (found[case]["kind"], found[case]["processes"]) == (kind, 2)
-        assert sorted(set(found[case]["kinds"])) == [False, True]
+        assert sorted(set(found[case]["unlearning"])) == [False, True]
         assert_same(case, found[case], weights, log)
     for resumed, whole in zip(
         found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
@@ -192,7 +192,7 @@ def test_learning_alone_is_that_of_trl(tmp_path):
         ]
         assert figures[0] == figures[1]
         assert len(figures[0]) == 6
-    assert True in found["still, dropped"]["kinds"]
+    assert True in found["still, dropped"]["unlearning"]
     losses = [e["unlearn/loss"] for e in found["own tokens"]["log"] if "unlearn/loss" in e]
     assert len(losses) == 4
     assert torch.tensor(losses).isfinite().all()

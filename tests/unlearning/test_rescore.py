@@ -53,7 +53,7 @@ def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
         -float(torch.cosine_similarity(learning, gradient(model, layers, row), dim=0))
         for row in FORGET
     ]
-    found = trainer.rescore._scores(list(range(9)), LEARN[:7])
+    found = trainer.rescore.scores(list(range(9)), LEARN[:7])
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert all(p.requires_grad for p in model.parameters())
 
@@ -77,13 +77,13 @@ def test_texts_that_would_hurt_are_left_out(tmp_path):
         processing_class=make_tokenizer(),
     )
     scores = []
-    inner = whole.rescore._scores
+    inner = whole.rescore.scores
 
     def watch(places, learning):
         scores.append(dict(zip(places, inner(places, learning), strict=True)))
         return scores[-1].values()
 
-    whole.rescore._scores = lambda *given: list(watch(*given))
+    whole.rescore.scores = lambda *given: list(watch(*given))
     whole.train()
     assert whole.tracker.pool == sorted(i for i in whole.tracker.pool if scores[-1][i] > 0)
     empty = [e for e in whole.state.log_history if e.get("unlearn/helpful") == 0]
@@ -103,7 +103,7 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
 
     trainer.rescore.batches = batches
     trainer.train()
-    unlearned = [step for step, kind in enumerate(trainer.kinds) if kind]
+    unlearned = [step for step, kind in enumerate(trainer.plan.steps) if kind]
     assert [step for step, _ in pools] == unlearned  # from the first: it comes after 3 steps
     assert len({tuple(pool) for _, pool in pools}) > 1
     for step, pool in pools:
@@ -149,7 +149,7 @@ def test_adapters_are_scored_in_their_own_weights(tmp_path, changes):
     adapter = LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
     trainer = train(LWFTrainer, config(tmp_path, **EVERY, **changes), FORGET, peft=adapter)
     assert {name.split(".")[-2] for name in trainer.rescore.weights.layers} == {"lora_A", "lora_B"}
-    assert len(set(trainer.rescore._scores(list(range(9)), LEARN[:4]))) == 9
+    assert len(set(trainer.rescore.scores(list(range(9)), LEARN[:4]))) == 9
 
 
 def test_other_texts_are_chosen_but_learning_batches_stay(tmp_path):
@@ -158,7 +158,7 @@ def test_other_texts_are_chosen_but_learning_batches_stay(tmp_path):
     for interval in (0, 2):
         trainer, watch = prepared(tmp_path, rescore_interval=interval)
         trainer.train()
-        kinds = trainer.kinds
+        kinds = trainer.plan.steps
         seen.append([s for s, kind in zip(watch.steps, kinds, strict=True) if not kind])
     assert seen[0] == seen[1]
 
@@ -171,7 +171,7 @@ def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
     assert trainer.tracker.pool is not None
     expected = [
         max(0.0, float(torch.cosine_similarity(grads.seen[i], grads.seen[i - 1], dim=0)))
-        for i, unlearning in enumerate(trainer.kinds)
+        for i, unlearning in enumerate(trainer.plan.steps)
         if unlearning
     ]
     logged = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
@@ -194,7 +194,7 @@ def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
         ),
         FORGET,
     )
-    assert len(trainer.tracker.pool) == 4 < trainer.forgotten_per_step
+    assert len(trainer.tracker.pool) == 4 < trainer.stream.texts_per_step
     losses = [e["unlearn/loss"] for e in trainer.state.log_history if "unlearn/loss" in e]
     if name == "npo":
         assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
@@ -221,17 +221,17 @@ def test_any_optimizer_will_do(tmp_path):
 def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, monkeypatch):
     """And then as often as costs a tenth of the run: 64 texts and 64 examples, every 320 steps."""
     scored = []
-    inner = Rescore._scores
+    inner = Rescore.scores
 
     def scores(rescore, *given):
         scored.append(rescore.trainer.state.global_step)
         return inner(rescore, *given)
 
-    monkeypatch.setattr(Rescore, "_scores", scores)
+    monkeypatch.setattr(Rescore, "scores", scores)
     trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None), FORGET)
-    assert (trainer.rescore.interval, scored) == (320, [trainer.kinds.index(True)])
+    assert (trainer.rescore.interval, scored) == (320, [trainer.plan.steps.index(True)])
     trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None, rescore_texts=1), FORGET)
-    learned = [trainer.kinds[:at].count(False) for at in scored[1:]]
+    learned = [trainer.plan.learned(at) for at in scored[1:]]
     assert (trainer.rescore.interval, learned) == (5, [3, 5, 10])
 
 
@@ -240,13 +240,13 @@ def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
     scored, helps_from = [], math.inf
 
     def scores(rescore, places, learning):
-        scored.append(rescore.trainer.kinds[: rescore.trainer.state.global_step].count(True) + 1)
+        scored.append(rescore.trainer.plan.unlearned(rescore.trainer.state.global_step) + 1)
         return [1.0 if len(scored) >= helps_from else -1.0 for _ in places]
 
-    monkeypatch.setattr(Rescore, "_scores", scores)
+    monkeypatch.setattr(Rescore, "scores", scores)
     arguments = {"rescore_interval": None, "unlearning_interval": 1, "num_train_epochs": 3}
     trainer = train(LWFTrainer, config(tmp_path, **arguments), FORGET)
-    count = trainer.kinds.count(True)
+    count = trainer.plan.unlearned(99)
     assert count >= 8
     assert scored == [step for step in (1, 2, 4, 8, 16, 32) if step <= count]
     assert trainer.tracker.pool == []
@@ -263,11 +263,12 @@ def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
         assert config(tmp_path, rescore_interval=None, **changes).rescore_interval == 0
     assert config(tmp_path, rescore_interval=None).rescore_interval is None
     trainer, _ = prepared(tmp_path, rescore_interval=None)
-    assert rescoring(trainer, FORGET, sharded=True) is None
-    trainer.model.requires_grad_(False)
-    assert rescoring(trainer, FORGET, sharded=False) is None
-    trainer.args.rescore_interval = 2
+    args, model = trainer.args, trainer.model
+    assert rescoring(args, model, "", sharded=True) is None
+    model.requires_grad_(False)
+    assert rescoring(args, model, "", sharded=False) is None
+    args.rescore_interval = 2
     with pytest.raises(InputError, match="no linear layer is trained"):
-        rescoring(trainer, FORGET, sharded=False)
+        rescoring(args, model, "", sharded=False)
     with pytest.raises(InputError, match="FSDP"):
-        rescoring(trainer, FORGET, sharded=True)
+        rescoring(args, model, "", sharded=True)

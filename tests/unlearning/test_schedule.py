@@ -1,183 +1,58 @@
-"""The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
+"""Schedules: which steps are unlearning steps, and how strong they are."""
 
 import pytest
-from accelerate.data_loader import BatchSamplerShard
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, SequentialSampler
+from helpers.training import FORGET, config, same, train, weights
+from trl import SFTTrainer
 
-from letgo.unlearning.schedule import SCHEDULES, plan
-from letgo.unlearning.stream import StepStream
+from letgo import LWFTrainer
+from letgo.unlearning.schedule import SCHEDULES, Plan, unlearning_steps
 
 
-@pytest.mark.parametrize(
-    ("steps", "interval", "expected"),
-    [
-        (7, 3, [0, 0, 0, 1, 0, 0, 0, 1, 0]),
-        (4, 1, [0, 1, 0, 1, 0, 1, 0, 1]),
-        (3, 5, [0, 0, 0]),
-        (3, 0, [0, 0, 0]),
-        (6, 3, [0, 0, 0, 1, 0, 0, 0, 1]),
-    ],
-)
-def test_one_unlearning_step_after_every_interval(steps, interval, expected):
-    assert plan("periodic", steps, interval, 0) == [bool(kind) for kind in expected]
+def test_plans_differ_only_in_the_places_of_unlearning():
+    assert unlearning_steps("early", 7, 3, 0) == [True] * 2 + [False] * 7
+    drawn = unlearning_steps("random", 40, 4, 1)
+    assert (drawn.count(True), drawn.count(False)) == (10, 40)
+    assert drawn == unlearning_steps("random", 40, 4, 1) != unlearning_steps("random", 40, 4, 2)
+    for name in ("periodic", "warmup", "decay", "adaptive"):
+        assert unlearning_steps(name, 4, 2, 0) == [False, False, True] * 2
+    assert all(
+        unlearning_steps(name, 5, 0, 0) == [False] * 5 for name in ("periodic", "early", "random")
+    )
 
 
-def streams(examples, forget, batch, accumulation, world, interval, epochs):
-    """The micro-batches of every process, and the kinds of the steps."""
-    per_step = batch * accumulation * world
-    steps = epochs * -(-examples // per_step)
-    kinds = plan("periodic", steps, interval, 0)
-    made = []
-    for rank in range(world):
-        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
-        indices = range(examples, examples + forget)
-        stream = StepStream(
-            kinds, learning, indices, examples + forget, batch, accumulation, world, rank, seed=1
-        )
-        made.append(list(stream))
-        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
-    return kinds, made
+def test_warmup_and_decay_are_linear():
+    strengths = {
+        name: [Plan([False, True] * 4, name).strength(step) for step in (1, 3, 5, 7)]
+        for name in SCHEDULES
+    }
+    assert strengths.pop("warmup") == [0.25, 0.5, 0.75, 1.0]
+    assert strengths.pop("decay") == [1.0, 0.75, 0.5, 0.25]
+    assert all(each == [1.0] * 4 for each in strengths.values())
+    assert Plan([False, True], "warmup").strength(0) == 0
 
 
-@pytest.mark.parametrize("examples", [1, 7, 16, 29])
-@pytest.mark.parametrize("forget", [1, 5, 40])
-@pytest.mark.parametrize(("batch", "accumulation", "world"), [(4, 1, 1), (2, 2, 1), (3, 2, 2)])
-def test_every_example_is_seen_as_planned(examples, forget, batch, accumulation, world):
-    epochs = 3
-    kinds, made = streams(examples, forget, batch, accumulation, world, 2, epochs)
-    nothing = examples + forget
-    learned, unlearned = [], []
-    for step, unlearning in enumerate(kinds):
-        places = slice(step * accumulation, (step + 1) * accumulation)
-        seen = [i for stream in made for micro in stream[places] for i in micro if i != nothing]
-        assert all((i >= examples) is unlearning for i in seen)
-        assert len(seen) == len(set(seen))  # nothing twice in a step
-        (unlearned if unlearning else learned).append(seen)
-    everything = [i for step in learned for i in step]
-    assert sorted(everything) == sorted(list(range(examples)) * epochs)
-    for step in unlearned:
-        assert len(step) == min(forget, batch * accumulation * world)
-    counts = [sum(i in step for step in unlearned) for i in range(examples, nothing)]
-    assert max(counts) - min(counts) <= 1 + (forget < batch * accumulation * world)
+def test_a_plan_counts_steps_and_epochs():
+    plan = Plan([False, True, False, False, True], steps_per_epoch=2)
+    assert [plan.is_unlearning(step) for step in range(6)] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [plan.learned(step) for step in range(7)] == [0, 1, 1, 2, 3, 3, 3]
+    assert [plan.unlearned(step) for step in range(7)] == [0, 0, 1, 1, 1, 2, 2]
+    assert [plan.epoch_ends(step) for step in range(6)] == [False, False, False, True, False, False]
+    assert Plan([False, False, True], steps_per_epoch=2).epoch_ends(3)  # not before the 3rd step
+    assert not Plan([False, False, True], steps_per_epoch=2).epoch_ends(2)
+    assert len(Plan([])) == Plan([]).learned(3) == 0
 
 
-def test_steps_hold_the_same_examples_however_they_are_split():
-    whole = streams(29, 11, 4, 1, 1, 2, 2)
-    for batch, accumulation, world in [(1, 4, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4)]:
-        kinds, made = streams(29, 11, batch, accumulation, world, 2, 2)
-        assert kinds == whole[0]
-        for step in range(len(kinds)):
-            places = slice(step * accumulation, (step + 1) * accumulation)
-            seen = {i for stream in made for micro in stream[places] for i in micro} - {40}
-            assert seen == set(whole[1][0][step])
-
-
-def test_the_forget_stream_depends_on_the_seed_only():
-    first, again = streams(8, 20, 4, 1, 1, 1, 4)[1], streams(8, 20, 4, 1, 1, 1, 4)[1]
-    assert first == again
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    examples=st.integers(1, 40),
-    forget=st.integers(1, 15),
-    batch=st.integers(1, 3),
-    interval=st.integers(1, 5),
-)
-def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, interval):
-    """1 process x 4 micro-batches = 2 x 2 = 4 x 1, in steps of both kinds, place for place."""
-    found = []
-    for world in (1, 2, 4):
-        accumulation = 4 // world
-        kinds, made = streams(examples, forget, batch, accumulation, world, interval, 2)
-        steps = [
-            [
-                made[rank][step * accumulation + i]
-                for i in range(accumulation)
-                for rank in range(world)
-            ]
-            for step in range(len(kinds))
-        ]
-        found.append((kinds, steps))
-    assert found[0] == found[1] == found[2]
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    examples=st.integers(1, 40),
-    batch=st.integers(1, 4),
-    accumulation=st.integers(1, 3),
-    world=st.integers(1, 3),
-)
-def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accumulation, world):
-    """With drop_last every process has the micro-batches that accelerate would give it."""
-    for rank in range(world):
-        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=True)
-        theirs = list(BatchSamplerShard(learning, world, rank))
-        steps = -(-len(theirs) // accumulation)
-        stream = StepStream(
-            [False] * (2 * steps),
-            learning,
-            range(examples, examples + 3),
-            examples + 3,
-            batch,
-            accumulation,
-            world,
-            rank,
-            0,
-        )
-        assert [b for b in stream if b != [examples + 3]] == theirs * 2
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    examples=st.integers(1, 40),
-    forget=st.integers(1, 15),
-    batch=st.integers(1, 5),
-    accumulation=st.integers(1, 3),
-    world=st.integers(1, 3),
-    interval=st.integers(0, 7),
-    epochs=st.integers(1, 3),
-    schedule=st.sampled_from(SCHEDULES),
-    retain=st.booleans(),
-)
-def test_any_stream_is_whole(
-    examples, forget, batch, accumulation, world, interval, epochs, schedule, retain
-):
-    """Every learning example once per epoch, unlearning as often as planned, steps of one kind."""
-    steps = epochs * -(-examples // (batch * accumulation * world))
-    kinds = plan(schedule, steps, interval, 7)
-    assert kinds.count(False) == steps
-    assert kinds.count(True) == (steps // interval if interval else 0)
-    texts, nothing = range(examples, examples + forget), examples + forget
-    made = []
-    for rank in range(world):
-        learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
-        stream = StepStream(
-            kinds,
-            learning,
-            texts,
-            nothing,
-            batch,
-            accumulation,
-            world,
-            rank,
-            3,
-            range(examples) if retain else (),
-        )
-        made.append(list(stream))
-        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
-    learned = []
-    for step, unlearning in enumerate(kinds):
-        micro = [b for m in made for b in m[step * accumulation : (step + 1) * accumulation]]
-        seen = [i for b in micro for i in b if i != nothing]
-        if unlearning:
-            own = [i for i in seen if i >= examples]
-            assert len(own) == len(set(own)) == stream.forgotten_per_step
-            assert len(seen) == len(own) * (2 if retain else 1)
-        else:
-            assert max(seen) < examples
-            learned += seen
-    assert sorted(learned) == sorted(list(range(examples)) * epochs)
+@pytest.mark.parametrize("schedule", ["early", "random", "warmup", "decay"])
+def test_learning_steps_are_the_same_whatever_the_schedule(tmp_path, schedule):
+    """With nothing to forget left (strength 0), any schedule gives plain fine-tuning."""
+    arguments = config(tmp_path, unlearning_schedule=schedule, unlearning_strength=0.0)
+    ours = train(LWFTrainer, arguments, FORGET)
+    assert ours.plan.steps == unlearning_steps(schedule, 12, 3, 5)
+    assert same(weights(ours), weights(train(SFTTrainer, config(tmp_path))))

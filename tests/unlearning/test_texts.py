@@ -8,6 +8,7 @@ from helpers.training import FORGET, LEARN, config, unlearner
 from letgo import LWFTrainer
 from letgo.data.tokens import training_row
 from letgo.errors import InputError
+from letgo.scoring.scores import DEFAULT_SCORE
 from letgo.stages.train import may_be_unlearned
 from letgo.unlearning.checks import check_overlap
 from letgo.unlearning.texts import choose
@@ -97,7 +98,7 @@ def test_places_stay_those_of_the_given_texts(tmp_path):
             per_device_train_batch_size=2,
             forget_max_overlap=1.0,
         )
-        assert trainer.chosen.places == [3, 4]
+        assert trainer.chosen.indices == [3, 4]
         kept = [shown(row)[0] for row in trainer.forget_dataset]
         assert kept == ["what is 3", "what is 4"]
     assert [shown(row)[0][-1] for row in trainer.rescore.rows] == list("01234")
@@ -109,10 +110,10 @@ def test_what_was_not_selected_is_never_unlearned(tmp_path):
     """Re-scoring chooses among the selected; at first the most confident of them are taken."""
     rows = [{**row, "selected": i % 2 == 0, "confidence": -i} for i, row in enumerate(FORGET)]
     allowed = choose(Dataset.from_list(rows), 0.4, True)
-    assert (allowed.places, allowed.allowed) == ([0, 2], [0, 2, 4, 6, 8])
-    assert choose(Dataset.from_list(rows), 0.4, False).places == [0, 2, 4, 6, 8]
+    assert (allowed.indices, allowed.allowed) == ([0, 2], [0, 2, 4, 6, 8])
+    assert choose(Dataset.from_list(rows), 0.4, False).indices == [0, 2, 4, 6, 8]
     odd = [{**row, "confidence": float("nan")} for row in rows[:2]] + rows[2:]
-    assert choose(Dataset.from_list(odd), 0.4, True).places == [2, 4]  # what is no number is last
+    assert choose(Dataset.from_list(odd), 0.4, True).indices == [2, 4]  # what is no number is last
     seen = set()
     trainer = unlearner(tmp_path, forget=rows, **RESCORED, unlearning_interval=1)
     step = trainer.training_step
@@ -149,7 +150,18 @@ def test_tokens_without_labels_are_refused(tmp_path):
 
 
 def test_the_card_names_the_score_and_what_rescoring_chooses_among(tmp_path):
-    rows = [{**row, "confidence": i, "score": "cosine"} for i, row in enumerate(FORGET)]
+    rows = [{**row, "confidence": i, "score": DEFAULT_SCORE} for i, row in enumerate(FORGET)]
     lines = unlearner(tmp_path, forget=rows, **RESCORED).chosen.describe()
     assert lines[0] == "9 self-generated texts, 4 of them unlearned"
-    assert lines[1:3] == ["re-scoring chooses anew among 9 of them", "score: cosine"]
+    assert lines[1:3] == ["re-scoring may choose among 9 of them", f"score: {DEFAULT_SCORE}"]
+
+
+def test_texts_are_chosen_by_confidence_or_by_decision():
+    rows = [{"confidence": float(i), "x": i} for i in range(10)]
+    chosen = choose(Dataset.from_list(rows), 0.3, False)
+    assert (chosen.total, chosen.indices) == (10, [7, 8, 9])
+    assert "10 self-generated texts, 3 of them unlearned" in chosen.describe()[0]
+    decided = [{**row, "selected": row["x"] in (2, 4)} for row in rows]
+    assert choose(Dataset.from_list(decided), 0.3, False).indices == [2, 4]
+    with pytest.raises(InputError, match="no text is selected"):
+        choose(Dataset.from_list([{"selected": False}]), 0.3, False)

@@ -17,6 +17,7 @@ from letgo import LWFTrainer
 from letgo.errors import InputError
 from letgo.models.inference import example_losses, pad_rows
 from letgo.unlearning.guards import Diverged
+from letgo.unlearning.schedule import Plan
 from letgo.unlearning.stream import MixedBatches
 
 
@@ -56,7 +57,7 @@ def test_steps_fall_where_the_schedule_says(tmp_path, accumulation):
     changes = {"gradient_accumulation_steps": accumulation}
     trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
     _, plain = watched(SFTTrainer, config(tmp_path, **changes))
-    kinds = trainer.kinds
+    kinds = trainer.plan.steps
     assert trainer.state.global_step == len(kinds)
     assert [i for i, kind in enumerate(kinds) if kind] == list(range(3, len(kinds), 4))
     forget = {tuple(row["input_ids"]) for row in FORGET}
@@ -87,12 +88,11 @@ def test_the_unlearning_gradient_is_minus_the_learning_gradient(tmp_path):
             processing_class=make_tokenizer(),
         )
         trainer.get_train_dataloader()
-        trainer.kinds = [unlearning]
+        trainer.plan = Plan([unlearning])
         trainer.model.train()
         batch = MixedBatches(None, trainer.data_collator)(
             [{**r, "reference": 0} for r in FORGET[:4]]
         )
-        trainer.kinds = [unlearning]
         loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(20))
         loss.backward()
         gradients.append({n: p.grad for n, p in trainer.model.named_parameters()})
@@ -113,7 +113,7 @@ def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
     trainer, watch = watched(LWFTrainer, arguments, FORGET)
     model = make_model()
     rows = {tuple(row["input_ids"]): row for row in LEARN + FORGET}
-    for step, unlearning in zip(watch.steps, trainer.kinds, strict=True):
+    for step, unlearning in zip(watch.steps, trainer.plan.steps, strict=True):
         texts = [rows[tuple(i for i in row if i != 1)] for micro in step for row in micro]
         batch = pad_rows(texts, 1)
         counts = (batch.labels != -100).sum(1)
@@ -154,7 +154,7 @@ def test_resumed_equals_uninterrupted(tmp_path, at, accumulation):
 def test_the_log_keeps_the_two_kinds_apart(tmp_path):
     trainer = train(LWFTrainer, config(tmp_path), FORGET)
     entries = trainer.state.log_history[:-1]
-    for entry, unlearning in zip(entries, trainer.kinds, strict=True):
+    for entry, unlearning in zip(entries, trainer.plan.steps, strict=True):
         assert ("loss" in entry) is not unlearning
         assert ("unlearn/loss" in entry) is unlearning
         if unlearning:
@@ -211,7 +211,7 @@ def test_the_clip_norm_bounds_an_unlearning_step(tmp_path):
         unlearning_max_grad_norm=0.01,
     )
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[Move()])
-    for distance, unlearning in zip(moved, trainer.kinds, strict=True):
+    for distance, unlearning in zip(moved, trainer.plan.steps, strict=True):
         assert (distance <= 5e-2 * 0.01 * 1.001) is unlearning
 
 

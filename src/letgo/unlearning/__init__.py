@@ -1,1 +1,1 @@
-"""`LWFTrainer`, its settings, and everything it is made of."""
+"""`LWFTrainer`, its settings and its parts; usable without the rest of letgo above it."""

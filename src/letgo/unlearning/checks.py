@@ -1,140 +1,54 @@
-"""Whether texts can be unlearned beside this learning data, by this tokenizer's tokens."""
+"""Checks before training: settings, DeepSpeed, and the texts to unlearn."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from letgo.errors import InputError
 from letgo.progress import log
+from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.losses import LOSSES
 
 
-def check_tokens(dataset: Dataset, tokenizer: Any, vocabulary: int) -> None:
-    """Refuse texts that another tokenizer has made.
+def check_settings(args: LWFConfig, learning: object, padding_free: bool) -> None:
+    """Reject settings that would silently give wrong results.
 
-    Args:
-        dataset: rows as `letgo elicit` writes them, or with `input_ids`; others pass.
-        tokenizer: of the model to be trained.
-        vocabulary: how many tokens the model has.
-
-    Raises:
-        InputError: a token that the model does not have, or one that stands for another text.
-    """
-    names = [
-        name
-        for name in ("input_ids", "prompt_ids", "completion_ids")
-        if name in dataset.column_names
-    ]
-    remedy = "elicit the texts again with this model (`letgo elicit`)"
-    for row in dataset:
-        highest = max((max(row[name], default=0) for name in names), default=0)
-        if highest >= vocabulary:
-            raise InputError(
-                f"--forget: the texts are from another tokenizer: they hold token {highest}, this "
-                f"one has {len(tokenizer)}; {remedy}"
-            )
-        if "completion_ids" in names and isinstance(row.get("completion"), str):
-            text = tokenizer.decode(row["completion_ids"], skip_special_tokens=True)
-            if text != row["completion"]:
-                raise InputError(
-                    f"--forget: the texts are from another tokenizer: the tokens of "
-                    f"{row['completion'][:40]!r} stand for {text[:40]!r} in this one; {remedy}"
-                )
-
-
-def examples(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, list[int]]]:
-    """Every example as a row of `input_ids` and `labels`.
+    The order of the learning batches must be known before the run starts and be repeatable. An
+    order drawn epoch by epoch from the global random numbers is neither.
 
     Args:
-        rows: `input_ids`, `labels` (else all tokens are), and `seq_lengths` where several examples
-            are packed into one.
-    """
-    for row in rows:
-        start = 0
-        labels = row.get("labels") or row["input_ids"]
-        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            part = slice(start, start + length)
-            yield {"input_ids": list(row["input_ids"][part]), "labels": list(labels[part])}
-            start += length
-
-
-def prompt(row: dict[str, list[int]]) -> tuple[int, ...]:
-    """The token ids before the first label of an example."""
-    labels = row["labels"]
-    first = next((i for i, label in enumerate(labels) if label != -100), len(labels))
-    return tuple(row["input_ids"][:first])
-
-
-def prompts(rows: Iterable[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """The prompts of all examples that have one."""
-    return [found for found in map(prompt, examples(rows)) if found]
-
-
-def check_overlap(
-    learning: Iterable[dict[str, Any]], forget: Sequence[dict[str, Any]], most: float
-) -> None:
-    """Count the texts to unlearn that answer a prompt of the learning data.
-
-    Args:
-        learning, forget: rows as for `examples`. A learning example without a masked prompt (whole
-            conversations, plain text) may begin with any; a lone token, as of a beginning of a
-            text, is no prompt then.
-        most: share of them that may.
-
-    Raises:
-        InputError: they are more.
-    """
-    given = prompts(forget)
-    wanted = set(given)
-    lengths = {len(text) for text in given} - {1}
-    asked: set[tuple[int, ...]] = set()
-    for row in examples(learning):
-        ids, own = tuple(row["input_ids"]), prompt(row)
-        begins = {own} if own else {ids[:n] for n in lengths if n < len(ids)}
-        asked |= begins & wanted
-    count = sum(text in asked for text in given)
-    said = f"{count} of {len(forget)} texts to unlearn answer a learning prompt"
-    if count > most * len(forget):
-        raise InputError(
-            f"--forget: {said}, more than --forget_max_overlap {most:g}: unlearning them may undo "
-            f"the learning; give other prompts, or raise it if that is meant"
-        )
-    if count:
-        log.warning("%s", said)
-
-
-def check_settings(args: Any, learning: Any, padding_free: bool) -> None:
-    """Refuse what would come out wrong without a word.
-
-    The stream of a run holds its learning batches in an order that is known before it starts. An
-    order drawn from the global random numbers epoch by epoch is neither known nor repeatable.
-
-    Args:
-        args: the `LWFConfig`.
+        args: the settings of the training.
         learning: the learning data.
         padding_free: whether its batches are flattened.
 
     Raises:
-        InputError: names the flag and what to do.
+        InputError: a setting does not work with unlearning; names it and what to do.
     """
-    strategy, loading = args.train_sampling_strategy, args.accelerator_config
+    strategy, loading, loss = (
+        args.train_sampling_strategy,
+        args.accelerator_config,
+        args.unlearning_loss,
+    )
     for wrong, message in (
         (
             not hasattr(learning, "__len__"),
-            "--learn: a streamed data set has no length to plan unlearning steps by",
+            "train_dataset (--learn): unlearning steps cannot be planned for a streamed data set, "
+            "which has no length; load it as a whole",
         ),
         (
-            args.unlearning_loss == "graddiff" and padding_free,
-            "--unlearning_loss graddiff does not work with packed learning data",
+            LOSSES[loss].mixes_learning and padding_free,
+            f"--unlearning_loss {loss} does not work with packed or padding-free learning data",
         ),
         (
             args.ignore_data_skip,
-            "--ignore_data_skip: a resumed run would take texts to unlearn for learning data and "
-            "learn them; leave it out",
+            "--ignore_data_skip: a resumed run would learn the texts that it should unlearn; leave "
+            "it out",
         ),
         (
             strategy not in ("random", "sequential"),
-            f"--train_sampling_strategy {strategy} does not work with unlearning: give random or "
+            f"--train_sampling_strategy {strategy} does not work with unlearning; choose random or "
             f"sequential",
         ),
         (
@@ -147,15 +61,15 @@ def check_settings(args: Any, learning: Any, padding_free: bool) -> None:
             raise InputError(message)
 
 
-def check_deepspeed(deepspeed: dict[str, Any], args: Any, model: Any) -> None:
-    """Refuse what would come out wrong.
+def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTrainedModel) -> None:
+    """Reject settings that DeepSpeed cannot apply to unlearning steps.
 
-    DeepSpeed gives the optimizer one group of weights at a time, so that no step can be sized by
-    the gradient of all of them; a weight on the loss works.
+    DeepSpeed passes the optimizer one parameter group at a time, so no step can be scaled by the
+    gradient norm of all parameters. A weight on the loss works.
 
     Args:
-        deepspeed: its configuration.
-        args: the `LWFConfig`.
+        deepspeed: the DeepSpeed configuration.
+        args: the settings of the training.
         model: before its first step.
 
     Raises:
@@ -163,23 +77,123 @@ def check_deepspeed(deepspeed: dict[str, Any], args: Any, model: Any) -> None:
     """
     if args.unlearning_rate is None or args.unlearning_state == "separate":
         raise InputError(
-            "DeepSpeed steps one group of weights at a time, which --unlearning_strength and "
-            "--unlearning_state separate cannot size: give --unlearning_rate with "
+            "DeepSpeed updates one parameter group at a time, so --unlearning_strength and "
+            "--unlearning_state separate have no effect; set --unlearning_rate with "
             "--unlearning_state shared, or use FSDP2"
         )
     for name, flag in (("optimizer", "--optim"), ("scheduler", "--lr_scheduler_type")):
         if name in deepspeed:
             raise InputError(
-                f"the DeepSpeed configuration has its own {name}, which unlearning steps would go "
-                f"past: leave it out and give {flag}"
+                f"the DeepSpeed configuration defines its own {name}, which does not handle "
+                f"unlearning steps; remove it and set {flag}"
             )
     if deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
         raise InputError(
-            "DeepSpeed without ZeRO clips to a bound that cannot change from step to step: set "
-            "zero_stage to 1, 2 or 3, or leave DeepSpeed out"
+            "without ZeRO, DeepSpeed cannot change the gradient clipping from step to step; set "
+            "zero_stage to 1, 2 or 3, or do not use DeepSpeed"
         )
-    if args.unlearning_loss == "npo" and any(hasattr(p, "ds_id") for p in model.parameters()):
+    if LOSSES[args.unlearning_loss].needs_reference and any(
+        hasattr(parameter, "ds_id") for parameter in model.parameters()
+    ):
         raise InputError(
-            "--unlearning_loss npo runs the base model before DeepSpeed takes it up: set "
-            "zero3_init_flag to false"
+            f"--unlearning_loss {args.unlearning_loss} evaluates the base model before DeepSpeed "
+            f"is set up; set zero3_init_flag to false"
         )
+
+
+def check_tokens(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    """Reject texts that were tokenized by another tokenizer.
+
+    Args:
+        dataset: the texts; checked are `input_ids`, `prompt_ids` and `completion_ids`.
+        tokenizer: of the model to be trained.
+        vocabulary: number of tokens of the model.
+
+    Raises:
+        InputError: a token id is outside the vocabulary, or `completion_ids` do not decode to
+            `completion`.
+    """
+    names = [
+        name
+        for name in ("input_ids", "prompt_ids", "completion_ids")
+        if name in dataset.column_names
+    ]
+    problem = "forget_dataset (--forget): the texts are from another tokenizer:"
+    remedy = "generate the texts again with this model (`letgo elicit`)"
+    for row in dataset:
+        highest = max((max(row[name], default=0) for name in names), default=0)
+        if highest >= vocabulary:
+            raise InputError(
+                f"{problem} they contain token {highest}, but this one has {len(tokenizer)} "
+                f"tokens; {remedy}"
+            )
+        if "completion_ids" in names and isinstance(row.get("completion"), str):
+            text = tokenizer.decode(row["completion_ids"], skip_special_tokens=True)
+            if text != row["completion"]:
+                raise InputError(
+                    f"{problem} the tokens of {row['completion'][:40]!r} decode to {text[:40]!r} "
+                    f"with this one; {remedy}"
+                )
+
+
+def check_overlap(
+    learning: Iterable[dict[str, Any]], forget: Sequence[dict[str, Any]], limit: float
+) -> None:
+    """Count the texts to unlearn whose prompt is a learning prompt.
+
+    A learning example without a masked prompt (a whole conversation, plain text) counts if it
+    begins with a text's prompt of at least two tokens; one token may be a mere start-of-text token.
+
+    Args:
+        learning: rows of the learning data, as for `examples`.
+        forget: rows of the texts, as for `examples`.
+        limit: fraction of the texts whose prompts may be learning prompts.
+
+    Raises:
+        InputError: more texts have one.
+    """
+    forget_prompts = prompts(forget)
+    candidates = set(forget_prompts)
+    lengths = {len(text) for text in forget_prompts} - {1}
+    shared: set[tuple[int, ...]] = set()
+    for row in examples(learning):
+        ids, own = tuple(row["input_ids"]), prompt(row)
+        starts = {own} if own else {ids[:n] for n in lengths if n < len(ids)}
+        shared |= starts & candidates
+    count = sum(text in shared for text in forget_prompts)
+    message = f"{count} of {len(forget)} texts to unlearn answer a learning prompt"
+    if count > limit * len(forget):
+        raise InputError(
+            f"forget_dataset (--forget): {message}, more than --forget_max_overlap {limit:g}; "
+            f"unlearning them may undo the learning. Use other prompts, or raise the limit"
+        )
+    if count:
+        log.warning("%s", message)
+
+
+def examples(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, list[int]]]:
+    """Every example as a row of `input_ids` and `labels`; packed rows are taken apart.
+
+    Args:
+        rows: rows with `input_ids`, `labels` (all tokens, if missing) and, if several examples are
+            packed into a row, `seq_lengths`.
+    """
+    for row in rows:
+        start = 0
+        labels = row.get("labels") or row["input_ids"]
+        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+            part = slice(start, start + length)
+            yield {"input_ids": list(row["input_ids"][part]), "labels": list(labels[part])}
+            start += length
+
+
+def prompt(row: dict[str, list[int]]) -> tuple[int, ...]:
+    """The token ids of an example before its first label."""
+    labels = row["labels"]
+    first = next((i for i, label in enumerate(labels) if label != -100), len(labels))
+    return tuple(row["input_ids"][:first])
+
+
+def prompts(rows: Iterable[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """The prompts of all examples that have one."""
+    return [ids for ids in map(prompt, examples(rows)) if ids]

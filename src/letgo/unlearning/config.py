@@ -1,4 +1,4 @@
-"""The settings of Learning With Forgetting, beside TRL's."""
+"""The settings of Learning With Forgetting, in addition to TRL's."""
 
 import math
 from contextlib import suppress
@@ -10,24 +10,30 @@ from trl import SFTConfig
 
 from letgo.errors import InputError
 from letgo.models.loading import bf16_is_fast
-from letgo.unlearning.losses import BETAS, LOSSES
+from letgo.scoring.scores import SCORES
+from letgo.unlearning.losses import DEFAULT_LOSS, LOSSES
 from letgo.unlearning.regularizers import REGULARIZERS
 from letgo.unlearning.schedule import SCHEDULES
 
 
-def setting(default: Any, help: str) -> Any:
+def setting(default: object, help: str) -> Any:
     """A dataclass field that is a flag with a help text."""
     return field(default=default, metadata={"help": help})
+
+
+_LOSSES = "; ".join(f"{name}: {loss.summary}" for name, loss in LOSSES.items())
+_BETAS = ", ".join(f"{name} {loss.beta:g}" for name, loss in LOSSES.items() if loss.beta)
+_ALPHA = " or ".join(name for name, score in SCORES.items() if score.uses_alpha)
 
 
 @dataclass
 class LWFConfig(SFTConfig):
     """TRL's `SFTConfig` and the settings of Learning With Forgetting (arXiv 2505.19715).
 
-    Without an accelerator it sets `use_cpu`, and `bf16` only where the processor computes in it.
+    Without an accelerator `use_cpu` is set, and `bf16` is on only if the CPU supports it natively.
 
     Raises:
-        InputError: a value outside its range, or two that do not go together.
+        InputError: a value is outside its range, or two settings exclude each other.
     """
 
     unlearning_interval: int = setting(
@@ -35,65 +41,73 @@ class LWFConfig(SFTConfig):
     )
     unlearning_schedule: str = setting(
         "periodic",
-        f"When to unlearn, and how strongly: one of {', '.join(SCHEDULES)}; the others but early "
-        f"and random are periodic with a strength that rises, falls, or follows the gradients.",
+        f"When to unlearn: one of {', '.join(SCHEDULES)}. early: before the first learning step; "
+        f"random: at random steps; all others: after every N_u learning steps, with a strength "
+        f"that rises (warmup), falls (decay) or follows the gradients (adaptive).",
     )
-    unlearning_loss: str = setting("bounded_ga", f"One of {', '.join(LOSSES)}.")
+    unlearning_loss: str = setting(DEFAULT_LOSS, f"Loss that unlearning steps minimize. {_LOSSES}.")
     unlearning_beta: float | None = setting(
-        None, f"Of the losses that have one; by default {BETAS}."
+        None, f"Parameter beta of the losses that have one. Default: {_BETAS}."
     )
     unlearning_strength: float | None = setting(
         None,
-        "Length of an unlearning update as a fraction of recent learning updates'; 0.1 if neither "
-        "it nor --unlearning_rate is given. With adaptive, the most it may be in the direction of "
-        "learning, by default 1. With --unlearning_state shared, norm of the gradient as a "
-        "fraction of recent learning gradients': how far that moves is up to the optimizer.",
+        "Length of an unlearning update as a fraction of recent learning updates. Default: 0.1, "
+        "unless --unlearning_rate is given. With adaptive it multiplies the agreement of the "
+        "gradients; default 1. With --unlearning_state shared it is the gradient norm as a "
+        "fraction of recent learning gradients; the optimizer determines the length of the update.",
     )
     unlearning_rate: float | None = setting(
         None, "Learning rate of gradient ascent, instead of a strength (the paper's setting)."
     )
     unlearning_state: str | None = setting(
         None,
-        "separate: unlearning steps are plain descent and leave the optimizer's moments alone; "
-        "shared: they go through the optimizer. By default shared if --unlearning_rate is given.",
+        "separate: unlearning steps are plain gradient descent and do not change the optimizer's "
+        "moments; shared: they go through the optimizer. Default: shared with --unlearning_rate, "
+        "else separate.",
     )
     unlearning_ceiling: float = setting(
-        4.0, "Guard: texts whose NLL (nats per token) has reached it are not pushed further."
+        4.0, "Guard: texts with at least this NLL (nats per token) are not unlearned further."
     )
     unlearning_max_grad_norm: float = setting(
         1.0, "Guard: gradient norm to which an unlearning step is clipped."
     )
     unlearning_max_rise: float = setting(
-        0.5, "Guard: no unlearning while the smoothed learning loss is so far above its low (nats)."
+        0.5,
+        "Guard: no unlearning while the smoothed learning loss is more than this above its lowest "
+        "value (nats per token).",
     )
-    forget_fraction: float = setting(0.5, "Share of the texts, most confident first, to unlearn.")
+    forget_fraction: float = setting(
+        0.5, "Fraction of the texts to unlearn, those with the highest confidence."
+    )
     rescore_interval: int | None = setting(
         None,
-        "Before the first unlearning step, and after every so many learning steps, the texts are "
-        "scored anew, against the learning gradient as it is then, and chosen anew (sooner where "
-        "none helped); 0: never. By default as often as costs about a tenth of the run; never with "
-        "--unlearning_rate, with graddiff, or where it cannot be.",
+        "Learning steps between re-scorings, which choose the texts again by their scores at the "
+        "current weights; 0 turns re-scoring off. The first one is before the first unlearning "
+        "step. Default: chosen so that re-scoring costs about a tenth of the training. Off with "
+        "--unlearning_rate, with losses that use learning examples, and if the score cannot be "
+        "computed during training.",
     )
     rescore_texts: int = setting(
-        64, "How many texts, drawn anew, are scored then, by as many learning examples."
+        64, "Texts sampled at each re-scoring; as many learning examples are used."
     )
     forget_max_overlap: float = setting(
-        0.1, "Share of the texts to unlearn whose prompt may be a learning prompt."
+        0.1, "Largest allowed fraction of the texts whose prompt is also a learning prompt."
     )
     alpha: str | None = setting(
         None,
-        "Step size in the score fisher_distance: a number, or auto (as long as the probe's way, "
-        "for every text); --learning_rate if not given.",
+        f"Step size in the score {_ALPHA}: a number, or auto (a step as long as the probe's "
+        f"update, for every text). Default: --learning_rate.",
     )
     regularizer: str = setting(
-        "none", f"A baseline on the learning steps: one of {', '.join(['none', *REGULARIZERS])}."
+        "none",
+        f"Penalty on the learning steps, a baseline: one of {', '.join(['none', *REGULARIZERS])}.",
     )
     regularizer_weight: float | None = setting(
-        None, "What its penalty is multiplied by; its paper's value if not given."
+        None, "Weight of that penalty. Default: the value of its paper."
     )
 
     bf16: bool | None = setting(
-        None, "Mixed precision in bfloat16; on where the hardware computes in it."
+        None, "Mixed precision in bfloat16. Default: on if the hardware supports it natively."
     )
 
     def __post_init__(self) -> None:
@@ -111,22 +125,25 @@ class LWFConfig(SFTConfig):
         return None if self.unlearning_rate is None else self.unlearning_rate / self.learning_rate
 
     def _fill_in(self) -> None:
-        """Give what depends on other settings its value."""
+        """Set the defaults that depend on other settings."""
         if self.alpha != "auto":
-            with suppress(TypeError, ValueError):  # else refused below
+            with suppress(TypeError, ValueError):  # rejected by _check
                 self.alpha = str(float(self.learning_rate if self.alpha is None else self.alpha))
         if self.unlearning_strength is None and self.unlearning_rate is None:
             self.unlearning_strength = 1.0 if self.unlearning_schedule == "adaptive" else 0.1
         if self.unlearning_state is None:
             self.unlearning_state = "separate" if self.unlearning_rate is None else "shared"
-        if self.unlearning_rate is not None or self.unlearning_loss == "graddiff":
+        loss = LOSSES.get(self.unlearning_loss)  # an unknown one is rejected by _check
+        if self.unlearning_rate is not None or (loss and loss.mixes_learning):
             self.rescore_interval = self.rescore_interval or 0
-        if self.unlearning_beta is None:
-            self.unlearning_beta = BETAS.get(self.unlearning_loss)
+        if self.unlearning_beta is None and loss:
+            self.unlearning_beta = loss.beta
 
     def _check(self) -> None:
         if self.unlearning_strength is not None and self.unlearning_rate is not None:
-            raise InputError("--unlearning_strength and --unlearning_rate exclude each other")
+            raise InputError(
+                "--unlearning_strength and --unlearning_rate exclude each other; set only one"
+            )
         for name, choices in (
             ("unlearning_schedule", SCHEDULES),
             ("unlearning_loss", tuple(LOSSES)),
@@ -141,11 +158,14 @@ class LWFConfig(SFTConfig):
             self.unlearning_rate is not None or self.unlearning_state == "shared"
         ):
             raise InputError(
-                "--unlearning_schedule adaptive takes its strength from the learning gradient: "
-                "leave out --unlearning_rate and --unlearning_state shared"
+                "--unlearning_schedule adaptive sets the strength by the learning gradient; leave "
+                "out --unlearning_rate and --unlearning_state shared"
             )
-        if self.rescore_interval and self.unlearning_loss == "graddiff":
-            raise InputError("--rescore_interval does not work with --unlearning_loss graddiff")
+        if self.rescore_interval and LOSSES[self.unlearning_loss].mixes_learning:
+            raise InputError(
+                f"--rescore_interval does not work with --unlearning_loss {self.unlearning_loss}; "
+                f"set it to 0"
+            )
         beta = self.unlearning_beta or 0
         for name, valid, meaning in (
             ("learning_rate", self.learning_rate > 0, "above 0"),

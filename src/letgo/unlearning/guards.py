@@ -1,43 +1,15 @@
-"""What keeps unlearning from blowing up."""
+"""Guards: limits on unlearning, and checks that losses and gradients are finite."""
 
 import torch
 from torch import Tensor
 
-from letgo.unlearning.losses import Texts
+from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.losses import LOSSES, TextBatch
 from letgo.unlearning.tracker import Tracker
 
 
 class Diverged(RuntimeError):
-    """A loss or a gradient stopped being a finite number; names the cause and what to change."""
-
-
-def below_ceiling(texts: Texts, ceiling: float) -> Tensor:
-    """Which texts are not forgotten yet: (texts,) bool.
-
-    Args:
-        texts: a micro-batch; its learning examples have no ceiling.
-        ceiling: texts whose mean NLL (nats per token) has reached it contribute nothing.
-    """
-    return (texts.nll < ceiling) | texts.learning
-
-
-# A few losses are too few to call the lowest of their means a low.
-_BEFORE_JUDGING = 5
-_SMOOTHING = 0.8
-
-
-def watch_learning(tracker: Tracker, loss: float) -> None:
-    """Take the loss of one learning step into the smoothed loss and its low."""
-    tracker.loss.add(loss, _SMOOTHING)
-    if tracker.loss.count >= _BEFORE_JUDGING:
-        tracker.lowest_loss = min(tracker.lowest_loss, tracker.loss.value)
-
-
-def risen(tracker: Tracker, bound: float) -> bool:
-    """Whether the smoothed learning loss lies more than `bound` nats above its low."""
-    return (
-        tracker.loss.count >= _BEFORE_JUDGING and tracker.loss.value > tracker.lowest_loss + bound
-    )
+    """A loss or a gradient is not finite; the message names the cause and what to change."""
 
 
 LEARNING_REMEDY = "lower --learning_rate"
@@ -47,33 +19,74 @@ UNLEARNING_REMEDY = (
 )
 
 
-def require_finite(
-    value: Tensor | float, what: str, step: int, remedy: str = UNLEARNING_REMEDY
-) -> None:
-    """Stop before a non-finite number reaches the weights or a checkpoint.
+def guarded_loss(texts: TextBatch, args: LWFConfig, step: int) -> tuple[Tensor, Tensor, int]:
+    """A micro-batch's unlearning loss without the texts at the ceiling.
 
     Args:
-        value: a loss or a norm.
-        what: its name.
+        texts: the micro-batch; the ceiling does not apply to its learning examples.
+        args: the settings of the training.
         step: optimizer steps done.
-        remedy: what to change.
+
+    Returns:
+        The share of the step's loss (a scalar), the mean NLL of each text (texts,) in nats per
+        token, and the number of texts at the ceiling.
 
     Raises:
-        Diverged: `value` is infinite or not a number.
+        Diverged: the loss is not finite.
+    """
+    loss, nll = LOSSES[args.unlearning_loss], texts.nll[~texts.learning]
+    require_finite(nll.sum(), "loss of the forget batch", step)
+    used = texts
+    if loss.bounded:
+        used = texts.rows((texts.nll < args.unlearning_ceiling) | texts.learning)
+    skipped = len(texts.learning) - len(used.learning)
+    return loss(used, args.unlearning_beta), nll, skipped
+
+
+# Before so many losses their lowest running mean says little.
+_FIRST_LOSSES = 5
+_SMOOTHING = 0.8
+
+
+def watch_learning(tracker: Tracker, loss: float) -> None:
+    """Add the loss of a learning step to the smoothed loss and its lowest value."""
+    tracker.loss.add(loss, _SMOOTHING)
+    if tracker.loss.count >= _FIRST_LOSSES:
+        tracker.lowest_loss = min(tracker.lowest_loss, tracker.loss.value)
+
+
+def loss_has_risen(tracker: Tracker, limit: float) -> bool:
+    """Whether the smoothed learning loss is more than `limit` nats above its lowest value."""
+    return tracker.loss.count >= _FIRST_LOSSES and tracker.loss.value > tracker.lowest_loss + limit
+
+
+def require_finite(
+    value: Tensor | float, name: str, step: int, remedy: str = UNLEARNING_REMEDY
+) -> None:
+    """Stop the run before a non-finite number reaches the weights or a checkpoint.
+
+    Args:
+        value: a loss or a gradient norm.
+        name: of the value.
+        step: optimizer steps done.
+        remedy: what the user can change.
+
+    Raises:
+        Diverged: `value` is infinite or NaN.
     """
     if not torch.isfinite(torch.as_tensor(value)):
         raise Diverged(
-            f"the {what} is {float(value)} at optimizer step {step + 1}; training stopped and the "
-            f"last checkpoint is kept; {remedy}"
+            f"the {name} is {float(value)} at optimizer step {step + 1}; training stopped, the "
+            f"last checkpoint is intact; {remedy}"
         )
 
 
 def check_norm(norm: float, unlearning: bool, step: int) -> None:
-    """Stop before the update: a gradient may overflow where the loss does not.
+    """Stop the run before the update: a gradient may overflow although the loss does not.
 
     Args:
-        norm: of the gradient of the step under way.
-        unlearning: its kind.
+        norm: of the gradient of the current step.
+        unlearning: whether it is an unlearning step.
         step: optimizer steps done.
     """
     if unlearning:

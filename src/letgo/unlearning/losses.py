@@ -1,30 +1,42 @@
-"""The unlearning losses: what an unlearning step descends on.
+"""The unlearning losses, minimized in unlearning steps.
 
-Each is a function from one micro-batch to its share of the loss of the whole optimizer step, so
-that the shares of all micro-batches add up to it. All are made of the model's log-probabilities and
-entropies at the texts' own tokens; none needs the logits or a second model.
+Each loss maps one micro-batch to its share of the loss of the whole optimizer step: the shares of
+all micro-batches add up to that loss. All are computed from the model's log-probabilities and
+entropies at the texts' own tokens; none needs the logits or a second model. An entry in `LOSSES`
+is all that a new loss needs.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 
-class Texts(NamedTuple):
+class FusedOutputs(Protocol):
+    """What TRL's fused output layer returns, each (texts, tokens)."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    label_mask: Tensor
+
+
+class TextBatch(NamedTuple):
     """A micro-batch of an unlearning step.
 
     Attributes:
-        log_probs: (texts, tokens) of each token given those before it; 0 where there is no label.
-        entropy: (texts, tokens) of the distribution each token was drawn from, in nats.
+        log_probs: (texts, tokens) log-probability of each token given those before it; 0 where
+            there is no label.
+        entropy: (texts, tokens) entropy of the predicted distribution at each token, in nats.
         labelled: (texts, tokens) whether there is a label.
-        learning: (texts,) True for learning examples mixed in (`graddiff` alone).
-        reference: (texts,) log-probability of the whole text under the base model.
+        learning: (texts,) whether it is a learning example; only with `Loss.mixes_learning`.
+        reference: (texts,) log-probability of the whole text under the base model; only with
+            `Loss.needs_reference`.
         tokens: labels in the whole optimizer step.
-        examples: texts to forget in the whole optimizer step.
+        examples: texts to unlearn in the whole optimizer step.
         vocabulary: size of the vocabulary.
     """
 
@@ -37,6 +49,21 @@ class Texts(NamedTuple):
     examples: float
     vocabulary: int
 
+    @classmethod
+    def of_outputs(
+        cls,
+        outputs: FusedOutputs,
+        learning: Tensor,
+        reference: Tensor,
+        tokens: Tensor | float,
+        examples: float,
+        vocabulary: int,
+    ) -> "TextBatch":
+        """The labelled texts of a micro-batch, from the outputs of TRL's fused head."""
+        head = (outputs.log_probs, outputs.entropy, outputs.label_mask)
+        texts = cls(*head, learning, reference, tokens, examples, vocabulary)
+        return texts.rows(texts.labelled.any(1))
+
     @property
     def lengths(self) -> Tensor:
         """(texts,) labels of each text, at least 1."""
@@ -47,26 +74,51 @@ class Texts(NamedTuple):
         """(texts,) mean NLL of each text, nats per token, without a gradient."""
         return -self.log_probs.detach().sum(1) / self.lengths
 
-    def rows(self, kept: Tensor) -> "Texts":
-        """The texts of a boolean mask (texts,); a loss over none of them is 0."""
+    def rows(self, mask: Tensor) -> "TextBatch":
+        """The texts of a boolean mask (texts,), which may select none; the loss is 0 then."""
         return self._replace(
-            log_probs=self.log_probs[kept],
-            entropy=self.entropy[kept],
-            labelled=self.labelled[kept],
-            learning=self.learning[kept],
-            reference=self.reference[kept],
+            log_probs=self.log_probs[mask],
+            entropy=self.entropy[mask],
+            labelled=self.labelled[mask],
+            learning=self.learning[mask],
+            reference=self.reference[mask],
         )
 
 
-def ga(texts: Texts, beta: float) -> Tensor:
+@dataclass(frozen=True)
+class Loss:
+    """An unlearning loss and what it needs.
+
+    Args:
+        function: from a micro-batch and `beta` to the micro-batch's share of the loss, a scalar.
+        summary: what it minimizes, for `--help`.
+        beta: default of `--unlearning_beta`, from the loss's paper; None if the loss has none.
+        bounded: whether the guard `--unlearning_ceiling` applies to it.
+        needs_reference: whether it reads `TextBatch.reference`.
+        mixes_learning: whether an unlearning step also gets as many learning examples as texts.
+    """
+
+    function: Callable[[TextBatch, float], Tensor]
+    summary: str
+    beta: float | None = None
+    bounded: bool = True
+    needs_reference: bool = False
+    mixes_learning: bool = False
+
+    def __call__(self, texts: TextBatch, beta: float | None) -> Tensor:
+        """The micro-batch's share of the loss; `beta` is ignored by losses without one."""
+        return self.function(texts, beta or 0.0)
+
+
+def ga(texts: TextBatch, beta: float) -> Tensor:
     """Gradient ascent on the mean NLL: the paper's (arXiv 2505.19715); minus TRL's loss.
 
-    Unbounded: nothing stops it from pushing a text that is long forgotten.
+    Unbounded: nothing stops it from pushing a text that is already forgotten.
     """
     return texts.log_probs.sum() / texts.tokens
 
 
-def npo(texts: Texts, beta: float) -> Tensor:
+def npo(texts: TextBatch, beta: float) -> Tensor:
     """Negative preference optimization (Zhang et al. 2024, arXiv 2404.05868, eq. 3).
 
     `-2/beta log sigmoid(-beta log(pi/pi_ref))`, the mean over texts; its gradient fades as a text
@@ -76,7 +128,7 @@ def npo(texts: Texts, beta: float) -> Tensor:
     return (2 / beta) * softplus(beta * ratio).sum() / texts.examples
 
 
-def simnpo(texts: Texts, beta: float) -> Tensor:
+def simnpo(texts: TextBatch, beta: float) -> Tensor:
     """NPO without a reference, by mean log-probability (Fan et al. 2024, arXiv 2410.07163).
 
     `-2/beta log sigmoid(-beta/length log pi)` with margin 0.
@@ -85,7 +137,7 @@ def simnpo(texts: Texts, beta: float) -> Tensor:
     return (2 / beta) * softplus(beta * mean).sum() / texts.examples
 
 
-def graddiff(texts: Texts, beta: float) -> Tensor:
+def graddiff(texts: TextBatch, beta: float) -> Tensor:
     """Gradient difference (Liu et al. 2022, arXiv 2203.12817; TOFU, arXiv 2401.06121).
 
     Ascent on the texts and descent on as many learning examples, each by its mean NLL.
@@ -94,42 +146,41 @@ def graddiff(texts: Texts, beta: float) -> Tensor:
     return torch.where(texts.learning, -mean, mean).sum() / texts.examples
 
 
-def kl_uniform(texts: Texts, beta: float) -> Tensor:
+def kl_uniform(texts: TextBatch, beta: float) -> Tensor:
     """Towards the uniform distribution: KL(p || uniform) = log V - H(p), the mean over tokens.
 
-    Maximum entropy (Yuan et al. 2024, arXiv 2410.08109, eq. 5): bounded, and it says what to
-    become, not only what to leave.
+    Maximum entropy (Yuan et al. 2024, arXiv 2410.08109, eq. 5). Bounded, because it has a target
+    distribution.
     """
     divergence = (math.log(texts.vocabulary) - texts.entropy) * texts.labelled
     return divergence.sum() / texts.tokens
 
 
-def wga(texts: Texts, beta: float) -> Tensor:
+def wga(texts: TextBatch, beta: float) -> Tensor:
     """Weighted gradient ascent (Wang et al. 2025, arXiv 2502.19301).
 
     Each token's ascent is weighted by its probability to the power `beta`, held constant: tokens
-    that are unlikely already are left alone.
+    that are already unlikely hardly change.
     """
     weights = (beta * texts.log_probs.detach()).exp()
     return (weights * texts.log_probs).sum() / texts.tokens
 
 
-def replay(texts: Texts, beta: float) -> Tensor:
-    """The opposite of forgetting, as a baseline: descent on the texts' mean NLL."""
+def replay(texts: TextBatch, beta: float) -> Tensor:
+    """Descent on the texts' mean NLL: the opposite of unlearning, as a baseline."""
     return -ga(texts, beta)
 
 
-# `ga` is the paper's, without a bound; `bounded_ga` is the same under the ceiling, like the rest.
-LOSSES: dict[str, Callable[[Texts, float], Tensor]] = {
-    "bounded_ga": ga,
-    "ga": ga,
-    "npo": npo,
-    "simnpo": simnpo,
-    "graddiff": graddiff,
-    "kl_uniform": kl_uniform,
-    "wga": wga,
-    "replay": replay,
+LOSSES: Mapping[str, Loss] = {
+    "bounded_ga": Loss(ga, "gradient ascent up to the ceiling"),
+    "ga": Loss(ga, "gradient ascent without a bound (the paper's)", bounded=False),
+    "npo": Loss(npo, "negative preference optimization", beta=0.1, needs_reference=True),
+    "simnpo": Loss(simnpo, "the same without a reference model", beta=2.5),
+    "graddiff": Loss(
+        graddiff, "ascent on texts, descent on learning examples", mixes_learning=True
+    ),
+    "kl_uniform": Loss(kl_uniform, "KL divergence from the uniform distribution"),
+    "wga": Loss(wga, "ascent weighted by each token's probability", beta=1.0),
+    "replay": Loss(replay, "descent on the texts, a baseline", bounded=False),
 }
-# As their papers set them; the other losses have none.
-BETAS = {"npo": 0.1, "simnpo": 2.5, "wga": 1.0}
-UNBOUNDED = ("ga", "replay")
+DEFAULT_LOSS = "bounded_ga"

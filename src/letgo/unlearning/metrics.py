@@ -1,4 +1,4 @@
-"""The figures of unlearning steps, for the log."""
+"""The metrics of unlearning steps, for the log."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,33 +11,38 @@ from letgo.unlearning.tracker import Tracker
 
 
 class Metrics:
-    """Gathers what micro-batches and steps report, and what it comes to since the last log."""
+    """Accumulates unlearning metrics between two log lines."""
 
     def __init__(self) -> None:
-        self._step = [0.0] * 4  # loss, sum of NLL, texts, skipped texts: of this process
-        self._window: dict[str, float] = defaultdict(float)
-        self._chosen: dict[str, float] = {}
+        self._step = [0.0] * 4  # of this process: loss, sum of NLL, texts, skipped texts
+        self._sums: dict[str, float] = defaultdict(float)  # since the last log line
+        self._rescoring: dict[str, float] = {}
 
     def rescored(
-        self, scores: Sequence[float], chosen: Sequence[float], learning_norm: float
+        self, scores: Sequence[float], chosen: Sequence[float], learning_norm: float | None
     ) -> None:
-        """Take in the new scores of a sample of texts, and of those of them that were chosen.
+        """Record the result of a re-scoring.
 
         Args:
-            scores: cosines.
-            chosen: those of the texts that are unlearned from now on.
-            learning_norm: of the mean learning gradient; times a cosine and the length of an
-                update it is by how much that lowers the learning loss, to first order.
+            scores: of the sampled texts.
+            chosen: of those of them that are unlearned from now on.
+            learning_norm: norm of the mean learning gradient, None if it was not computed; times a
+                cosine and the length of an update it predicts the decrease of the learning loss.
         """
-        self._chosen = {
-            "unlearn/helpful": sum(score > 0 for score in scores) / len(scores),
-            "unlearn/learning_norm": learning_norm,
-        }
+        self._rescoring = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores)}
+        if learning_norm is not None:
+            self._rescoring["unlearn/learning_norm"] = learning_norm
         if chosen:
-            self._chosen["unlearn/confidence"] = fmean(chosen)
+            self._rescoring["unlearn/confidence"] = fmean(chosen)
 
     def micro_batch(self, loss: float, nll: Tensor, skipped: int) -> None:
-        """Take in one micro-batch: its share of the loss, its texts' mean NLL, what was skipped."""
+        """Record a micro-batch.
+
+        Args:
+            loss: its share of the step's loss.
+            nll: (texts,) mean NLL of each text, nats per token.
+            skipped: number of texts at the ceiling.
+        """
         values = (loss, float(nll.sum()), len(nll), skipped)
         self._step = [a + b for a, b in zip(self._step, values, strict=True)]
 
@@ -51,23 +56,24 @@ class Metrics:
         clipped: bool,
         paused: bool,
     ) -> None:
-        """Close an unlearning step.
+        """Record the end of an unlearning step.
 
         Args:
-            tracker: counts the guards' acts.
+            tracker: its guard counts are increased.
             reduce: sums a tensor over all processes.
-            device: where it reduces.
+            device: where `reduce` works.
             norm: of the unlearning gradient before clipping.
-            strength: what the step came to, as a fraction of a recent learning update (with
-                separate state; the figure `update`, its length, holds then).
-            clipped, paused: whether these guards acted.
+            strength: as `StepSize.strength`. The metric `update`, the length of the update, is only
+                correct with separate optimizer state.
+            clipped: whether the gradient was clipped.
+            paused: whether unlearning was paused.
         """
         loss, nll, texts, skipped = reduce(torch.tensor(self._step, device=device)).tolist()
         self._step = [0.0] * 4
-        acted = {"skipped": int(skipped), "clipped": int(clipped), "paused": int(paused)}
-        for name, count in acted.items():
-            tracker.acted[name] += count
-        figures = {
+        guards = {"skipped": int(skipped), "clipped": int(clipped), "paused": int(paused)}
+        for name, count in guards.items():
+            tracker.guard_counts[name] += count
+        values = {
             "loss": loss,
             "nll": nll,
             "texts": texts,
@@ -75,38 +81,36 @@ class Metrics:
             "strength": strength,
             "update": strength * tracker.update.value,
             "steps": 1,
-            **acted,
+            **guards,
         }
-        for name, value in figures.items():
-            self._window[name] += value
+        for name, value in values.items():
+            self._sums[name] += value
 
     def drain(self) -> dict[str, float]:
-        """Means per step since the last log (NLL: per text), sums of the guards' acts."""
-        sums, self._window = self._window, defaultdict(float)
+        """Means per unlearning step since the last call (NLL: per text), and guard counts."""
+        sums, self._sums = self._sums, defaultdict(float)
         if not sums:
             return {}
-        figures = {
-            f"unlearn/{n}": sums[n] / sums["steps"]
-            for n in ("loss", "grad_norm", "strength", "update")
-        }
-        figures["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
+        means = ("loss", "grad_norm", "strength", "update")
+        metrics = {f"unlearn/{name}": sums[name] / sums["steps"] for name in means}
+        metrics["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
         for name in ("skipped", "clipped", "paused"):
-            figures[f"unlearn/{name}"] = sums[name]
-        figures |= self._chosen
-        self._chosen = {}
-        return figures
+            metrics[f"unlearn/{name}"] = sums[name]
+        metrics |= self._rescoring
+        self._rescoring = {}
+        return metrics
 
 
-def learning_figures(logs: dict[str, float], window: Sequence[bool]) -> None:
-    """Make a log line that the trainer has taken over steps of both kinds one of learning steps.
+def learning_only(logs: dict[str, float], steps: Sequence[bool]) -> None:
+    """Rescale a log line so that it describes the learning steps only.
 
     Args:
         logs: changed in place.
-        window: kind of every step since the last line, True for unlearning.
+        steps: for every step since the last line, whether it was an unlearning step.
     """
-    if learning := window.count(False):
-        logs["loss"] *= len(window) / learning
+    if learning := steps.count(False):
+        logs["loss"] *= len(steps) / learning
     else:
         del logs["loss"], logs["learning_rate"]
-    if window[-1]:  # an unlearning step's norm has a name of its own
+    if steps[-1]:  # the gradient norm of an unlearning step is logged under another name
         logs.pop("grad_norm", None)

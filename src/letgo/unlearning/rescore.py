@@ -1,174 +1,224 @@
-"""Which texts still stand in the way, asked again while the model learns.
+"""Re-scoring: the texts to unlearn are chosen again during training.
 
-A score taken at the base model is stale after a few learning steps, and so is AdamW's first moment:
-early in training the learning gradient turns faster than its running mean follows (measured by
-benchmarks/benefit.py). So the learning gradient is taken anew, of a few dozen examples, and each
-text's gradient is compared with it.
+A score taken at the base model is out of date after a few learning steps. So the texts are scored
+again by the same function, with numbers taken at the current weights and, where it needs one, a
+new learning gradient. AdamW's first moment is no substitute for that gradient: early in training
+the gradient changes faster than its running mean (measured by benchmarks/benefit.py).
 """
 
 import math
 import random
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from letgo.errors import InputError
 from letgo.progress import log
 from letgo.scoring.gradients import finite_batch
-from letgo.scoring.measure import along, gradient_products, plain_norms, summed_gradient
-from letgo.scoring.scores import top_fraction
-from letgo.scoring.weights import trained_weights
+from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
+from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, top_fraction
+from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import examples
+from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.texts import Row
 
-COST = 0.1  # of the learning steps' examples, where nobody says how often
+if TYPE_CHECKING:
+    from letgo.unlearning.trainer import LWFTrainer
+
+COST = 0.1  # default cost, as a fraction of the learning steps' examples
+# The numbers of a text that can be computed during training. The current model takes the place of
+# the probe; the probe's own weights and the Fisher information are not available.
+CURRENT_NUMBERS = frozenset({"learning", "norm", "loss_base", "loss_probe"})
 
 
 class Rescore(TrainerCallback):
-    """Chooses the texts to unlearn anew, before they are unlearned first and every so often.
+    """Scores a sample of the texts again and chooses those that unlearning steps take.
 
-    Sooner where it found none that helps.
+    It does so before the first unlearning step, after every `interval` learning steps, and more
+    often while no text helps.
 
     Attributes:
-        learning_norm: of the mean learning gradient that the last scores were taken against.
+        learning_norm: norm of the latest mean learning gradient; None if the score needs none.
 
     Args:
-        trainer: an `LWFTrainer`.
-        rows: all texts, as rows with `input_ids` and `labels`.
-
-    Raises:
-        InputError: no linear layer is trained.
+        trainer: the trainer that it is a callback of.
+        rows: all texts that may be chosen, with `input_ids`, `labels` and `reference`.
+        score: the score, of `CURRENT_NUMBERS` only.
+        weights: whose gradients are taken.
     """
 
-    def __init__(self, trainer: Any, rows: Sequence[dict[str, Any]]):
-        self.trainer, self.rows, self.learning_norm = trainer, rows, 0.0
-        self.weights = trained_weights(trainer.model)
+    def __init__(self, trainer: "LWFTrainer", rows: Sequence[Row], score: Score, weights: Weights):
+        self.trainer, self.rows, self.score, self.weights = trainer, rows, score, weights
+        self.learning_norm: float | None = None
         forced = {*trainer.chosen.forced}
-        self.forced = [i for i, place in enumerate(trainer.chosen.allowed) if place in forced]
+        self.forced = [i for i, index in enumerate(trainer.chosen.allowed) if index in forced]
         args = trainer.args
-        step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        # Texts, and as many learning examples, each about as dear as an example of a learning step.
-        automatic = math.ceil(2 * args.rescore_texts / COST / step)
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        # A text and a learning example each cost about as much as an example of a learning step.
+        automatic = math.ceil(2 * args.rescore_texts / COST / (batch * args.world_size))
         self.interval = args.rescore_interval or automatic
 
-    def _due(self, at: int) -> bool:
-        """Whether the texts are scored after this many steps of both kinds."""
-        done, coming = self.trainer.kinds[:at], self.trainer.kinds[at:]
-        if done[-1] or not any(coming):
-            return False
-        if done.count(False) % self.interval == 0:
-            return True
-        # Where nothing helped: what helps changes from step to step, so ask again, at unlearning
-        # steps 1, 2, 4, 8, ..., which costs little in a long run and is often in a short one.
-        count = done.count(True) + 1
-        power_of_2 = count & (count - 1) == 0
-        return coming[0] and power_of_2 and (count == 1 or not self.trainer.tracker.pool)
+    def on_step_end(
+        self, args: LWFConfig, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Score a sample, if it is time, and choose the texts with a positive score at its top.
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score a sample; those of its top fraction that help are unlearned from now on.
-
-        So are texts that were forced, whatever their score.
+        Texts that a person has selected are chosen whatever their score.
         """
-        trainer = self.trainer
-        if not self._due(state.global_step):
+        if not self._is_due(state.global_step):
             return
-        # A seed of the step's own, so that a resumed run draws the same samples.
+        trainer = self.trainer
+        # Seeded by the step, so that a resumed run draws the same samples.
         draw = random.Random(f"{args.seed} {state.global_step}")
-        enough = math.ceil(trainer.forgotten_per_step / args.forget_fraction)
-        count = min(max(args.rescore_texts, enough), len(self.rows))
-        places = sorted(draw.sample(range(len(self.rows)), count))
-        learning = trainer.train_dataset
-        drawn = draw.sample(range(len(learning)), min(args.rescore_texts, len(learning)))
-        shown = list(islice(examples(learning[i] for i in drawn), args.rescore_texts))
-        scores = self._scores(places, shown)
-        chosen = top_fraction(places, scores, args.forget_fraction)
-        # Ascent on a text with a score below 0 would raise the learning loss.
-        scored = dict(zip(places, scores, strict=True))
-        helpful = sorted(place for place in chosen if scored[place] > 0)
+        needed = math.ceil(trainer.stream.texts_per_step / args.forget_fraction)
+        count = min(max(args.rescore_texts, needed), len(self.rows))
+        indices = sorted(draw.sample(range(len(self.rows)), count))
+        data = trainer.train_dataset
+        drawn = draw.sample(range(len(data)), min(args.rescore_texts, len(data)))
+        learning = list(islice(examples(data[i] for i in drawn), args.rescore_texts))
+        score_of = dict(zip(indices, self.scores(indices, learning), strict=True))
+        top = top_fraction(indices, list(score_of.values()), args.forget_fraction)
+        # Unlearning a text with a negative score would raise the learning loss.
+        helpful = sorted(index for index in top if score_of[index] > 0)
         trainer.tracker.pool = sorted({*helpful, *self.forced})
-        trainer.metrics.rescored(scores, [scored[place] for place in helpful], self.learning_norm)
+        trainer.metrics.rescored(
+            list(score_of.values()), [score_of[index] for index in helpful], self.learning_norm
+        )
 
-    def batches(self, count: int) -> list[list[dict[str, Any]]]:
-        """Rows of this process's micro-batches of the unlearning step under way.
+    def _is_due(self, step: int) -> bool:
+        """Whether the texts are scored before this step."""
+        plan = self.trainer.plan
+        if plan.is_unlearning(step - 1) or plan.unlearned(step) == plan.unlearned(len(plan)):
+            return False
+        if plan.learned(step) % self.interval == 0:
+            return True
+        # While no text helps, score again before unlearning steps 1, 2, 4, 8, ...: which texts help
+        # changes quickly early on, and this costs little in a long run.
+        number = plan.unlearned(step) + 1
+        power_of_2 = number & (number - 1) == 0
+        return plan.is_unlearning(step) and power_of_2 and (number == 1 or not self._pool)
+
+    @property
+    def _pool(self) -> list[int]:
+        return self.trainer.tracker.pool or []
+
+    def batches(self, count: int) -> list[list[Row]]:
+        """The rows of this process's micro-batches in the current unlearning step.
 
         Args:
-            count: how many micro-batches; one without texts is empty.
+            count: number of micro-batches; those without texts are empty.
         """
         trainer, args = self.trainer, self.trainer.args
-        pool = trainer.tracker.pool
         draw = random.Random(f"{args.seed} unlearn {trainer.state.global_step}")
-        order = draw.sample(pool, min(trainer.forgotten_per_step, len(pool)))
+        order = draw.sample(self._pool, min(trainer.stream.texts_per_step, len(self._pool)))
         size = args.per_device_train_batch_size
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
-        return [[self.rows[place] for place in order[start : start + size]] for start in starts]
+        return [[self.rows[index] for index in order[start : start + size]] for start in starts]
 
-    def _scores(self, places: list[int], learning: Sequence[dict[str, list[int]]]) -> list[float]:
-        """`-cos(g_L, g_x)` of every text; the same in every process.
+    def scores(self, indices: Sequence[int], learning: Sequence[Row]) -> list[float]:
+        """The texts' scores at the current weights, in float32; the same in every process.
 
         Args:
-            places: the texts, as indices into `rows`.
-            learning: examples whose mean gradient is `g_L`.
+            indices: the texts, as indices into `rows`.
+            learning: the examples whose mean gradient is the learning gradient.
+
+        Returns:
+            One score per text; 0 where it is not finite.
         """
-        trainer, args = self.trainer, self.trainer.args
-        model, pad = trainer.model, trainer._tokenizer.pad_token_id
-        weights = self.weights
+        model, args, reduce = self.trainer.model, self.trainer.args, self.trainer.accelerator.reduce
+        pad, bf16 = self.trainer._tokenizer.pad_token_id, bool(args.bf16)
         training = model.training
         model.eval()
-
-        def own(rows: Sequence[dict[str, list[int]]]) -> list[list[int]]:
-            batches = weights.batches([len(row["input_ids"]) for row in rows], 1024)
-            return batches[args.process_index :: args.world_size]
-
-        bf16, reduce = bool(args.bf16), trainer.accelerator.reduce
-        direction, _ = summed_gradient(model, weights, learning, own(learning), pad, bf16)
-        direction = {name: reduce(gradient) for name, gradient in direction.items()}
-        length = sum(float((g**2).sum()) for g in direction.values()) ** 0.5
-        self.learning_norm = length / len(learning)
-        wanted = {"inner": along(direction), "norm": plain_norms}
-        rows = [self.rows[place] for place in places]
-        found = torch.zeros(len(rows), dtype=torch.float64)
-        for batch in own(rows):
-            kept, numbers, _ = finite_batch(
+        products: dict[str, Product] = {"norm": plain_norms} if "norm" in self.score.needs else {}
+        if "learning" in self.score.needs:
+            total, _ = summed_gradient(
+                model, self.weights, learning, self._own_batches(learning), pad, bf16
+            )
+            total = {name: reduce(gradient) for name, gradient in total.items()}
+            length = sum(float((g**2).sum()) for g in total.values()) ** 0.5
+            self.learning_norm = length / len(learning)
+            products["learning"] = along(total)
+        squared = math.nan if self.learning_norm is None else self.learning_norm**2
+        stats = LearningStats(math.nan, math.nan, squared, None)
+        rows = [self.rows[index] for index in indices]
+        scores = torch.zeros(len(rows), dtype=torch.float64)
+        for batch in self._own_batches(rows):
+            finite, numbers, _ = finite_batch(
                 rows,
                 batch,
                 pad,
-                lambda padded: gradient_products(model, weights, padded, wanted, bf16),
+                lambda padded: gradient_products(model, self.weights, padded, products, bf16),
             )
-            for i, place in enumerate(kept):
-                norm = float(numbers["norm"][i])
-                if norm > 0 and length > 0:
-                    found[place] = -float(numbers["inner"][i]) / (length * norm**0.5)
+            for position, i in enumerate(finite):
+                text = {name: float(column[position]) for name, column in numbers.items()}
+                text["learning"] = text.get("learning", math.nan) / len(learning)
+                text |= {"loss_probe": text["loss"], "loss_base": base_loss(rows[i])}
+                score = self.score(text, stats)
+                scores[i] = score if math.isfinite(score) else 0.0
         model.train(training)
-        shared: Tensor = reduce(found.float().to(trainer.accelerator.device))
+        shared: Tensor = reduce(scores.float().to(self.trainer.accelerator.device))
         return [float(value) for value in shared]
 
+    def _own_batches(self, rows: Sequence[Row]) -> list[list[int]]:
+        """This process's share of the batches, as indices into the rows."""
+        args, lengths = self.trainer.args, [len(row["input_ids"]) for row in rows]
+        return self.weights.batches(lengths, 1024)[args.process_index :: args.world_size]
 
-def rescoring(trainer: Any, rows: Sequence[dict[str, Any]], sharded: bool) -> Rescore | None:
-    """What scores the texts of this run again, if anything.
+
+def base_loss(row: Row) -> float:
+    """A text's mean NLL under the base model, nats per token, from its `reference`."""
+    return -row["reference"] / max(1, sum(label != -100 for label in row["labels"][1:]))
+
+
+def rescoring(
+    args: LWFConfig, model: PreTrainedModel, name: str, sharded: bool
+) -> tuple[Score, Weights] | None:
+    """The score and the weights to re-score by; None for a run without re-scoring.
 
     Args:
-        trainer: an `LWFTrainer`.
-        rows: all texts, as rows with `input_ids` and `labels`.
+        args: the settings of the training.
+        model: the model to be trained.
+        name: the score that the texts were selected by; empty for the default score.
         sharded: whether the weights are split over processes.
 
     Raises:
-        InputError: it was asked for by name, and cannot be had with this model or these processes.
+        InputError: re-scoring is impossible and `rescore_interval` was set by the user.
     """
-    asked = trainer.args.rescore_interval
-    if asked == 0:
+    if args.rescore_interval == 0:
         return None
     try:
         if sharded:
             raise InputError(
-                "--rescore_interval needs whole weights in every process; it does not work with "
-                "FSDP or DeepSpeed"
+                "--rescore_interval needs whole weights in every process: it does not work with "
+                "FSDP or DeepSpeed; set --rescore_interval 0"
             )
-        return Rescore(trainer, rows)
+        return current_score(name or DEFAULT_SCORE), trained_weights(model)
     except InputError as error:
-        if asked:
+        if args.rescore_interval:
             raise
-        log.warning("the texts are not scored again while the model learns: %s", error)
+        log.warning("training goes on without re-scoring the texts: %s", error)
         return None
+
+
+def current_score(name: str) -> Score:
+    """The score of this name, if it can be computed during training.
+
+    Raises:
+        InputError: it cannot.
+    """
+    possible = [name for name, score in SCORES.items() if score.needs <= CURRENT_NUMBERS]
+    if name in possible:
+        return SCORES[name]
+    if name in SCORES:
+        missing = ", ".join(sorted(SCORES[name].needs - CURRENT_NUMBERS))
+        reason = f"needs numbers that are not available during training ({missing})"
+    else:
+        reason = "is not a score of letgo"
+    raise InputError(
+        f"--rescore_interval: the score {name} {reason}; set --rescore_interval 0, or score the "
+        f"texts by {' or '.join(possible)}"
+    )

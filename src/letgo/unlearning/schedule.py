@@ -1,80 +1,105 @@
-"""When to unlearn, and how strongly at each of those steps."""
+"""When to unlearn, and how strongly in each unlearning step."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import GreedyLR
 
-PERIODIC = ("periodic", "warmup", "decay", "adaptive")
-SCHEDULES = (*PERIODIC, "early", "random")
+SCHEDULES = ("periodic", "warmup", "decay", "adaptive", "early", "random")
 
 
-def plan(schedule: str, learning_steps: int, interval: int, seed: int) -> list[bool]:
-    """The kind of every optimizer step of a run: True for unlearning, False for learning.
+def unlearning_steps(schedule: str, learning_steps: int, interval: int, seed: int) -> list[bool]:
+    """For every optimizer step of a run, whether it is an unlearning step.
 
-    Every schedule has one unlearning step for each `interval` learning steps, and the learning
-    steps in their order; only the places of the unlearning steps differ.
+    All schedules have one unlearning step for each `interval` learning steps; they differ in where
+    these are.
 
     Args:
-        schedule: "periodic" (arXiv 2505.19715: after every `interval` learning steps), "early" (all
-            of them first), "random" (in places drawn by `seed`); the others are periodic.
-        learning_steps: how many.
-        interval: N_u, 0 for never.
-        seed: of the random places.
+        schedule: "early": before the first learning step; "random": at positions drawn with `seed`;
+            all others: after every `interval` learning steps (arXiv 2505.19715).
+        learning_steps: number of learning steps.
+        interval: N_u; 0 for no unlearning.
+        seed: for "random".
     """
     count = learning_steps // interval if interval else 0
     if schedule == "early":
         return [True] * count + [False] * learning_steps
     if schedule == "random":
-        places = set(random.Random(seed).sample(range(learning_steps + count), count))
-        return [step in places for step in range(learning_steps + count)]
-    kinds: list[bool] = []
-    for step in range(1, learning_steps + 1):
-        kinds.append(False)
-        if interval and step % interval == 0:
-            kinds.append(True)
-    return kinds
+        drawn = set(random.Random(seed).sample(range(learning_steps + count), count))
+        return [step in drawn for step in range(learning_steps + count)]
+    steps: list[bool] = []
+    for learned in range(1, learning_steps + 1):
+        steps.append(False)
+        if interval and learned % interval == 0:
+            steps.append(True)
+    return steps
 
 
-def factor(schedule: str, done: int, count: int) -> float:
-    """What the strength of an unlearning step is multiplied by.
+class Plan:
+    """Which optimizer steps of a run are unlearning steps; fixed before training starts.
 
-    Args:
-        schedule: "warmup" rises linearly to 1 at the last step, "decay" falls linearly from 1 at
-            the first; 1 for all others.
-        done: unlearning steps before this one.
-        count: unlearning steps of the whole run.
-    """
-    if schedule == "warmup":
-        return (done + 1) / count
-    return 1 - done / count if schedule == "decay" else 1.0
-
-
-def of_learning_steps(scheduler: Any, unlearning_now: Callable[[], bool]) -> Any:
-    """The learning-rate scheduler, to be advanced by learning steps alone.
-
-    The trainer advances those that go by a metric after evaluations, not after steps, and knows
-    them by their class.
+    Steps are numbered from 0, as `TrainerState.global_step` is while the step runs.
 
     Args:
-        scheduler, unlearning_now: as for `LearningStepsOnly`.
+        steps: for every optimizer step, whether it is an unlearning step.
+        schedule: one of `SCHEDULES`, for the strength.
+        steps_per_epoch: learning steps in an epoch.
     """
-    if isinstance(scheduler, (ReduceLROnPlateau, GreedyLR)):
-        return scheduler
-    return LearningStepsOnly(scheduler, unlearning_now)
+
+    def __init__(self, steps: Sequence[bool], schedule: str = "periodic", steps_per_epoch: int = 1):
+        self.steps, self.schedule, self.steps_per_epoch = list(steps), schedule, steps_per_epoch
+        self._unlearned = [0, *accumulate(map(int, self.steps))]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def is_unlearning(self, step: int) -> bool:
+        """Whether this step is an unlearning step; False after the last step."""
+        return step < len(self.steps) and self.steps[step]
+
+    def unlearned(self, step: int) -> int:
+        """Number of unlearning steps before this step."""
+        return self._unlearned[min(step, len(self.steps))]
+
+    def learned(self, step: int) -> int:
+        """Number of learning steps before this step."""
+        return min(step, len(self.steps)) - self.unlearned(step)
+
+    def epoch_ends(self, step: int) -> bool:
+        """Whether an epoch ends before this step.
+
+        An epoch ends after its last learning step and the unlearning steps that follow it.
+        """
+        learned = self.learned(step)
+        whole = learned > 0 and learned % self.steps_per_epoch == 0
+        return whole and not self.is_unlearning(step)
+
+    def strength(self, step: int) -> float:
+        """Fraction of the full strength with which this step unlearns; 0 for a learning step.
+
+        "warmup" rises linearly to 1 at the last unlearning step, "decay" falls linearly from 1 at
+        the first.
+        """
+        if not self.is_unlearning(step):
+            return 0.0
+        done, count = self.unlearned(step), self._unlearned[-1]
+        if self.schedule == "warmup":
+            return (done + 1) / count
+        return 1 - done / count if self.schedule == "decay" else 1.0
 
 
 class LearningStepsOnly:
-    """A learning-rate scheduler that stands still during unlearning steps.
+    """A learning-rate scheduler that does not advance in unlearning steps.
 
     Args:
-        scheduler: the schedule of the learning steps.
-        unlearning_now: whether the optimizer step under way is an unlearning step.
+        scheduler: the scheduler of the learning steps.
+        unlearning_now: whether the current optimizer step is an unlearning step.
     """
 
-    def __init__(self, scheduler: Any, unlearning_now: Callable[[], bool]):
+    def __init__(self, scheduler: LRScheduler, unlearning_now: Callable[[], bool]):
         self.scheduler, self.unlearning_now = scheduler, unlearning_now
 
     def step(self, *args: Any, **kwargs: Any) -> None:
@@ -84,3 +109,14 @@ class LearningStepsOnly:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.scheduler, name)
+
+
+def for_learning_steps(scheduler: LRScheduler, unlearning_now: Callable[[], bool]) -> Any:
+    """The scheduler, advanced by learning steps only; arguments as for `LearningStepsOnly`.
+
+    Schedulers that follow an evaluation metric are returned unchanged: the trainer recognizes them
+    by their class and advances them after evaluations, not after steps.
+    """
+    if isinstance(scheduler, (ReduceLROnPlateau, GreedyLR)):
+        return scheduler
+    return LearningStepsOnly(scheduler, unlearning_now)

@@ -1,7 +1,8 @@
-"""How far an unlearning step moves the weights, in the units of the learning steps.
+"""The length of unlearning updates, relative to the learning updates.
 
-Hooks of the optimizer, so that all that comes before an update (accumulation, reduction over
-processes, unscaling, clipping) is the libraries' own and every step has its one `optimizer.step()`.
+It is set in hooks of the optimizer. Everything before an update (accumulation, reduction over
+processes, unscaling, clipping) remains the libraries' work, and every step calls
+`optimizer.step()` once.
 """
 
 import math
@@ -13,28 +14,32 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from letgo.errors import InputError
+from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.tracker import Tracker
 
-# The length of a learning update is measured on so many of the weights, not on a copy of all.
-_MEASURED, _LINE = 1 << 17, 16
-RECENT = 0.9
+# The length of a learning update is measured on this many weights, to avoid a copy of them all.
+_MEASURED = 1 << 17
+_LINE = 16  # neighbouring weights taken together: a cache line of float32
+DECAY = 0.9  # of the running means of norms
 
 
 class StepSize:
-    """Sizes the unlearning updates of an optimizer.
+    """Sets the length of an optimizer's unlearning updates.
 
-    With `separate` state an unlearning step is plain gradient descent on the unlearning loss (SGD)
-    and leaves the optimizer's moments alone; with shared state it is one of the optimizer's own.
+    With separate state an unlearning step is plain gradient descent (SGD) on the unlearning loss
+    and does not change the optimizer's moments; with shared state it goes through the optimizer.
 
     Attributes:
-        strength: what the last unlearning step came to, as a fraction: with separate state of the
-            length of a recent learning update, with shared state of a recent learning gradient.
+        strength: of the last unlearning step. With separate state the length of its update as a
+            fraction of recent learning updates; with shared state the norm of its gradient as a
+            fraction of recent learning gradients.
 
     Args:
-        separate: see above.
-        rate: step size of plain descent as a multiple of the learning rate; None if the strength
-            asked for decides. With shared state a rate is a weight on the loss, not done here.
-        adaptive: whether the agreement of unlearning and learning gradient decides.
+        separate: whether unlearning steps have separate state.
+        rate: step size of plain descent as a multiple of the learning rate; None if a strength
+            decides. With shared state a rate is a weight on the loss and is not applied here.
+        adaptive: whether the strength is multiplied by the cosine of the unlearning and the
+            learning gradient.
         reduce: sums a tensor over the processes that hold shards of the weights.
     """
 
@@ -46,98 +51,113 @@ class StepSize:
         reduce: Callable[[Tensor], Tensor],
     ):
         self.separate, self.rate, self.adaptive, self.reduce = separate, rate, adaptive, reduce
-        self.tracker, self.unlearning, self.asked, self.strength = Tracker(), False, 0.0, 0.0
+        self.tracker, self.unlearning, self.strength = Tracker(), False, 0.0
+        self.requested = 0.0  # strength of the next unlearning step before the gradient's part
+        self._unlearning_next = False
         self._before_update: list[Tensor] = []
         self._learning: list[Tensor | None] = []  # gradients of the learning step before this one
-        self._rates: list[Any] = []  # of the optimizer's groups, where they stand aside for a step
+        self._rates: list[Any] = []  # the groups' learning rates while others replace them
+
+    @classmethod
+    def of_settings(cls, args: LWFConfig, reduce: Callable[[Tensor], Tensor]) -> "StepSize":
+        """The step sizes that these settings ask for; `reduce` as for the class."""
+        adaptive = args.unlearning_schedule == "adaptive"
+        return cls(args.unlearning_state == "separate", args.unlearning_weight, adaptive, reduce)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Size every step of this optimizer from now on."""
+        """Add the hooks to this optimizer."""
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
 
     def prepare(
-        self, tracker: Tracker, unlearning: bool, asked: float, unlearning_next: bool = False
+        self,
+        tracker: Tracker,
+        unlearning: bool,
+        requested: float,
+        unlearning_next: bool = False,
     ) -> None:
-        """Say what the next step is.
+        """Describe the next step.
 
         Args:
-            memory: norms seen so far.
-            unlearning: its kind.
-            asked: its strength before what the gradient says of it; 0 to leave it out.
-            unlearning_next: the kind of the step after it.
+            tracker: norms of the run so far.
+            unlearning: whether it is an unlearning step.
+            requested: its strength, before the gradient reduces it; 0 to skip the step.
+            unlearning_next: whether the step after it is an unlearning step.
         """
-        self.tracker, self.unlearning, self.asked = tracker, unlearning, asked
+        self.tracker, self.unlearning, self.requested = tracker, unlearning, requested
         self._unlearning_next = unlearning_next
 
     @torch.no_grad()
-    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not self.unlearning:
-            if self.separate:  # with shared state nothing is measured by a learning update
+            if self.separate:  # with shared state the length of updates is not needed
                 self._before_update = [weights.clone() for weights, _ in _sampled(optimizer)]
             if self.adaptive and self._unlearning_next:
-                # No copy: the trainer drops gradients, it does not overwrite them.
+                # Not copied: the trainer drops gradients and does not overwrite them.
                 self._learning = [p.grad for p in _trained(optimizer)]
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
         norm = math.sqrt(self._sum(_product(g, g) for g in gradients))
         self.strength = 0.0
-        if norm and self.asked:
+        if norm and self.requested:
             (self._descend if self.separate else self._scale)(optimizer, norm)
         if self.separate or not self.strength:
             for parameter in _trained(optimizer):
-                parameter.grad = None  # the optimizer passes over weights without a gradient
+                parameter.grad = None  # the optimizer skips weights without a gradient
 
     def _descend(self, optimizer: torch.optim.Optimizer, norm: float) -> None:
-        """Move the weights against their gradient of this norm, past the optimizer."""
+        """Move the weights against their gradient, which has this norm."""
         recent = self._update_length(optimizer)
         if self.rate is None:
             length = self._fraction(optimizer, norm) * recent
         else:
-            length = self.asked * self.rate * float(self._rate(optimizer.param_groups[0])) * norm
-        # A warmup's first learning updates may be none at all, and no length compares with them.
+            length = (
+                self.requested * self.rate * float(self._rate(optimizer.param_groups[0])) * norm
+            )
+        # The first learning updates of a warmup may have length 0.
         self.strength = length / recent if recent else 0.0
         for parameter in _trained(optimizer):
             if parameter.grad is not None and length:
                 parameter.add_(parameter.grad, alpha=-length / norm)
 
     def _scale(self, optimizer: torch.optim.Optimizer, norm: float) -> None:
-        """Give the gradient the norm with which it is to go through the optimizer."""
+        """Scale the gradient, which has this norm, for the optimizer."""
         learning = self.tracker.learning_norm.value or norm
         if self.rate is None:
             self.strength = self._fraction(optimizer, norm)
             for parameter in _trained(optimizer):
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.strength * learning / norm)
-        else:  # a weight on the loss has made it what it is
+        else:  # the loss is weighted already
             self.strength = norm / learning
         self._rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = self._rate(group)
 
     def _rate(self, group: dict[str, Any]) -> Any:
-        """The learning rate to unlearn at.
+        """The learning rate of an unlearning step.
 
-        Before the first learning step a schedule that warms up stands at 0; its peak counts then.
+        Before the first learning step it is the schedule's peak, because a warmup starts at 0.
         """
         return group["lr"] if self.tracker.learning_norm.count else _peak(group)
 
     def _fraction(self, optimizer: torch.optim.Optimizer, norm: float) -> float:
-        """The strength of this step, from its gradient's norm."""
-        # Losses that saturate fade: a gradient smaller than they were makes a smaller update.
+        """The strength of this step, whose gradient has this norm."""
+        # A gradient below the mean norm reduces the strength: losses that saturate fade out.
         self.tracker.unlearning_norm.add(norm)
-        strength = self.asked * min(1.0, norm / self.tracker.unlearning_norm.value)
+        strength = self.requested * min(1.0, norm / self.tracker.unlearning_norm.value)
         return strength * max(0.0, self._agreement(optimizer)) if self.adaptive else strength
 
     def _update_length(self, optimizer: torch.optim.Optimizer) -> float:
-        """Norm of a recent learning update; before the first, of AdamW's under pure noise."""
+        """Norm of recent learning updates; before the first, of AdamW's update for pure noise."""
         if self.tracker.update.count:
             return self.tracker.update.value
         group = optimizer.param_groups[0]
         if "betas" not in group:
             raise InputError(
-                f"--unlearning_schedule: {type(optimizer).__name__} has made no learning update to "
-                f"compare an unlearning step with; choose periodic, or --optim adamw_torch"
+                f"--unlearning_schedule: before the first learning step of "
+                f"{type(optimizer).__name__} the length of its updates is unknown; choose "
+                f"periodic, or --optim adamw_torch"
             )
         weights = self._sum(
             torch.tensor(_local(p).numel(), device=p.device) for p in _trained(optimizer)
@@ -146,9 +166,9 @@ class StepSize:
         return float(_peak(group)) * math.sqrt(weights * (1 - momentum) / (1 + momentum))
 
     def _agreement(self, optimizer: torch.optim.Optimizer) -> float:
-        """Cosine of the unlearning gradient with that of the learning step before it.
+        """Cosine of the unlearning gradient with the gradient of the learning step before it.
 
-        Not with AdamW's first moment: early on the gradient turns faster than its mean follows.
+        Not with AdamW's first moment: early in training the gradient changes faster than its mean.
         """
         pairs = [
             (g, p.grad)
@@ -164,7 +184,7 @@ class StepSize:
         return along / math.sqrt(lengths) if lengths else 0.0
 
     @torch.no_grad()
-    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
             group["lr"] = rate
         self._rates = []
@@ -173,11 +193,13 @@ class StepSize:
         if self.unlearning or not self._before_update:
             return
         squares = []
-        for (now, stands_for), before in zip(_sampled(optimizer), self._before_update, strict=True):
+        for (now, represented), before in zip(
+            _sampled(optimizer), self._before_update, strict=True
+        ):
             moved = now.float() - before.float()
-            squares.append(_product(moved, moved) * stands_for)
+            squares.append(_product(moved, moved) * represented)
         self._before_update = []
-        self.tracker.update.add(math.sqrt(self._sum(squares)), RECENT)
+        self.tracker.update.add(math.sqrt(self._sum(squares)), DECAY)
 
     def _sum(self, values: Iterable[Tensor]) -> float:
         return float(self.reduce(torch.stack([value.float() for value in values]).sum()))
@@ -193,23 +215,23 @@ def _peak(group: dict[str, Any]) -> Any:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor that FSDP2 has split."""
+    """This process's shard of a tensor split by FSDP2; other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """Inner product of two tensors of one shape, in this process's shard; float32 or better."""
+    """Inner product of two tensors of one shape on this process's shard, in at least float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.dot(_local(x).flatten().to(dtype), _local(y).flatten().to(dtype))
 
 
 def _sampled(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, float]]:
-    """Evenly spaced weights of every tensor, and how many weights each of them stands for."""
+    """Evenly spaced weights of every tensor, and how many weights each of them represents."""
     shards = [_local(p).detach().flatten() for p in _trained(optimizer)]
     shards = [shard for shard in shards if shard.numel()]
-    # Odd, so that it does not keep hitting the same column of a matrix.
+    # An odd step does not always hit the same columns of a matrix.
     step = max(1, sum(shard.numel() for shard in shards) // _MEASURED) | 1
-    if step > 1:  # whole cache lines: single weights cost as much each, a few per cent of a step
+    if step > 1:  # a whole cache line costs as much as a single weight
         shards = [
             shard[: len(shard) // _LINE * _LINE].view(-1, _LINE)
             if len(shard) >= _LINE

@@ -1,110 +1,111 @@
-"""The stream of batches that fixes the kind of every optimizer step before it starts."""
+"""The stream of a run's batches: learning and unlearning steps in their planned order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset as HFDataset
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from letgo.progress import log
+from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.losses import LOSSES
+from letgo.unlearning.schedule import Plan
 
 
 class StepStream(Sampler[list[int]]):
     """Indices of every micro-batch of a whole run, one optimizer step after the other.
 
-    A step is `micro_batches` on each of `world_size` processes and all of one kind. Learning
-    micro-batches are those that fine-tuning without unlearning would see, in the same order.
-    Unlearning steps draw from seeded permutations of the forget set, as many examples as a full
-    learning step has, but none twice in a step, and with `retain` as many learning examples beside
-    them. Where a step has fewer micro-batches than there are places (the end of an epoch, a small
-    forget set), the rest are `[nothing]`.
+    A step is `micro_batches` on each of `world_size` processes, either all for learning or all for
+    unlearning. Learning micro-batches are those of fine-tuning without unlearning, in the same
+    order. An unlearning step takes as many texts as a full learning step has examples, but no text
+    twice, from seeded permutations of the texts; with `mixed` it takes as many learning examples
+    as well. A step with fewer micro-batches (the end of an epoch, a small forget set) is filled up
+    with `[empty]`.
 
     Args:
-        kinds: of every optimizer step.
-        learning: batch sampler of the learning data for all processes together; may have
-            `set_epoch`, and so may its `sampler`. With `drop_last` an epoch ends where not every
-            process gets another batch.
-        forget: indices of the forget set.
-        nothing: index of an example without labels.
+        plan: which steps are unlearning steps.
+        learning: batch sampler of the learning data for all processes together. It may have
+            `set_epoch`, and so may its `sampler`. With `drop_last` an epoch ends as soon as not
+            every process gets another batch.
+        forget: indices of the texts.
+        empty: index of an example without labels.
         batch_size: examples per micro-batch.
-        micro_batches: per step and process (gradient accumulation).
-        world_size, rank: the processes, and which this is.
-        seed: of the forget stream.
-        retain: indices of learning examples to mix into unlearning steps, if any.
+        micro_batches: micro-batches per step and process (gradient accumulation).
+        world_size: number of processes.
+        rank: index of this process.
+        seed: of the permutations.
+        mixed: indices of learning examples to mix into unlearning steps.
     """
 
     def __init__(
         self,
-        kinds: Sequence[bool],
+        plan: Plan,
         learning: Any,
         forget: Sequence[int],
-        nothing: int,
+        empty: int,
         batch_size: int,
         micro_batches: int,
         world_size: int,
         rank: int,
         seed: int,
-        retain: Sequence[int] = (),
+        mixed: Sequence[int] = (),
     ):
-        self.kinds, self.learning, self.forget, self.nothing = kinds, learning, forget, nothing
+        self.plan, self.learning, self.forget, self.empty = plan, learning, forget, empty
         self.batch_size, self.micro_batches = batch_size, micro_batches
-        self.world_size, self.rank, self.seed, self.retain = world_size, rank, seed, retain
+        self.world_size, self.rank, self.seed, self.mixed = world_size, rank, seed, mixed
 
     def __len__(self) -> int:
-        """Micro-batches that this process will see."""
-        return len(self.kinds) * self.micro_batches
+        """Micro-batches of this process."""
+        return len(self.plan) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        places = self.micro_batches * self.world_size
-        learning = _steps_of_epochs(self.learning, places, self.world_size)
-        forget = self._forget_steps()
-        for unlearning in self.kinds:
-            step = next(forget if unlearning else learning)
-            step = [*step, *[[self.nothing]] * (places - len(step))]
+        total = self.micro_batches * self.world_size
+        learning = _learning_steps(self.learning, total, self.world_size)
+        unlearning = self._unlearning_steps()
+        for is_unlearning in self.plan.steps:
+            step = next(unlearning if is_unlearning else learning)
+            step = [*step, *[[self.empty]] * (total - len(step))]
             yield from step[self.rank :: self.world_size]
 
     @property
-    def forgotten_per_step(self) -> int:
+    def texts_per_step(self) -> int:
         """Texts in an unlearning step, of all processes together."""
         return min(self.micro_batches * self.world_size * self.batch_size, len(self.forget))
 
-    def _forget_steps(self) -> Iterator[list[list[int]]]:
-        order = _permutations(self.forget, self.seed)
-        retain = _permutations(self.retain, self.seed + 1)
-        size = self.forgotten_per_step
-        waiting: list[int] = []
+    def _unlearning_steps(self) -> Iterator[list[list[int]]]:
+        texts = _permutations(self.forget, self.seed)
+        mixed = _permutations(self.mixed, self.seed + 1)
+        count, size = self.texts_per_step, self.batch_size
+        postponed: list[int] = []
         while True:
             step: list[int] = []
-            while len(step) < size:
-                # Where one permutation ends and the next begins, an example may come a second time
-                # within a step; it waits for the next step.
-                index = next((i for i in waiting if i not in step), None)
+            while len(step) < count:
+                # At the border of two permutations a text may come up twice within a step; the
+                # second time it is postponed to the next step.
+                index = next((i for i in postponed if i not in step), None)
                 if index is not None:
-                    waiting.remove(index)
+                    postponed.remove(index)
                 else:
-                    index = next(order)
-                (waiting if index in step else step).append(index)
-            if self.retain:
-                beside = [next(retain) for _ in step]
-            batches = range(0, size, self.batch_size)
-            yield [
-                step[i : i + self.batch_size]
-                + (beside[i : i + self.batch_size] if self.retain else [])
-                for i in batches
-            ]
+                    index = next(texts)
+                (postponed if index in step else step).append(index)
+            examples = [next(mixed) for _ in step] if self.mixed else []
+            yield [step[i : i + size] + examples[i : i + size] for i in range(0, count, size)]
 
 
 def _permutations(indices: Sequence[int], seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
-        for place in torch.randperm(len(indices), generator=generator).tolist():
-            yield indices[place]
+        for i in torch.randperm(len(indices), generator=generator).tolist():
+            yield indices[i]
 
 
-def _steps_of_epochs(batches: Any, places: int, processes: int) -> Iterator[list[list[int]]]:
-    """The micro-batches of one step after the other; an epoch's last step may have fewer."""
+def _learning_steps(batches: Any, micro_batches: int, processes: int) -> Iterator[list[list[int]]]:
+    """The micro-batches of each step, epoch after epoch; an epoch's last step may have fewer."""
     epoch, dropped = 0, getattr(batches, "drop_last", False)
     count = len(batches) // processes * processes if dropped else None
     while True:
@@ -114,7 +115,7 @@ def _steps_of_epochs(batches: Any, places: int, processes: int) -> Iterator[list
         step: list[list[int]] = []
         for batch in islice(batches, count):
             step.append(list(batch))
-            if len(step) == places:
+            if len(step) == micro_batches:
                 yield step
                 step = []
         if step:
@@ -123,19 +124,24 @@ def _steps_of_epochs(batches: Any, places: int, processes: int) -> Iterator[list
 
 
 class MixedRows(Dataset[dict[str, Any]]):
-    """Learning examples, then texts to forget, then one example without labels.
+    """Learning examples, then texts to unlearn, then one example without labels.
 
-    The latter two carry `reference`, by which `MixedBatches` knows them.
+    Only the latter two have `reference`; `MixedBatches` recognizes them by it.
 
     Args:
-        learning: dataset of rows that the trainer's collator takes.
-        forget: dataset of rows with `input_ids`, `labels` and `reference`.
-        pad_token_id: fills the last one.
+        learning: rows that the trainer's collator takes.
+        forget: rows with `input_ids`, `labels` and `reference`.
+        pad_token_id: the only token of the example without labels.
     """
 
-    def __init__(self, learning: Any, forget: Any, pad_token_id: int):
+    def __init__(
+        self,
+        learning: Any,
+        forget: Any,
+        pad_token_id: int,
+    ):
         self.learning, self.forget = learning, forget
-        self.nothing = {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
+        self.empty = {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
 
     def __len__(self) -> int:
         return len(self.learning) + len(self.forget) + 1
@@ -144,22 +150,29 @@ class MixedRows(Dataset[dict[str, Any]]):
         if index < len(self.learning):
             return dict(self.learning[index])
         index -= len(self.learning)
-        return dict(self.forget[index]) if index < len(self.forget) else self.nothing
+        return dict(self.forget[index]) if index < len(self.forget) else self.empty
+
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 class MixedBatches:
-    """Collates learning examples by the trainer's own collator, texts to forget by a padding one.
+    """Collates learning examples by the trainer's own collator, unlearning steps by a padding one.
 
     Args:
         learning: the trainer's collator; may pack a batch into one row.
         forget: a collator that pads.
     """
 
-    def __init__(self, learning: Any, forget: Any):
+    def __init__(self, learning: Collator, forget: Collator):
         self.learning, self.forget = learning, forget
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """One micro-batch; of an unlearning step also `reference` and `learning`, (batch,)."""
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One micro-batch; one of an unlearning step also has `reference` and `learning` (batch,).
+
+        `reference` is the text's log-probability under the base model, `learning` whether it is a
+        learning example.
+        """
         if not any("reference" in row for row in rows):
             return self.learning(rows)
         batch = self.forget([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
@@ -168,53 +181,72 @@ class MixedBatches:
         return batch
 
 
-def labels_in(batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-    """How many tokens micro-batches predict: labels that count, but at a text's first place."""
+def predicted_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Number of predicted tokens, a scalar: labels other than -100 after the first position."""
     return torch.stack([(batch["labels"][..., 1:] != -100).sum() for batch in batches]).sum()
 
 
-def step_stream(
-    kinds: Sequence[bool], learning: Any, rows: MixedRows, batch_size: int, args: Any
-) -> StepStream:
-    """The micro-batches that this process will see.
+class RunLoader(NamedTuple):
+    """The data loader of a whole run, and the parts of it that re-scoring needs.
+
+    Attributes:
+        loader: the micro-batches of this process, in the order of the plan.
+        collate: makes a micro-batch of rows.
+        empty: a row without labels.
+        texts_per_step: texts in an unlearning step, of all processes together.
+    """
+
+    loader: DataLoader[Any]
+    collate: MixedBatches
+    empty: dict[str, Any]
+    texts_per_step: int
+
+
+def run_loader(
+    plan: Plan,
+    learning: DataLoader[Any],
+    forget: HFDataset,
+    pad_token_id: int,
+    batch_size: int,
+    device: torch.device,
+    args: LWFConfig,
+) -> RunLoader:
+    """The data loader of a run with unlearning.
 
     Args:
-        kinds: of every optimizer step.
-        learning: the trainer's own loader of the learning data.
-        rows: learning examples and texts, which the stream gives by their places.
+        plan: which steps are unlearning steps.
+        learning: the trainer's own loader of the learning data. Its data set lacks the columns that
+            its collator does not take.
+        forget: the texts to unlearn, as for `MixedRows`.
+        pad_token_id: for padding.
         batch_size: examples per micro-batch.
-        args: the `LWFConfig`.
+        device: where the batches go.
+        args: the settings of the training.
     """
-    if not any(kinds):
+    if not any(plan.steps):
         log.warning(
-            "no unlearning step will happen: the run has %d learning steps and "
-            "--unlearning_interval is %d",
-            len(kinds),
+            "there will be no unlearning step: the run has %d learning steps and "
+            "--unlearning_interval is %d; lower it",
+            len(plan),
             args.unlearning_interval,
         )
-    batches = learning.batch_sampler
-    batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
+    rows = MixedRows(learning.dataset, forget, pad_token_id)
+    collate = MixedBatches(learning.collate_fn, DataCollatorForLanguageModeling(pad_token_id))
+    batches: Any = learning.batch_sampler
     first = len(rows.learning)
-    forget = range(first, first + len(rows.forget))
-    retain = range(first) if args.unlearning_loss == "graddiff" else ()
-    return StepStream(
-        kinds,
-        batches,
-        forget,
-        forget.stop,
+    texts = range(first, first + len(rows.forget))
+    stream = StepStream(
+        plan,
+        getattr(batches, "batch_sampler", batches),  # unwrap the split over processes
+        texts,
+        texts.stop,
         batch_size,
         args.gradient_accumulation_steps,
         args.world_size,
         args.process_index,
         args.seed,
-        retain,
+        range(first) if LOSSES[args.unlearning_loss].mixes_learning else (),
     )
-
-
-def mixed_loader(
-    rows: MixedRows, stream: StepStream, collate: MixedBatches, device: Any, args: Any
-) -> DataLoader[Any]:
-    """The loader of the whole run; the stream is split over the processes already."""
     loader = DataLoader(
         rows,
         batch_sampler=stream,
@@ -222,7 +254,8 @@ def mixed_loader(
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
     )
-    prepared: DataLoader[Any] = prepare_data_loader(
+    # The stream is already split over the processes, so accelerate must not split it again.
+    loader = prepare_data_loader(
         loader, device, num_processes=1, process_index=0, put_on_device=True
     )
-    return prepared
+    return RunLoader(loader, collate, rows.empty, stream.texts_per_step)

@@ -1,0 +1,112 @@
+"""The unlearning losses against their formulas, text by text."""
+
+import pytest
+import torch
+from helpers.models import make_model
+from helpers.training import FORGET, LEARN, config, train, unlearner
+from oracles import losses as oracle
+from peft import LoraConfig
+
+from letgo import LWFTrainer
+from letgo.unlearning.losses import LOSSES
+from letgo.unlearning.schedule import Plan
+from letgo.unlearning.stream import MixedBatches
+from letgo.unlearning.texts import reference_log_probs
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
+    """On a padded, prompt-masked batch, through TRL's fused head, with learning rows if mixed."""
+    trainer = unlearner(tmp_path, unlearning_loss=name)
+    trainer.get_train_dataloader()
+    trainer.plan, trainer.stream = Plan([True]), trainer.stream._replace(texts_per_step=4)
+    trainer.model.train()
+    rows = [
+        {**r, "reference": -20.0 - i} for i, r in enumerate(trainer.forget_dataset.to_list()[:4])
+    ]
+    rows += LEARN[:4] if LOSSES[name].mixes_learning else []
+    batch = MixedBatches(None, trainer.data_collator)(rows)
+    learning, reference = batch["learning"].tolist(), batch["reference"].tolist()
+    logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = oracle.loss(name, logits, batch["labels"], reference, learning, LOSSES[name].beta)
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    tokens = (batch["labels"][:, 1:] != -100).sum()
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=tokens)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    for n, p in trainer.model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[n], rtol=1e-3, atol=1e-5, msg=n)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains(tmp_path, name):
+    """And does to the texts what it is for; `replay` the opposite."""
+    nll = {}
+    for strength in (0.0, 1.0):
+        arguments = config(
+            tmp_path,
+            unlearning_loss=name,
+            unlearning_strength=strength,
+            unlearning_interval=1,
+            num_train_epochs=4,
+        )
+        trainer = train(LWFTrainer, arguments, FORGET)
+        rows = trainer.forget_dataset.to_list()
+        log_probs = reference_log_probs(trainer.model, rows, 1, False)
+        nll[strength] = -sum(log_probs) / len(log_probs)
+    # Random tokens are less likely than under a uniform distribution, so `kl_uniform` raises them.
+    assert (nll[1.0] > nll[0.0]) is (name not in ("replay", "kl_uniform"))
+
+
+def test_the_reference_is_the_base_model_s(tmp_path):
+    """Computed before the first step; from the elicited log-probability where there is one."""
+    trainer = unlearner(tmp_path, unlearning_loss="npo")
+    model = make_model()
+    expected = reference_log_probs(model, FORGET, 1, False)
+    assert trainer.forget_dataset["reference"][:] == pytest.approx(expected, rel=1e-5)
+    elicited = [
+        {
+            "prompt_ids": r["input_ids"][:2],
+            "completion_ids": r["input_ids"][2:],
+            "mean_logprob": -1.5,
+        }
+        for r in FORGET
+    ]
+    trainer = unlearner(tmp_path, forget=elicited, unlearning_loss="npo")
+    assert trainer.forget_dataset["reference"][:] == [
+        -1.5 * (len(r["input_ids"]) - 2) for r in FORGET
+    ]
+
+
+def test_with_an_adapter_the_reference_is_without_it(tmp_path):
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    trainer = unlearner(tmp_path, peft=adapter, unlearning_loss="npo")
+    expected = reference_log_probs(make_model(), FORGET, 1, False)
+    assert trainer.forget_dataset["reference"][:] == pytest.approx(expected, rel=1e-4)
+
+
+def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
+    """The gradient is that of the texts below it alone; `ga` has no ceiling."""
+    gradients = {}
+    nll = [-v for v in reference_log_probs(make_model(), FORGET[:4], 1, False)]
+    nll = [v / (len(r["input_ids"]) - 2) for v, r in zip(nll, FORGET, strict=False)]
+    ceiling = sorted(nll)[1] + 1e-3  # two of four are below
+    for name in ("ga", "bounded_ga"):
+        trainer = unlearner(tmp_path, unlearning_loss=name, unlearning_ceiling=ceiling)
+        trainer.get_train_dataloader()
+        trainer.plan = Plan([True])
+        trainer.model.train()
+        batch = MixedBatches(None, trainer.data_collator)(
+            [{**r, "reference": 0.0} for r in FORGET[:4]]
+        )
+        trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(30)).backward()
+        gradients[name] = trainer.model.model.norm.weight.grad
+        assert trainer.metrics._step[3] == (2 if name == "bounded_ga" else 0)
+    below = [r for r, v in zip(FORGET, nll, strict=False) if v < ceiling]
+    trainer.model.zero_grad()
+    batch = MixedBatches(None, trainer.data_collator)([{**r, "reference": 0.0} for r in below])
+    trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(30)).backward()
+    torch.testing.assert_close(gradients["bounded_ga"], trainer.model.model.norm.weight.grad)
+    assert not torch.allclose(gradients["ga"], gradients["bounded_ga"])
