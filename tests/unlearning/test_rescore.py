@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from letgo import LWFTrainer
 from letgo.errors import InputError
+from letgo.scoring.scores import SCORES, Score
 from letgo.scoring.weights import trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.rescore import Rescore, rescoring
@@ -21,14 +22,14 @@ from letgo.unlearning.texts import reference_log_probs
 EVERY = {"rescore_interval": 2, "rescore_texts": 8, "per_device_train_batch_size": 2}
 
 
-def prepared(folder, **changes):
+def prepared(folder, forget=FORGET, **changes):
     """A trainer that is watched, before it trains."""
     watch = Watch()
     trainer = LWFTrainer(
         model=make_model(),
         args=config(folder, **{**EVERY, **changes}),
         train_dataset=Dataset.from_list(LEARN),
-        forget_dataset=Dataset.from_list(FORGET),
+        forget_dataset=Dataset.from_list(forget),
         processing_class=make_tokenizer(),
         callbacks=[watch],
     )
@@ -56,6 +57,62 @@ def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
     found = trainer.rescore.scores(list(range(9)), LEARN[:7])
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_interference_is_scored_by_the_losses_alone(tmp_path):
+    """Against the mean NLL of one text at a time, under the trained and under the base model."""
+    texts = [{**row, "score": "interference"} for row in FORGET]
+    trainer, _ = prepared(tmp_path, forget=texts)
+    trainer.train()
+
+    def nll(model, row):
+        ids = torch.tensor([row["input_ids"]])
+        logits = model(ids).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:])
+        return float(torch.nn.functional.cross_entropy(logits, labels))
+
+    model, base = trainer.model.eval(), make_model().eval()
+    with torch.no_grad():
+        expected = [nll(model, row) - nll(base, row) for row in FORGET]
+    scores = trainer.rescore.scores(list(range(9)), LEARN[:7])
+    assert scores == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert len({score > 0 for score in scores}) == 2  # else the choice would mean little
+    assert trainer.rescore.learning_norm is None
+    lines = [entry for entry in trainer.state.log_history if "unlearn/helpful" in entry]
+    assert lines
+    assert all("unlearn/learning_norm" not in line for line in lines)
+    assert all(line.get("unlearn/confidence", 1.0) > 0 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["fisher_distance", "linear", "cosine", "my own"])
+def test_scores_that_need_more_than_the_current_model_are_not_rescored(tmp_path, name, caplog):
+    """Refused if re-scoring was set, else a warning; the selected texts are unlearned."""
+    texts = [{**row, "score": name, "confidence": i} for i, row in enumerate(FORGET)]
+    with pytest.raises(InputError, match=f"--rescore_interval: the score {name} .*; set"):
+        prepared(tmp_path, forget=texts)
+    with caplog.at_level("WARNING", logger="letgo"):
+        trainer, _ = prepared(tmp_path, forget=texts, rescore_interval=None)
+    assert f"without re-scoring the texts: --rescore_interval: the score {name}" in caplog.text
+    assert trainer.rescore is None
+    trainer.train()
+    assert trainer.chosen.allowed == trainer.chosen.indices == [5, 6, 7, 8]
+
+
+def test_a_new_score_is_used_for_rescoring(tmp_path, monkeypatch):
+    """One entry in `SCORES` is enough; here the texts with the largest gradient."""
+    score = Score(
+        lambda text, stats: text["norm"] / stats.learning, frozenset({"norm", "learning"}), ""
+    )
+    monkeypatch.setitem(SCORES, "largest", score)
+    trainer, _ = prepared(tmp_path, forget=[{**row, "score": "largest"} for row in FORGET])
+    trainer.train()
+    model = trainer.model.eval()
+    layers = trained_weights(model).layers
+    mean = sum(gradient(model, layers, row) for row in LEARN[:7]) / 7
+    norms = [float((gradient(model, layers, row) ** 2).sum()) for row in FORGET]
+    expected = [norm / float((mean**2).sum()) for norm in norms]
+    assert trainer.rescore.scores(list(range(9)), LEARN[:7]) == pytest.approx(expected, rel=1e-3)
+    assert len(trainer.tracker.pool) == 4
 
 
 def test_packed_learning_examples_are_taken_apart():
