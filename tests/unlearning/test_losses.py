@@ -19,7 +19,7 @@ def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
     """On a padded, prompt-masked batch, through TRL's fused head, with learning rows if mixed."""
     trainer = unlearner(tmp_path, unlearning_loss=name)
     trainer.get_train_dataloader()
-    trainer.plan, trainer.stream = Plan([True]), trainer.stream._replace(texts_per_step=4)
+    trainer.plan, trainer.texts_per_step = Plan([True]), 4
     trainer.model.train()
     rows = [
         {**r, "reference": -20.0 - i} for i, r in enumerate(trainer.forget_dataset.to_list()[:4])

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from letgo import LWFTrainer
 from letgo.errors import InputError
-from letgo.scoring.scores import SCORES, Score
+from letgo.scoring.scores import DEFAULT_SCORE, SCORES, Score
 from letgo.scoring.weights import trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.rescore import Rescore, rescoring
@@ -251,7 +251,7 @@ def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
         ),
         FORGET,
     )
-    assert len(trainer.tracker.pool) == 4 < trainer.stream.texts_per_step
+    assert len(trainer.tracker.pool) == 4 < trainer.texts_per_step
     losses = [e["unlearn/loss"] for e in trainer.state.log_history if "unlearn/loss" in e]
     if name == "npo":
         assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
@@ -321,11 +321,11 @@ def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
     assert config(tmp_path, rescore_interval=None).rescore_interval is None
     trainer, _ = prepared(tmp_path, rescore_interval=None)
     args, model = trainer.args, trainer.model
-    assert rescoring(args, model, "", sharded=True) is None
+    assert rescoring(args, model, DEFAULT_SCORE, sharded=True) is None
     model.requires_grad_(False)
-    assert rescoring(args, model, "", sharded=False) is None
+    assert rescoring(args, model, DEFAULT_SCORE, sharded=False) is None
     args.rescore_interval = 2
     with pytest.raises(InputError, match="no linear layer is trained"):
-        rescoring(args, model, "", sharded=False)
+        rescoring(args, model, DEFAULT_SCORE, sharded=False)
     with pytest.raises(InputError, match="FSDP"):
-        rescoring(args, model, "", sharded=True)
+        rescoring(args, model, DEFAULT_SCORE, sharded=True)

@@ -159,18 +159,18 @@ def test_a_checkpoint_before_an_adaptive_step_is_written_after_it(tmp_path, at):
     assert same(weights(resumed), weights(whole))
 
 
-def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(monkeypatch):
+def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(tmp_path, monkeypatch):
     from letgo.unlearning import step_size as module
 
     monkeypatch.setattr(module, "_MEASURED", 1 << 10)
     torch.manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((90, 301), (300, 200), (7,))]
     optimizer = torch.optim.SGD(weights, lr=1.0)
-    dose = module.StepSize(True, None, False, lambda tensor: tensor)
-    dose.attach(optimizer)
-    dose.prepare(memory := Tracker(), False, 0.0)
+    step_size = module.StepSize(config(tmp_path), lambda tensor: tensor)
+    step_size.attach(optimizer)
+    step_size.prepare(tracker := Tracker(), Plan([False]), 0, 0.0)
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     length = sum(float((w.grad**2).sum()) for w in weights) ** 0.5
     optimizer.step()
-    assert memory.update.value == pytest.approx(length, rel=0.1)
+    assert tracker.update.value == pytest.approx(length, rel=0.1)

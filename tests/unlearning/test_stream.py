@@ -1,11 +1,14 @@
 """The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
 
+from types import SimpleNamespace
+
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from letgo.unlearning.losses import LOSSES
 from letgo.unlearning.schedule import SCHEDULES, Plan, unlearning_steps
 from letgo.unlearning.stream import StepStream
 
@@ -24,6 +27,17 @@ def test_one_unlearning_step_after_every_interval(steps, interval, expected):
     assert unlearning_steps("periodic", steps, interval, 0) == [bool(kind) for kind in expected]
 
 
+def processes(accumulation, world, rank, mixed=False):
+    """The settings of one of the processes; with a loss that mixes in learning examples, or not."""
+    return SimpleNamespace(
+        gradient_accumulation_steps=accumulation,
+        world_size=world,
+        process_index=rank,
+        seed=1,
+        unlearning_loss=next(name for name, loss in LOSSES.items() if loss.mixes_learning is mixed),
+    )
+
+
 def streams(examples, forget, batch, accumulation, world, interval, epochs):
     """The micro-batches of every process, and the kinds of the steps."""
     per_step = batch * accumulation * world
@@ -32,17 +46,8 @@ def streams(examples, forget, batch, accumulation, world, interval, epochs):
     made = []
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
-        indices = range(examples, examples + forget)
         stream = StepStream(
-            Plan(kinds),
-            learning,
-            indices,
-            examples + forget,
-            batch,
-            accumulation,
-            world,
-            rank,
-            seed=1,
+            Plan(kinds), learning, examples, forget, batch, processes(accumulation, world, rank)
         )
         made.append(list(stream))
         assert len(made[-1]) == len(stream) == len(kinds) * accumulation
@@ -128,13 +133,10 @@ def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accum
         stream = StepStream(
             Plan([False] * (2 * steps)),
             learning,
-            range(examples, examples + 3),
-            examples + 3,
+            examples,
+            3,
             batch,
-            accumulation,
-            world,
-            rank,
-            0,
+            processes(accumulation, world, rank),
         )
         assert [b for b in stream if b != [examples + 3]] == theirs * 2
 
@@ -149,31 +151,27 @@ def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accum
     interval=st.integers(0, 7),
     epochs=st.integers(1, 3),
     schedule=st.sampled_from(SCHEDULES),
-    retain=st.booleans(),
+    mixed=st.booleans(),
 )
 def test_any_stream_is_whole(
-    examples, forget, batch, accumulation, world, interval, epochs, schedule, retain
+    examples, forget, batch, accumulation, world, interval, epochs, schedule, mixed
 ):
     """Every learning example once per epoch, unlearning as often as planned, steps of one kind."""
     steps = epochs * -(-examples // (batch * accumulation * world))
     kinds = unlearning_steps(schedule, steps, interval, 7)
     assert kinds.count(False) == steps
     assert kinds.count(True) == (steps // interval if interval else 0)
-    texts, nothing = range(examples, examples + forget), examples + forget
+    nothing = examples + forget
     made = []
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
         stream = StepStream(
             Plan(kinds),
             learning,
-            texts,
-            nothing,
+            examples,
+            forget,
             batch,
-            accumulation,
-            world,
-            rank,
-            3,
-            range(examples) if retain else (),
+            processes(accumulation, world, rank, mixed),
         )
         made.append(list(stream))
         assert len(made[-1]) == len(stream) == len(kinds) * accumulation
@@ -184,7 +182,7 @@ def test_any_stream_is_whole(
         if unlearning:
             own = [i for i in seen if i >= examples]
             assert len(own) == len(set(own)) == stream.texts_per_step
-            assert len(seen) == len(own) * (2 if retain else 1)
+            assert len(seen) == len(own) * (2 if mixed else 1)
         else:
             assert max(seen) < examples
             learned += seen

@@ -38,12 +38,8 @@ class UnlearningCallback(TrainerCallback):
         self.paused = loss_has_risen(trainer.tracker, args.unlearning_max_rise)
         trainer.step_strength = 0.0 if self.paused else trainer.plan.strength(step)
         full = 1.0 if args.unlearning_strength is None else args.unlearning_strength
-        trainer.step_size.prepare(
-            trainer.tracker,
-            trainer.plan.is_unlearning(step),
-            trainer.step_strength * full,
-            trainer.plan.is_unlearning(step + 1),
-        )
+        requested = trainer.step_strength * full
+        trainer.step_size.prepare(trainer.tracker, trainer.plan, step, requested)
         if engine := getattr(trainer.accelerator, "deepspeed_engine_wrapped", None):
             bound = trainer.max_norm()
             engine.engine.optimizer.clip_grad = bound if math.isfinite(bound) else 0.0

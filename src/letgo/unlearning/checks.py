@@ -24,48 +24,31 @@ def check_settings(args: LWFConfig, learning: object, padding_free: bool) -> Non
         padding_free: whether its batches are flattened.
 
     Raises:
-        InputError: a setting does not work with unlearning; names it and what to do.
+        InputError: names the setting and what to do.
     """
-    strategy, loading, loss = (
-        args.train_sampling_strategy,
-        args.accelerator_config,
-        args.unlearning_loss,
-    )
-    for wrong, message in (
-        (
-            not hasattr(learning, "__len__"),
-            "train_dataset (--learn): unlearning steps cannot be planned for a streamed data set, "
-            "which has no length; load it as a whole",
-        ),
-        (
-            LOSSES[loss].mixes_learning and padding_free,
-            f"--unlearning_loss {loss} does not work with packed or padding-free learning data",
-        ),
-        (
-            args.ignore_data_skip,
-            "--ignore_data_skip: a resumed run would learn the texts that it should unlearn; leave "
-            "it out",
-        ),
-        (
-            strategy not in ("random", "sequential"),
-            f"--train_sampling_strategy {strategy} does not work with unlearning; choose random or "
-            f"sequential",
-        ),
-        (
-            loading.split_batches or not loading.use_seedable_sampler,
-            "--accelerator_config: unlearning needs use_seedable_sampler true and split_batches "
-            "false",
-        ),
-    ):
-        if wrong:
+    strategy, loading = args.train_sampling_strategy, args.accelerator_config
+    problems = {
+        "train_dataset (--learn): unlearning steps cannot be planned for streamed data, which have "
+        "no length; load them as a whole": not hasattr(learning, "__len__"),
+        f"--unlearning_loss {args.unlearning_loss} does not work with packed or padding-free "
+        f"learning data": LOSSES[args.unlearning_loss].mixes_learning and padding_free,
+        "--ignore_data_skip: a resumed run would learn the texts that it should unlearn; leave it "
+        "out": args.ignore_data_skip,
+        f"--train_sampling_strategy {strategy} does not work with unlearning; choose random or "
+        f"sequential": strategy not in ("random", "sequential"),
+        "--accelerator_config: unlearning needs use_seedable_sampler true and split_batches "
+        "false": loading.split_batches or not loading.use_seedable_sampler,
+    }
+    for message, is_present in problems.items():
+        if is_present:
             raise InputError(message)
 
 
 def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTrainedModel) -> None:
     """Reject settings that DeepSpeed cannot apply to unlearning steps.
 
-    DeepSpeed passes the optimizer one parameter group at a time, so no step can be scaled by the
-    gradient norm of all parameters. A weight on the loss works.
+    It passes the optimizer one parameter group at a time, so no step can be scaled by the gradient
+    norm of all parameters. A weight on the loss works.
 
     Args:
         deepspeed: the DeepSpeed configuration.
@@ -92,9 +75,8 @@ def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTraine
             "without ZeRO, DeepSpeed cannot change the gradient clipping from step to step; set "
             "zero_stage to 1, 2 or 3, or do not use DeepSpeed"
         )
-    if LOSSES[args.unlearning_loss].needs_reference and any(
-        hasattr(parameter, "ds_id") for parameter in model.parameters()
-    ):
+    split = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if split and LOSSES[args.unlearning_loss].needs_reference:
         raise InputError(
             f"--unlearning_loss {args.unlearning_loss} evaluates the base model before DeepSpeed "
             f"is set up; set zero3_init_flag to false"
@@ -113,11 +95,7 @@ def check_tokens(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, vocabular
         InputError: a token id is outside the vocabulary, or `completion_ids` do not decode to
             `completion`.
     """
-    names = [
-        name
-        for name in ("input_ids", "prompt_ids", "completion_ids")
-        if name in dataset.column_names
-    ]
+    names = {"input_ids", "prompt_ids", "completion_ids"} & {*dataset.column_names}
     problem = "forget_dataset (--forget): the texts are from another tokenizer:"
     remedy = "generate the texts again with this model (`letgo elicit`)"
     for row in dataset:
@@ -145,8 +123,7 @@ def check_overlap(
     begins with a text's prompt of at least two tokens; one token may be a mere start-of-text token.
 
     Args:
-        learning: rows of the learning data, as for `examples`.
-        forget: rows of the texts, as for `examples`.
+        learning, forget: rows of the learning data and of the texts, as for `examples`.
         limit: fraction of the texts whose prompts may be learning prompts.
 
     Raises:

@@ -12,7 +12,6 @@ class Diverged(RuntimeError):
     """A loss or a gradient is not finite; the message names the cause and what to change."""
 
 
-LEARNING_REMEDY = "lower --learning_rate"
 UNLEARNING_REMEDY = (
     "lower --unlearning_strength (or --unlearning_rate) or --unlearning_ceiling, or raise "
     "--unlearning_interval"
@@ -35,7 +34,7 @@ def guarded_loss(texts: TextBatch, args: LWFConfig, step: int) -> tuple[Tensor, 
         Diverged: the loss is not finite.
     """
     loss, nll = LOSSES[args.unlearning_loss], texts.nll[~texts.learning]
-    require_finite(nll.sum(), "loss of the forget batch", step)
+    require_finite(nll.sum(), "loss of the forget batch", step, True)
     used = texts
     if loss.bounded:
         used = texts.rows((texts.nll < args.unlearning_ceiling) | texts.learning)
@@ -60,16 +59,14 @@ def loss_has_risen(tracker: Tracker, limit: float) -> bool:
     return tracker.loss.count >= _FIRST_LOSSES and tracker.loss.value > tracker.lowest_loss + limit
 
 
-def require_finite(
-    value: Tensor | float, name: str, step: int, remedy: str = UNLEARNING_REMEDY
-) -> None:
-    """Stop the run before a non-finite number reaches the weights or a checkpoint.
+def require_finite(value: Tensor | float, name: str, step: int, unlearning: bool) -> None:
+    """Stop the run before a non-finite loss or gradient norm reaches the weights or a checkpoint.
 
     Args:
-        value: a loss or a gradient norm.
+        value: the loss or the norm.
         name: of the value.
         step: optimizer steps done.
-        remedy: what the user can change.
+        unlearning: whether the current step is an unlearning step.
 
     Raises:
         Diverged: `value` is infinite or NaN.
@@ -77,19 +74,6 @@ def require_finite(
     if not torch.isfinite(torch.as_tensor(value)):
         raise Diverged(
             f"the {name} is {float(value)} at optimizer step {step + 1}; training stopped, the "
-            f"last checkpoint is intact; {remedy}"
+            f"last checkpoint is intact; "
+            f"{UNLEARNING_REMEDY if unlearning else 'lower --learning_rate'}"
         )
-
-
-def check_norm(norm: float, unlearning: bool, step: int) -> None:
-    """Stop the run before the update: a gradient may overflow although the loss does not.
-
-    Args:
-        norm: of the gradient of the current step.
-        unlearning: whether it is an unlearning step.
-        step: optimizer steps done.
-    """
-    if unlearning:
-        require_finite(norm, "gradient norm of the forget batch", step)
-    else:
-        require_finite(norm, "gradient norm of learning", step, LEARNING_REMEDY)

@@ -9,19 +9,11 @@ is all that a new loss needs.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-
-
-class FusedOutputs(Protocol):
-    """What TRL's fused output layer returns, each (texts, tokens)."""
-
-    log_probs: Tensor
-    entropy: Tensor
-    label_mask: Tensor
 
 
 class TextBatch(NamedTuple):
@@ -50,18 +42,9 @@ class TextBatch(NamedTuple):
     vocabulary: int
 
     @classmethod
-    def of_outputs(
-        cls,
-        outputs: FusedOutputs,
-        learning: Tensor,
-        reference: Tensor,
-        tokens: Tensor | float,
-        examples: float,
-        vocabulary: int,
-    ) -> "TextBatch":
-        """The labelled texts of a micro-batch, from the outputs of TRL's fused head."""
-        head = (outputs.log_probs, outputs.entropy, outputs.label_mask)
-        texts = cls(*head, learning, reference, tokens, examples, vocabulary)
+    def of_outputs(cls, outputs: Any, *others: Any) -> "TextBatch":
+        """The labelled texts, from the outputs of TRL's fused head and the other attributes."""
+        texts = cls(outputs.log_probs, outputs.entropy, outputs.label_mask, *others)
         return texts.rows(texts.labelled.any(1))
 
     @property

@@ -20,7 +20,7 @@ from letgo.errors import InputError
 from letgo.progress import log
 from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
-from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, top_fraction
+from letgo.scoring.scores import SCORES, LearningStats, Score, top_fraction
 from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.config import LWFConfig
@@ -74,7 +74,7 @@ class Rescore(TrainerCallback):
         trainer = self.trainer
         # Seeded by the step, so that a resumed run draws the same samples.
         draw = random.Random(f"{args.seed} {state.global_step}")
-        needed = math.ceil(trainer.stream.texts_per_step / args.forget_fraction)
+        needed = math.ceil(trainer.texts_per_step / args.forget_fraction)
         count = min(max(args.rescore_texts, needed), len(self.rows))
         indices = sorted(draw.sample(range(len(self.rows)), count))
         data = trainer.train_dataset
@@ -114,7 +114,7 @@ class Rescore(TrainerCallback):
         """
         trainer, args = self.trainer, self.trainer.args
         draw = random.Random(f"{args.seed} unlearn {trainer.state.global_step}")
-        order = draw.sample(self._pool, min(trainer.stream.texts_per_step, len(self._pool)))
+        order = draw.sample(self._pool, min(trainer.texts_per_step, len(self._pool)))
         size = args.per_device_train_batch_size
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
         return [[self.rows[index] for index in order[start : start + size]] for start in starts]
@@ -182,7 +182,7 @@ def rescoring(
     Args:
         args: the settings of the training.
         model: the model to be trained.
-        name: the score that the texts were selected by; empty for the default score.
+        name: the score that the texts were selected by.
         sharded: whether the weights are split over processes.
 
     Raises:
@@ -190,35 +190,21 @@ def rescoring(
     """
     if args.rescore_interval == 0:
         return None
+    possible = {key: score for key, score in SCORES.items() if score.needs <= CURRENT_NUMBERS}
     try:
         if sharded:
             raise InputError(
                 "--rescore_interval needs whole weights in every process: it does not work with "
                 "FSDP or DeepSpeed; set --rescore_interval 0"
             )
-        return current_score(name or DEFAULT_SCORE), trained_weights(model)
+        if name not in possible:
+            raise InputError(
+                f"--rescore_interval: the score {name} cannot be computed during training; set "
+                f"--rescore_interval 0, or score the texts by {' or '.join(possible)}"
+            )
+        return possible[name], trained_weights(model)
     except InputError as error:
         if args.rescore_interval:
             raise
         log.warning("training goes on without re-scoring the texts: %s", error)
         return None
-
-
-def current_score(name: str) -> Score:
-    """The score of this name, if it can be computed during training.
-
-    Raises:
-        InputError: it cannot.
-    """
-    possible = [name for name, score in SCORES.items() if score.needs <= CURRENT_NUMBERS]
-    if name in possible:
-        return SCORES[name]
-    if name in SCORES:
-        missing = ", ".join(sorted(SCORES[name].needs - CURRENT_NUMBERS))
-        reason = f"needs numbers that are not available during training ({missing})"
-    else:
-        reason = "is not a score of letgo"
-    raise InputError(
-        f"--rescore_interval: the score {name} {reason}; set --rescore_interval 0, or score the "
-        f"texts by {' or '.join(possible)}"
-    )

@@ -92,18 +92,13 @@ class Plan:
 
 
 class LearningStepsOnly:
-    """A learning-rate scheduler that does not advance in unlearning steps.
-
-    Args:
-        scheduler: the scheduler of the learning steps.
-        unlearning_now: whether the current optimizer step is an unlearning step.
-    """
+    """A learning-rate scheduler that does not advance while `unlearning_now()`."""
 
     def __init__(self, scheduler: LRScheduler, unlearning_now: Callable[[], bool]):
         self.scheduler, self.unlearning_now = scheduler, unlearning_now
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Advance, unless this is an unlearning step."""
+        """Advance, unless the current optimizer step is an unlearning step."""
         if not self.unlearning_now():
             self.scheduler.step(*args, **kwargs)
 
@@ -112,7 +107,7 @@ class LearningStepsOnly:
 
 
 def for_learning_steps(scheduler: LRScheduler, unlearning_now: Callable[[], bool]) -> Any:
-    """The scheduler, advanced by learning steps only; arguments as for `LearningStepsOnly`.
+    """The scheduler, advanced by learning steps only.
 
     Schedulers that follow an evaluation metric are returned unchanged: the trainer recognizes them
     by their class and advances them after evaluations, not after steps.

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from letgo.errors import InputError
 from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.schedule import Plan
 from letgo.unlearning.tracker import Tracker
 
 # The length of a learning update is measured on this many weights, to avoid a copy of them all.
@@ -35,57 +36,38 @@ class StepSize:
             fraction of recent learning gradients.
 
     Args:
-        separate: whether unlearning steps have separate state.
-        rate: step size of plain descent as a multiple of the learning rate; None if a strength
-            decides. With shared state a rate is a weight on the loss and is not applied here.
-        adaptive: whether the strength is multiplied by the cosine of the unlearning and the
-            learning gradient.
+        args: the settings of the training. With shared state `unlearning_rate` is a weight on the
+            loss and is not applied here.
         reduce: sums a tensor over the processes that hold shards of the weights.
     """
 
-    def __init__(
-        self,
-        separate: bool,
-        rate: float | None,
-        adaptive: bool,
-        reduce: Callable[[Tensor], Tensor],
-    ):
-        self.separate, self.rate, self.adaptive, self.reduce = separate, rate, adaptive, reduce
+    def __init__(self, args: LWFConfig, reduce: Callable[[Tensor], Tensor]):
+        self.separate, self.reduce = args.unlearning_state == "separate", reduce
+        self.rate = args.unlearning_weight  # as a multiple of the learning rate
+        self.adaptive = args.unlearning_schedule == "adaptive"
         self.tracker, self.unlearning, self.strength = Tracker(), False, 0.0
-        self.requested = 0.0  # strength of the next unlearning step before the gradient's part
+        self.requested = 0.0  # strength of the next unlearning step before the gradient reduces it
         self._unlearning_next = False
         self._before_update: list[Tensor] = []
         self._learning: list[Tensor | None] = []  # gradients of the learning step before this one
         self._rates: list[Any] = []  # the groups' learning rates while others replace them
-
-    @classmethod
-    def of_settings(cls, args: LWFConfig, reduce: Callable[[Tensor], Tensor]) -> "StepSize":
-        """The step sizes that these settings ask for; `reduce` as for the class."""
-        adaptive = args.unlearning_schedule == "adaptive"
-        return cls(args.unlearning_state == "separate", args.unlearning_weight, adaptive, reduce)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Add the hooks to this optimizer."""
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
 
-    def prepare(
-        self,
-        tracker: Tracker,
-        unlearning: bool,
-        requested: float,
-        unlearning_next: bool = False,
-    ) -> None:
+    def prepare(self, tracker: Tracker, plan: Plan, step: int, requested: float) -> None:
         """Describe the next step.
 
         Args:
             tracker: norms of the run so far.
-            unlearning: whether it is an unlearning step.
-            requested: its strength, before the gradient reduces it; 0 to skip the step.
-            unlearning_next: whether the step after it is an unlearning step.
+            plan: which steps are unlearning steps.
+            step: index of the next step.
+            requested: its strength, before the gradient reduces it; 0 to skip an unlearning step.
         """
-        self.tracker, self.unlearning, self.requested = tracker, unlearning, requested
-        self._unlearning_next = unlearning_next
+        self.tracker, self.requested = tracker, requested
+        self.unlearning, self._unlearning_next = (plan.is_unlearning(i) for i in (step, step + 1))
 
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -20,44 +20,31 @@ from letgo.unlearning.schedule import Plan
 class StepStream(Sampler[list[int]]):
     """Indices of every micro-batch of a whole run, one optimizer step after the other.
 
-    A step is `micro_batches` on each of `world_size` processes, either all for learning or all for
-    unlearning. Learning micro-batches are those of fine-tuning without unlearning, in the same
-    order. An unlearning step takes as many texts as a full learning step has examples, but no text
-    twice, from seeded permutations of the texts; with `mixed` it takes as many learning examples
-    as well. A step with fewer micro-batches (the end of an epoch, a small forget set) is filled up
-    with `[empty]`.
+    A step has equally many micro-batches in every process, all for learning or all for unlearning.
+    Learning micro-batches are those of fine-tuning without unlearning, in the same order. An
+    unlearning step takes as many texts as a full learning step has examples, but no text twice,
+    from seeded permutations of the texts; some losses mix in as many learning examples. A step with
+    fewer micro-batches (the end of an epoch, a small forget set) is filled up with `[empty]`.
 
     Args:
         plan: which steps are unlearning steps.
         learning: batch sampler of the learning data for all processes together. It may have
             `set_epoch`, and so may its `sampler`. With `drop_last` an epoch ends as soon as not
             every process gets another batch.
-        forget: indices of the texts.
-        empty: index of an example without labels.
+        examples: number of learning examples; the texts' indices follow theirs.
+        texts: number of texts; the index after theirs is that of an example without labels.
         batch_size: examples per micro-batch.
-        micro_batches: micro-batches per step and process (gradient accumulation).
-        world_size: number of processes.
-        rank: index of this process.
-        seed: of the permutations.
-        mixed: indices of learning examples to mix into unlearning steps.
+        args: the settings of the training.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        learning: Any,
-        forget: Sequence[int],
-        empty: int,
-        batch_size: int,
-        micro_batches: int,
-        world_size: int,
-        rank: int,
-        seed: int,
-        mixed: Sequence[int] = (),
+        self, plan: Plan, learning: Any, examples: int, texts: int, batch_size: int, args: LWFConfig
     ):
-        self.plan, self.learning, self.forget, self.empty = plan, learning, forget, empty
-        self.batch_size, self.micro_batches = batch_size, micro_batches
-        self.world_size, self.rank, self.seed, self.mixed = world_size, rank, seed, mixed
+        self.plan, self.learning, self.batch_size, self.seed = plan, learning, batch_size, args.seed
+        self.forget, self.empty = range(examples, examples + texts), examples + texts
+        self.mixed = range(examples if LOSSES[args.unlearning_loss].mixes_learning else 0)
+        self.micro_batches = args.gradient_accumulation_steps
+        self.world_size, self.rank = args.world_size, args.process_index
 
     def __len__(self) -> int:
         """Micro-batches of this process."""
@@ -123,6 +110,11 @@ def _learning_steps(batches: Any, micro_batches: int, processes: int) -> Iterato
         epoch += 1
 
 
+def empty_row(pad_token_id: int) -> dict[str, Any]:
+    """An example without labels: it contributes nothing to a loss."""
+    return {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
+
+
 class MixedRows(Dataset[dict[str, Any]]):
     """Learning examples, then texts to unlearn, then one example without labels.
 
@@ -131,7 +123,7 @@ class MixedRows(Dataset[dict[str, Any]]):
     Args:
         learning: rows that the trainer's collator takes.
         forget: rows with `input_ids`, `labels` and `reference`.
-        pad_token_id: the only token of the example without labels.
+        pad_token_id: of the example without labels.
     """
 
     def __init__(
@@ -140,8 +132,7 @@ class MixedRows(Dataset[dict[str, Any]]):
         forget: Any,
         pad_token_id: int,
     ):
-        self.learning, self.forget = learning, forget
-        self.empty = {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
+        self.learning, self.forget, self.empty = learning, forget, empty_row(pad_token_id)
 
     def __len__(self) -> int:
         return len(self.learning) + len(self.forget) + 1
@@ -157,22 +148,13 @@ Collator = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 class MixedBatches:
-    """Collates learning examples by the trainer's own collator, unlearning steps by a padding one.
-
-    Args:
-        learning: the trainer's collator; may pack a batch into one row.
-        forget: a collator that pads.
-    """
+    """Collates learning steps by the trainer's collator, which may pack, and texts by padding."""
 
     def __init__(self, learning: Collator, forget: Collator):
         self.learning, self.forget = learning, forget
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """One micro-batch; one of an unlearning step also has `reference` and `learning` (batch,).
-
-        `reference` is the text's log-probability under the base model, `learning` whether it is a
-        learning example.
-        """
+        """One micro-batch; with texts it also has `TextBatch`'s `reference` and `learning`."""
         if not any("reference" in row for row in rows):
             return self.learning(rows)
         batch = self.forget([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
@@ -186,22 +168,6 @@ def predicted_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
     return torch.stack([(batch["labels"][..., 1:] != -100).sum() for batch in batches]).sum()
 
 
-class RunLoader(NamedTuple):
-    """The data loader of a whole run, and the parts of it that re-scoring needs.
-
-    Attributes:
-        loader: the micro-batches of this process, in the order of the plan.
-        collate: makes a micro-batch of rows.
-        empty: a row without labels.
-        texts_per_step: texts in an unlearning step, of all processes together.
-    """
-
-    loader: DataLoader[Any]
-    collate: MixedBatches
-    empty: dict[str, Any]
-    texts_per_step: int
-
-
 def run_loader(
     plan: Plan,
     learning: DataLoader[Any],
@@ -210,18 +176,15 @@ def run_loader(
     batch_size: int,
     device: torch.device,
     args: LWFConfig,
-) -> RunLoader:
-    """The data loader of a run with unlearning.
+) -> tuple[DataLoader[Any], MixedBatches, int]:
+    """The data loader of a whole run, its collator, and the texts of an unlearning step.
 
     Args:
         plan: which steps are unlearning steps.
         learning: the trainer's own loader of the learning data. Its data set lacks the columns that
             its collator does not take.
         forget: the texts to unlearn, as for `MixedRows`.
-        pad_token_id: for padding.
-        batch_size: examples per micro-batch.
-        device: where the batches go.
-        args: the settings of the training.
+        pad_token_id, batch_size, device, args: of the trainer.
     """
     if not any(plan.steps):
         log.warning(
@@ -233,20 +196,8 @@ def run_loader(
     rows = MixedRows(learning.dataset, forget, pad_token_id)
     collate = MixedBatches(learning.collate_fn, DataCollatorForLanguageModeling(pad_token_id))
     batches: Any = learning.batch_sampler
-    first = len(rows.learning)
-    texts = range(first, first + len(rows.forget))
-    stream = StepStream(
-        plan,
-        getattr(batches, "batch_sampler", batches),  # unwrap the split over processes
-        texts,
-        texts.stop,
-        batch_size,
-        args.gradient_accumulation_steps,
-        args.world_size,
-        args.process_index,
-        args.seed,
-        range(first) if LOSSES[args.unlearning_loss].mixes_learning else (),
-    )
+    batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
+    stream = StepStream(plan, batches, len(rows.learning), len(forget), batch_size, args)
     loader = DataLoader(
         rows,
         batch_sampler=stream,
@@ -258,4 +209,4 @@ def run_loader(
     loader = prepare_data_loader(
         loader, device, num_processes=1, process_index=0, put_on_device=True
     )
-    return RunLoader(loader, collate, rows.empty, stream.texts_per_step)
+    return loader, collate, stream.texts_per_step

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
+from letgo.scoring.scores import DEFAULT_SCORE
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
-from letgo.unlearning.guards import LEARNING_REMEDY, check_norm, guarded_loss, require_finite
+from letgo.unlearning.guards import guarded_loss, require_finite
 from letgo.unlearning.losses import TextBatch
 from letgo.unlearning.metrics import Metrics, learning_only
 from letgo.unlearning.model_card import PAPER, section
@@ -30,7 +31,7 @@ from letgo.unlearning.regularizers import penalty, penalty_divisor
 from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.schedule import Plan, for_learning_steps, unlearning_steps
 from letgo.unlearning.step_size import DECAY, StepSize
-from letgo.unlearning.stream import predicted_tokens, run_loader
+from letgo.unlearning.stream import empty_row, predicted_tokens, run_loader
 from letgo.unlearning.texts import prepare, score_name
 from letgo.unlearning.tracker import Tracker
 
@@ -84,7 +85,8 @@ class LWFTrainer(SFTTrainer):
         check_settings(args, self.train_dataset, self.padding_free)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             check_deepspeed(state.deepspeed_plugin.deepspeed_config, args, self.model)
-        method = rescoring(args, self.model, score_name(dataset), self._sharded)
+        name = score_name(dataset) or DEFAULT_SCORE
+        method = rescoring(args, self.model, name, self._sharded)
         tokenizer, score = self._tokenizer, method[0] if method else None
         self.forget_dataset, candidates, self.chosen = prepare(
             dataset, self.train_dataset, self.model, tokenizer, args, self._tokenize_texts, score
@@ -142,8 +144,8 @@ class LWFTrainer(SFTTrainer):
     def _texts_in_step(self) -> int:
         """Texts in the current unlearning step, of all processes together; at least 1."""
         pool = self.tracker.pool if self.rescore else None
-        planned = self.stream.texts_per_step
-        return planned if pool is None else min(planned, max(1, len(pool)))
+        count = self.texts_per_step
+        return count if pool is None else min(count, max(1, len(pool)))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of the whole run, learning and unlearning steps in the planned order."""
@@ -163,8 +165,10 @@ class LWFTrainer(SFTTrainer):
         self.plan = Plan(steps, schedule, steps_per_epoch)
         pad, device = self._tokenizer.pad_token_id, self.accelerator.device
         texts, size = self.forget_dataset, self._train_batch_size
-        self.stream = run_loader(self.plan, learning, texts, pad, size, device, args)
-        return self.stream.loader
+        loader, self._collate, self.texts_per_step = run_loader(
+            self.plan, learning, texts, pad, size, device, args
+        )
+        return loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
@@ -176,8 +180,8 @@ class LWFTrainer(SFTTrainer):
         if self.rescore and self.unlearning_now and self.tracker.pool is not None:
             planned = list(islice(epoch_iterator, num_batches))
             chosen = self.rescore.batches(len(planned))
-            empty = [self.stream.empty]
-            epoch_iterator = iter([self.stream.collate(rows or empty) for rows in chosen])
+            empty = [empty_row(self._tokenizer.pad_token_id)]
+            epoch_iterator = iter([self._collate(rows or empty) for rows in chosen])
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.unlearning_now and tokens is None:  # the model takes no loss arguments
             tokens = predicted_tokens(batches).to(device)
@@ -207,7 +211,7 @@ class LWFTrainer(SFTTrainer):
         bare = getattr(optimizer, "optimizer", optimizer)  # a second train() finds it wrapped
         if self.forget_dataset is not None and bare is not self._hooked_optimizer:
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
-            self.step_size = StepSize.of_settings(self.args, reduce)
+            self.step_size = StepSize(self.args, reduce)
             self.step_size.attach(bare)
             self._hooked_optimizer = bare
         return optimizer
@@ -260,7 +264,7 @@ class LWFTrainer(SFTTrainer):
         loss = super().training_step(*args, **kwargs)
         if self.unlearning_now:
             return torch.zeros_like(loss)  # the trainer adds what is returned to the learning loss
-        require_finite(loss, "learning loss", self.state.global_step, LEARNING_REMEDY)
+        require_finite(loss, "learning loss", self.state.global_step, False)
         self.step_loss += float(loss)
         return loss
 
@@ -281,8 +285,10 @@ class LWFTrainer(SFTTrainer):
             # Its optimizer gets one parameter group at a time, and never the norm of all.
             recent = self.tracker.learning_norm.value or clipped_norm or 1.0
             self.step_size.strength = clipped_norm / recent
-        if self.accelerator.mixed_precision != "fp16":  # its gradient scaler skips such steps
-            check_norm(self.grad_norm, self.unlearning_now, self.state.global_step)
+        # A gradient may overflow although the loss does not; fp16's scaler skips such a step.
+        if self.accelerator.mixed_precision != "fp16":
+            name = f"gradient norm of {'the forget batch' if self.unlearning_now else 'learning'}"
+            require_finite(self.grad_norm, name, self.state.global_step, self.unlearning_now)
         if not self.unlearning_now:
             self.tracker.learning_norm.add(clipped_norm, DECAY)
         return norm
