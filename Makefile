@@ -1,11 +1,14 @@
 # make demo   set up .venv and run Learning With Forgetting on built-in data
-# make test   set up .venv and run the tests
+# make test   set up .venv, run the tests, and print the coverage (`make test COVERAGE=` leaves it out)
+# make lint   ruff, ruff format, mypy and import-linter
+# make hooks  let git run them before every commit
 # make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data, which
 #             are fetched from the Hugging Face Hub without it
 PYTHON ?= python3
 BIN := .venv/bin
+COVERAGE ?= 1
 
-.PHONY: demo test lint study clean
+.PHONY: demo test lint hooks study clean
 
 demo: .venv/installed
 	$(BIN)/letgo demo
@@ -14,13 +17,17 @@ test: .venv/installed
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
 		--no-install-recommends chromium; } >/dev/null 2>&1 || echo "no chromium: tests that need a browser will be skipped"
-	$(BIN)/python -m pytest -n 2 --durations 5
+	$(BIN)/python -m pytest -n 2 --durations 5 $(if $(COVERAGE),--cov --cov-report=)
+	$(if $(COVERAGE),@echo "coverage of src/letgo: $$($(BIN)/coverage report --format=total) % of the lines; by file: $(BIN)/coverage report")
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+hooks: .venv/installed
+	$(BIN)/pre-commit install
 
 # The stamp is written last: an interrupted installation is done again.
 # torch comes first and alone: a range would let pip choose a build with gigabytes of CUDA.
@@ -33,7 +40,7 @@ lint: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # A study behind studies/README.md, STUDY=paper or, with a GPU, STUDY=large JOBS=14; it goes on where it
 # stood, and cells that are committed are kept.
