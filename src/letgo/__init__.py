@@ -12,7 +12,7 @@ __all__ = ["LWFConfig", "LWFTrainer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when it is asked for: `letgo --help` answers at once."""
+    """Import torch on first use only, so that `letgo --help` is instant."""
     if name in __all__:
         from letgo.unlearning import trainer
 

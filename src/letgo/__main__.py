@@ -1,4 +1,4 @@
-"""`python -m letgo`, for launchers that start modules: `accelerate launch -m letgo score ...`."""
+"""`python -m letgo`, for launchers of modules: `accelerate launch -m letgo score ...`."""
 
 from letgo.cli import main
 

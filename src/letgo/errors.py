@@ -1,31 +1,41 @@
-"""The one exception a user is meant to read, and what is said in it."""
+"""The exception whose message is written for users, and helpers that raise it."""
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what to do next.
+    """Input that cannot be used; the message is one line that says what is wrong and what to do.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
-def missing_extra(what: str, error: ModuleNotFoundError, extra: str) -> InputError:
-    """What to say where a library that comes with an extra of letgo is not there."""
-    return InputError(
-        f"{what} needs {error.name}; install letgo with its extra: pip install 'letgo[{extra}]'"
-    )
+@contextmanager
+def requires_extra(feature: str, extra: str) -> Iterator[None]:
+    """Name the extra of letgo to install if an import in this block fails.
+
+    Raises:
+        InputError: a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{feature} needs {error.name}; run `pip install 'letgo[{extra}]'`"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or what it is where it says nothing."""
+    """The first line of an error's message, or the error's class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags that raises `InputError` where they cannot be used."""
+    """A parser of flags that raises `InputError` instead of exiting."""
 
-    def error(self, message: str) -> Any:
-        """Say it in one line, with the command."""
-        raise InputError(f"{self.prog}: {message}")
+    def error(self, message: str) -> NoReturn:
+        """Raise the message."""
+        raise InputError(message)

@@ -1,4 +1,4 @@
-"""Several processes, started by `accelerate launch`, that share the work of one command."""
+"""The processes of one command, if `accelerate launch` has started several."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 @cache
 def state() -> PartialState:
-    """The processes of this command; a single one unless a launcher started more."""
+    """The process group of this command."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
@@ -20,26 +20,26 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and tells."""
+    """Whether this process writes files and prints."""
     return not several() or bool(state().is_main_process)
 
 
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Wait until every process has reached this call."""
     if several():
         state().wait_for_everyone()
 
 
 def share() -> tuple[int, int]:
-    """(which process this is, how many there are)."""
+    """(index of this process, number of processes)."""
     return (state().process_index, state().num_processes) if several() else (0, 1)
 
 
 def shutdown() -> None:
-    """Part from the other processes, at the end of the work.
+    """Leave the process group at the end of the work.
 
-    An interpreter that ends beside a thread of gloo's which has not let go of its last tensor yet
-    aborts. These threads end with their process group, and trainers in reference cycles hold it.
+    If Python exits while a gloo thread still holds a tensor, the process aborts. These threads end
+    with their process group, which trainers in reference cycles keep alive: hence the collection.
     """
     if several():
         wait()

@@ -1,4 +1,4 @@
-"""Progress on the terminal, and lines of text where there is none."""
+"""Progress bars on a terminal, progress lines in a log file."""
 
 import logging
 import sys
@@ -12,8 +12,7 @@ from tqdm import tqdm
 log = logging.getLogger("letgo")
 T = TypeVar("T")
 
-# A log file wants a sign of life now and then, not a line per batch.
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 15.0  # in a log file, where a line per batch would be too many
 
 
 def configure(quiet: bool) -> None:
@@ -26,12 +25,14 @@ def configure(quiet: bool) -> None:
 
 
 class Progress:
-    """A bar with remaining time on a terminal; a line every few seconds elsewhere; silent if quiet.
+    """A bar with the remaining time on a terminal, a line every few seconds elsewhere.
+
+    Silent after `configure(quiet=True)`.
 
     Args:
-        name: what is being done, e.g. "elicit dental".
-        total: how many `step`s there will be.
-        done: how many of them an earlier, interrupted run has left behind.
+        name: of the work, e.g. "elicit dental".
+        total: number of steps.
+        done: number of steps that an earlier, interrupted run has finished.
     """
 
     def __init__(self, name: str, total: int, done: int = 0):
@@ -45,32 +46,26 @@ class Progress:
         )
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done; `note` is shown behind the counts."""
+        """Advance by `count` steps; `note` is printed after the counts."""
         self.done += count
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(count)
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES and self.done < self.total:
             self.last_line = time.monotonic()
-            pace = (self.last_line - self.start) / (self.done - self.resumed)
-            left = pace * (self.total - self.done)
-            log.info(
-                "%s: %d/%d, %.0f s left%s",
-                self.name,
-                self.done,
-                self.total,
-                left,
-                f", {note}" if note else "",
-            )
+            seconds_per_step = (self.last_line - self.start) / (self.done - self.resumed)
+            left = seconds_per_step * (self.total - self.done)
+            suffix = f", {note}" if note else ""
+            log.info("%s: %d/%d, %.0f s left%s", self.name, self.done, self.total, left, suffix)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
 
 
 def track(items: Iterable[T], name: str, total: int) -> Iterator[T]:
-    """Yield `items`, showing progress under `name`."""
+    """Yield `items` and report progress under `name`."""
     with closing(Progress(name, total)) as progress:
         for item in items:
             yield item

@@ -22,7 +22,7 @@ def test_figures_are_written_beside_a_finished_report(finished, tmp_path):
     assert (status, text.splitlines()[-1][:14]) == (0, "no verdict yet"), error
     status, _, error = letgo("report", "--output_dir", out, "--figures", "jpg")
     assert (status, error.count("\n")) == (2, 1)
-    assert "--figures must be one or several of svg, pdf, png" in error
+    assert "--figures: must be one or several of svg, pdf, png" in error
 
 
 def test_help_and_version_import_no_torch():

@@ -75,7 +75,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path,
         patch.setattr("letgo.stages.elicit.pq.write_table", pq.write_table, raising=False)
         status, _, error = letgo("run", *flags(tiny, data, out))
     assert status == 2
-    assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+    assert error.splitlines()[-1].startswith("letgo: the disk is full; free some space")
     assert "Traceback" not in error
     status, _, error = letgo("run", *flags(tiny, data, out))
     assert status == 0
@@ -95,7 +95,7 @@ def test_a_disk_that_is_really_full(tiny, data, tmp_path, size):
         words = flags(tiny, data, disk / "out")
         status, _, error = letgo("run", *words)
         assert status == 2
-        assert error.splitlines()[-1].startswith("letgo: the disk is full; make room")
+        assert error.splitlines()[-1].startswith("letgo: the disk is full; free some space")
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         status, _, error = letgo("run", *words)
         assert status == 0, error

@@ -254,7 +254,7 @@ def test_a_cluster_stops_in_time(cluster, tiny, data, tmp_path):
     assert "time is up" in error
     assert not list((tmp_path / "out" / "cells").glob("*.json"))
     (said,) = (tmp_path / "out" / "cells").glob("*.log")  # one at a time
-    assert "interrupted; the same command goes on" in said.read_text()
+    assert "interrupted; run the same command again" in said.read_text()
 
 
 def test_one_wrong_digit_is_found(finished, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Nothing here imports torch before a command is known."""
+"""The command line. Nothing here imports torch before the command is known."""
 
 import os
 import sys
@@ -11,29 +11,29 @@ letgo: fine-tune a language model and let go of the knowledge that stands in the
 
 usage: letgo COMMAND [--FLAG VALUE ...]
 
-  run        all stages below, one after the other; goes on where an interrupted run stood
+  run        all stages below, in this order; resumes an interrupted run
   study      a grid of runs, with statistics: does forgetting help?
   demo       run on built-in data with the built-in model (about six minutes on two cores)
-  review     see in the browser what would be forgotten, and decide
-  show       the same in the terminal, to look at
-  runs       every run below a folder, and its verdict
+  review     view in the browser which texts would be unlearned, and change the selection
+  show       print these texts
+  runs       list every run below a folder, with its verdict
 
-  elicit     1  the base model answers the forgetting prompts     self_knowledge.parquet
-  probe      2  plain fine-tuning: the optimum and the baseline    probe/
+  elicit     1  the base model answers the forgetting prompts      self_knowledge.parquet
+  probe      2  the SFT baseline, or what --optimum selects        probe/
   fisher     3  Fisher information of the learning task            fisher.safetensors
   score      4  forgetting confidence of every text                scores.parquet
-  select     5  the most confident texts                           selection.parquet
+  select     5  the texts to unlearn, most confident first         selection.parquet
   train      6  fine-tuning with periodic unlearning               lwf/, train_log.jsonl
-  baseline   7  base and SFT on held-out data                      baseline.parquet
-  evaluate   8  base, SFT and LWF on held-out data                 metrics.json, answers.parquet,
-                and which of SFT and LWF to keep                   model/
-  report     9  one page with pictures                             report.html
+  baseline   7  evaluation of base and SFT                         baseline.parquet
+  evaluate   8  evaluation of LWF, and the choice of SFT or LWF    metrics.json, answers.parquet,
+                                                                   model/
+  report     9  one page with figures                              report.html
 
 example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.jsonl \\
                    --forget other.jsonl --output_dir runs/mine
 
 letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfig and ModelConfig.
-A stage's command takes its settings from the run folder where flags do not say otherwise.
+A stage's command reads the settings of the run folder; flags override them.
 """
 STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
 LOOKING = ("review", "show", "runs")
@@ -53,8 +53,8 @@ def main() -> None:
         return
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        sys.exit(_complain(f"no command {command!r}; letgo --help lists them"))
-    # Nothing about a run leaves the machine, and libraries keep their chatter to themselves.
+        sys.exit(_complain(f"no command {command!r}; letgo --help lists all commands"))
+    # No telemetry, and no messages of libraries that users cannot act on.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -69,16 +69,17 @@ def main() -> None:
     except InputError as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted; the same command goes on where it stood", status=130))
+        sys.exit(_complain("interrupted; run the same command again to resume", status=130))
     except Exception as error:
         from letgo.cli.failures import explain
 
-        sentence = explain(error, rest)
-        if sentence is None:
+        message = explain(error, rest)
+        if message is None:
             raise
-        sys.exit(_complain(sentence))
+        sys.exit(_complain(message))
 
 
-def _complain(sentence: str, status: int = 2) -> int:
-    print(f"letgo: {' '.join(sentence.split())}", file=sys.stderr)
+def _complain(message: str, status: int = 2) -> int:
+    """Print an error in one line; the exit status is returned."""
+    print(f"letgo: {' '.join(message.split())}", file=sys.stderr)
     return status

@@ -1,107 +1,84 @@
-"""What the commands do, and what they print."""
+"""The commands that run stages, and what they print."""
 
-import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from letgo import processes, progress
-from letgo.cli.tables import _verdict, result_table, texts
+from letgo.cli.flags import CommandFlags, parse
+from letgo.cli.tables import harness_table, result_table, text_table, verdict
 from letgo.data import demo
-from letgo.errors import InputError, missing_extra
-from letgo.report.drawing import FORMATS
+from letgo.errors import requires_extra
 from letgo.report.figures import save_figures
-from letgo.run import config as cfg
+from letgo.run.config import Config
 from letgo.run.folder import read_json
 from letgo.scoring.explain import explain
 from letgo.stages.pipeline import execute, reopen
 
 
 def execute_command(command: str, arguments: list[str]) -> None:
-    """Parse, call, print.
+    """Parse the flags of a command, run its stages and print the results.
 
     Raises:
         InputError: unusable flags or data.
     """
-    _hush_libraries()
+    _silence_libraries()
     if command == "study":
-        return _study(arguments)
-    wanted = command == "score" and "--explain" in arguments
-    arguments = [word for word in arguments if not (wanted and word == "--explain")]
-    formats: list[str] = []
-    if command == "report":
-        formats, arguments = _figures(arguments)
-    tasks = None
-    if command == "evaluate":
-        tasks, arguments = cfg.take_flag("--harness", arguments)
-    config = cfg.parse(command, arguments, _defaults(command, arguments))
+        with requires_extra("letgo study", "study"):
+            from letgo.cli.study import study_command
+        return study_command(arguments)
+    flags, config = parse(command, arguments)
     progress.configure(config.settings.quiet or not processes.is_first())
-    if command == "demo":
+    if command == "evaluate" and flags.harness:
+        return _harness(config, flags.harness)
+    if command in ("run", "demo"):
+        _run(config, command == "demo")
+    else:
+        _stage(command, config, flags)
+
+
+def _run(config: Config, is_demo: bool) -> None:
+    """All stages; the demo writes its data first."""
+    if is_demo:
         demo.generate_data(Path(config.training.output_dir) / "data")
-    if tasks is not None:
-        return _harness(config, tasks.split(","))
-    run = execute(config, None if command in ("run", "demo") else command)
+    folder = execute(config).folder
+    print(result_table(read_json(folder / "metrics.json")))
+    if is_demo:
+        print(f"\n{text_table(folder)}\n")
+    _print_report(folder)
+
+
+def _stage(name: str, config: Config, flags: CommandFlags) -> None:
+    """One stage; only `score` may run in several processes, of which the first prints."""
+    folder = execute(config, name).folder
     processes.shutdown()
     if not processes.is_first():
         return
-    if wanted:
-        print(explain(run.folder / "scores.parquet"))
-    if command in ("run", "demo", "evaluate"):
-        print(result_table(read_json(run.folder / "metrics.json")))
-    if command == "demo":
-        print(texts(run.folder))
-    for file in save_figures(run.folder, formats) if formats else []:
-        print(f"figure: {file}")
-    if command in ("run", "demo", "report"):
-        print(f"report: {run.folder / 'report.html'}")
-        print(_verdict(run))
+    if flags.explain:
+        print(explain(folder / "scores.parquet"))
+    if name == "evaluate":
+        print(result_table(read_json(folder / "metrics.json")))
+    if flags.figures:
+        for file in save_figures(folder, flags.figures):
+            print(f"figure: {file}")
+    if name == "report":
+        _print_report(folder)
 
 
-def _figures(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The formats that `--figures` asks for, and the arguments without it."""
-    given, rest = cfg.take_flag("--figures", arguments)
-    formats = given.split(",") if given is not None else []
-    for name in formats:
-        if name not in FORMATS:
-            raise InputError(
-                f"--figures must be one or several of {', '.join(FORMATS)}, joined by commas, not "
-                f"{given}"
-            )
-    return formats, rest
+def _print_report(folder: Path) -> None:
+    print(f"report: {folder / 'report.html'}\n{verdict(folder)}")
 
 
-def _study(arguments: list[str]) -> None:
-    try:
-        from letgo.cli.study import study_command
-    except ModuleNotFoundError as error:
-        raise missing_extra("letgo study", error, "study") from error
-    study_command(arguments)
+def _harness(config: Config, tasks: Sequence[str]) -> None:
+    """The trained models on tasks of lm-evaluation-harness; no stage runs."""
+    with requires_extra("--harness", "harness"):
+        from letgo.evaluation.harness import harness
+    print(harness_table(harness(reopen(config, "train"), tasks)))
 
 
-def _harness(config: cfg.Config, tasks: list[str]) -> None:
-    try:
-        from letgo.evaluation.harness import harness, table
-    except ModuleNotFoundError as error:
-        raise missing_extra("--harness", error, "harness") from error
-    print(table(harness(reopen(config, "train"), tasks)))
-
-
-def _defaults(command: str, arguments: list[str]) -> dict[str, Any]:
-    """The demo's settings, or for a single stage those of the run folder."""
-    given = cfg.output_dirs(arguments)
-    if command == "demo":
-        folder = given[-1] if given else "runs/demo"
-        text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
-        return {**json.loads(text), "output_dir": folder}
-    file = Path(given[-1]) / "config.yaml" if given else Path()
-    if command != "run" and cfg.take_flag("--config", arguments)[0] is None and file.is_file():
-        return {**cfg.read(file), "overwrite": False, "quiet": False}
-    return {}
-
-
-def _hush_libraries() -> None:
-    """Warnings that name no choice of letgo's user, and bars beside letgo's own."""
+def _silence_libraries() -> None:
+    """Silence library warnings that users cannot act on, and their progress bars."""
     import datasets
     import huggingface_hub.utils.logging as hub_logging
     from transformers.utils import logging as transformers_logging

@@ -1,15 +1,15 @@
-"""The commands that look at runs; they need neither torch nor the settings of a run."""
+"""The commands that only read runs; they need neither torch nor the settings of a run."""
 
 from pathlib import Path
 
-from letgo.errors import Parser, missing_extra
+from letgo.errors import Parser, requires_extra
 
 
 def look(command: str, arguments: list[str]) -> None:
-    """Parse, call, print.
+    """Parse the flags of a command that reads runs, and execute it.
 
     Raises:
-        InputError: unusable flags, a folder that is no run, or an extra that is missing.
+        InputError: unusable flags, a folder that is not a run, or a missing extra.
     """
     {"show": _show, "runs": _runs, "review": _review}[command](arguments)
 
@@ -19,20 +19,24 @@ def _show(arguments: list[str]) -> None:
 
     parser = Parser(prog="letgo show", description="The texts of a run, most confident first.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="so many texts [20]")
-    parser.add_argument("--set", default="", metavar="NAME", help="only of this forgetting set")
-    told = "only texts that hold this regular expression, in any case"
-    parser.add_argument("--grep", default="", metavar="RE", help=told)
-    given = parser.parse_args(arguments)
-    if given.top < 1:
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="number of texts [20]")
+    parser.add_argument("--set", default="", metavar="NAME", help="only this forgetting set")
+    parser.add_argument(
+        "--grep",
+        default="",
+        metavar="RE",
+        help="only texts that match this regular expression, ignoring case",
+    )
+    flags = parser.parse_args(arguments)
+    if flags.top < 1:
         parser.error("--top must be 1 or more")
-    show(given.folder, given.top, given.set, given.grep)
+    show(flags.folder, flags.top, flags.set, flags.grep)
 
 
 def _runs(arguments: list[str]) -> None:
     from letgo.review.terminal import runs
 
-    parser = Parser(prog="letgo runs", description="Every run below a folder, and its verdict.")
+    parser = Parser(prog="letgo runs", description="Every run below a folder, with its verdict.")
     parser.add_argument(
         "root", type=Path, nargs="?", default=Path("runs"), metavar="ROOT", help="[runs]"
     )
@@ -41,20 +45,19 @@ def _runs(arguments: list[str]) -> None:
 
 def _review(arguments: list[str]) -> None:
     parser = Parser(
-        prog="letgo review", description="See in the browser what would be forgotten, and decide."
+        prog="letgo review",
+        description="View in the browser which texts would be unlearned, and change the selection.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
-    parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run beside it")
-    parser.add_argument("--port", type=int, default=0, help="[any that is free]")
+    parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run to compare with")
+    parser.add_argument("--port", type=int, default=0, help="[any free port]")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; any but the default opens the review to "
-        "others who know its token [127.0.0.1]",
+        help="address to listen on [127.0.0.1]; any other address opens the review to every "
+        "machine that can reach it and has its token",
     )
-    given = parser.parse_args(arguments)
-    try:
+    flags = parser.parse_args(arguments)
+    with requires_extra("letgo review", "review"):
         from letgo.review.server import serve
-    except ModuleNotFoundError as error:
-        raise missing_extra("letgo review", error, "review") from error
-    serve(given.folder, given.compare, given.host, given.port)
+    serve(flags.folder, flags.compare, flags.host, flags.port)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from letgo import progress
-from letgo.errors import InputError, Parser, missing_extra
+from letgo.errors import InputError, Parser, requires_extra
 from letgo.study.command import check, write_results
 from letgo.study.estimate import estimate, open_cell, told
 from letgo.study.markdown import page
@@ -84,10 +84,8 @@ def study_command(arguments: list[str]) -> None:
 
 
 def _ray_runner() -> Any:
-    try:
+    with requires_extra("--engine ray", "ray"):
         from letgo.study.ray_engine import RayRunner
-    except ModuleNotFoundError as error:
-        raise missing_extra("--engine ray", error, "ray") from error
     return RayRunner
 
 

@@ -1,69 +1,121 @@
-"""Results as text for the terminal."""
+"""Results as plain text: tables without boxes, of the same width on every terminal."""
 
 import textwrap
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
 
 from letgo.evaluation.asking import LABELS
-from letgo.run.folder import read_json
-from letgo.run.inputs import Run
+from letgo.run.folder import Row, read_json, read_texts
+
+WIDTH = 10_000  # no table is that wide: nothing is wrapped or cut
 
 
-def result_table(metrics: dict[str, Any]) -> str:
-    """Accuracy of base, SFT and LWF with intervals, and the paired difference, as text."""
-    sets = list(metrics["models"]["lwf"])
-    lines = [f"{'accuracy, 95 % interval':26}" + "".join(f"{name:>24}" for name in sets)]
+def result_table(metrics: Row) -> str:
+    """Accuracy of base, SFT and LWF with 95 % intervals, and the paired differences LWF - SFT.
+
+    Args:
+        metrics: the content of `metrics.json`. Every metric of `lwf_minus_sft` gets two rows.
+    """
+    models, differences = metrics["models"], metrics["lwf_minus_sft"]
+    sets = list(models["lwf"])
+    table = _table("accuracy, 95 % interval")
+    for name in sets:
+        table.add_column(name, justify="right")
     for model, label in LABELS.items():
-        if model in metrics["models"]:
-            cells = [_cell(metrics["models"][model].get(name)) for name in sets]
-            lines.append(f"{label:26}" + "".join(f"{cell:>24}" for cell in cells))
-    lines.append(f"{'n':26}" + "".join(f"{metrics['models']['lwf'][n]['n']:>24}" for n in sets))
-    neutral = ", ".join(f"{m} {value:.2f}" for m, value in metrics["neutral_perplexity"].items())
-    neutral = f"perplexity of neutral text: {neutral}"
-    if not metrics["lwf_minus_sft"]:
-        return "\n".join([*lines, neutral])
-    paired = [metrics["lwf_minus_sft"][name] for name in sets]
-    cells = [f"{p['difference']:+.3f} [{p['ci95'][0]:+.3f}, {p['ci95'][1]:+.3f}]" for p in paired]
-    lines.append(f"{'LWF - SFT, paired':26}" + "".join(f"{cell:>24}" for cell in cells))
-    lines.append(f"{'p (McNemar, exact)':26}" + "".join(f"{p['p_value']:>24.3g}" for p in paired))
-    return "\n".join([*lines, neutral])
+        if model in models:
+            table.add_row(label, *(_accuracy(models[model].get(name)) for name in sets))
+    table.add_row("n", *(str(models["lwf"][name]["n"]) for name in sets))
+    if differences:
+        pairs = [differences[name] for name in sets]
+        table.add_row("LWF - SFT, paired", *map(_difference, pairs))
+        table.add_row("p (McNemar, exact)", *(f"{pair['p_value']:.3g}" for pair in pairs))
+        for metric in [name for name, value in pairs[0].items() if isinstance(value, dict)]:
+            means = [pair[metric] for pair in pairs]
+            table.add_row(f"LWF - SFT, {metric}", *map(_difference, means))
+            table.add_row("p (paired t-test)", *(f"{mean['p_value']:.3g}" for mean in means))
+    perplexity = [f"{m} {value:.2f}" for m, value in metrics["neutral_perplexity"].items()]
+    return f"{_as_text(table)}\nperplexity of neutral text: {', '.join(perplexity)}"
 
 
-def _cell(score: dict[str, Any] | None) -> str:
-    if score is None:
+def harness_table(result: Row) -> str:
+    """Every metric of every task for base, SFT and LWF, with standard errors.
+
+    Args:
+        result: the content of `harness.json`.
+    """
+    models = result["models"]
+    table = _table("task", "metric")
+    for name in ("n", *(LABELS[model] for model in models)):
+        table.add_column(name, justify="right")
+    for task, metrics in models["base"].items():
+        for metric, value in metrics.items():
+            cells = [_with_error(models[model][task][metric]) for model in models]
+            table.add_row(task, metric, str(value["n"]), *cells)
+    return _as_text(table)
+
+
+def text_table(folder: Path, count: int = 3) -> str:
+    """The self-generated texts with the highest and with the lowest forgetting confidence."""
+    rows = sorted(read_texts(folder), key=lambda row: (-row["confidence"], row["id"]))
+    table = _table("confidence", "set", "text")
+    for row in [*rows[:count], None, *rows[-count:]]:
+        if row is None:
+            table.add_row("...")
+            continue
+        text = f"{row['prompt']} -> {row['completion']}"
+        text = textwrap.shorten(text, 90, placeholder=" ...")
+        table.add_row(f"{row['confidence']:.4g}", row["forget_set"], text)
+    return _as_text(table)
+
+
+def verdict(folder: Path) -> str:
+    """A sentence on which model a run returns, and why."""
+    metrics, model = read_json(folder / "metrics.json"), folder / "model"
+    decision = metrics.get("verdict")
+    if decision is None:
+        return f"no verdict yet: run `letgo evaluate --output_dir {folder}`"
+    if decision == "no baseline":
+        return f"{model} is LWF's; --optimum full would compare it with the SFT baseline"
+    validation = metrics["models"]["lwf"].get("validation")
+    if validation is None:
+        return f"verdict: nothing was unlearned; {model} is the SFT baseline"
+    if decision == "lwf":
+        return f"verdict: LWF gains on {validation['n']} validation examples; {model} is LWF's"
+    return (
+        f"verdict: no gain shown on {validation['n']} validation examples; {model} is the SFT "
+        f"baseline (LWF's: {folder / 'lwf'})"
+    )
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+
+
+def _as_text(table: Table) -> str:
+    console = Console(
+        file=StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False
+    )
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _accuracy(score: Row | None) -> str:
+    if score is None:  # the base model is not evaluated on the validation set
         return "-"
-    return f"{score['accuracy']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+    low, high = score["ci95"]
+    return f"{score['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def texts(folder: Path, count: int = 3) -> str:
-    """The self-generated texts with the highest and the lowest confidence, as text."""
-    scores = pq.read_table(folder / "scores.parquet").to_pylist()
-    known = {t["id"]: t for t in pq.read_table(folder / "self_knowledge.parquet").to_pylist()}
-    ranked = sorted(scores, key=lambda row: (-row["confidence"], row["id"]))
-    lines = []
-    for title, rows in (("highest", ranked[:count]), ("lowest", ranked[-count:])):
-        lines.append(f"\n{title} forgetting confidence:")
-        for row in rows:
-            text = known[row["id"]]
-            said = textwrap.shorten(
-                f"{text['prompt']} -> {text['completion']}", 90, placeholder=" ..."
-            )
-            lines.append(f"  {row['confidence']:.4g}  [{row['forget_set']}] {said}")
-    return "\n".join(lines) + "\n"
+def _difference(pair: Row) -> str:
+    low, high = pair["ci95"]
+    interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"  # None: fewer than two pairs
+    return f"{pair['difference']:+.3f}{interval}"
 
 
-def _verdict(run: Run) -> str:
-    metrics, kept = read_json(run.folder / "metrics.json"), run.folder / "model"
-    count = metrics.get("models", {}).get("lwf", {}).get("validation", {}).get("n")
-    return {
-        "lwf": f"verdict: LWF gains on {count} validation examples; {kept} is LWF's",
-        "sft": f"verdict: no gain shown on {count} validation examples; {kept} is that of plain "
-        f"fine-tuning (LWF's: {run.folder / 'lwf'})"
-        if count
-        else f"verdict: nothing was unlearned; {kept} is that of plain fine-tuning",
-        "no baseline": f"{kept} is LWF's; with --optimum full it would be compared with plain "
-        "fine-tuning",
-        None: "no verdict yet: letgo evaluate asks the models",
-    }[metrics.get("verdict")]
+def _with_error(value: Row) -> str:
+    error = "" if value["stderr"] is None else f" +- {value['stderr']:.3f}"
+    return f"{value['value']:.3f}{error}"

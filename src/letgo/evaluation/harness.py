@@ -130,19 +130,3 @@ def _figures(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 "n": row["sample_len"],
             }
     return figures
-
-
-def table(result: dict[str, Any]) -> str:
-    """The figures with their standard errors, as text."""
-    models = result["models"]
-    lines = [f"{'task':24}{'metric':32}{'n':>6}" + "".join(f"{LABELS[m]:>18}" for m in models)]
-    for task, metrics in models["base"].items():
-        for metric, figure in metrics.items():
-            cells = "".join(f"{_cell(models[m][task][metric]):>18}" for m in models)
-            lines.append(f"{task:24}{metric:32}{figure['n']:>6}{cells}")
-    return "\n".join(lines)
-
-
-def _cell(figure: dict[str, Any]) -> str:
-    spread = "" if figure["stderr"] is None else f" +- {figure['stderr']:.3f}"
-    return f"{figure['value']:.3f}{spread}"

@@ -1,0 +1,71 @@
+"""The flags of the commands."""
+
+import pytest
+from helpers.commands import letgo
+
+from letgo.cli.flags import parse, parse_early
+from letgo.errors import InputError
+
+
+def test_yaml_and_every_form_of_a_flag(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("forget: a.jsonl\nseed: 3\nlearning_rate: 1e-4\nquiet: true\n")
+    _, made = parse("run", [f"--config={file}", "--seed=4", "--max_learn", "9"])
+    assert made.settings.forget == ["a.jsonl"]
+    assert (made.training.seed, made.training.learning_rate) == (4, 1e-4)
+    assert made.settings.max_learn == 9
+    assert made.settings.quiet
+    words = ["--forget", "a", "b", "--forget=c", "--quiet", "--forget", "d", "--output_dir=x"]
+    _, made = parse("run", [*words, "--config", str(file)])
+    assert made.settings.forget == ["a", "b", "c", "d"]
+    assert made.training.output_dir == "x"
+    assert (made.training.unlearning_strength, made.training.unlearning_rate) == (0.1, None)
+    for form in (["--output_dir=x"], ["--output-dir", "x"], ["--seed", "-1", "--output-dir=x"]):
+        assert parse_early([*words[:-1], *form]).output_dir == "x"
+    assert parse("run", ["--output-dir", "x"])[1].training.output_dir == "x"
+
+
+def test_a_stage_starts_from_the_settings_of_its_folder(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\noverwrite: true\nquiet: true\n")
+    words = ["--output_dir", str(tmp_path)]
+    _, made = parse("score", words)
+    assert made.training.seed == 3
+    assert not made.settings.overwrite
+    assert not made.settings.quiet
+    assert parse("run", words)[1].training.seed == 42
+    (tmp_path / "other.yaml").write_text("seed: 5\n")
+    other = ["--config", str(tmp_path / "other.yaml")]
+    assert parse("score", [*words, *other])[1].training.seed == 5
+    (tmp_path / "config.yaml").write_text("colour: red\n")
+    with pytest.raises(InputError, match=r"config.yaml: unknown setting 'colour'"):
+        parse("score", words)
+
+
+def test_the_demo_has_its_own_settings():
+    _, made = parse("demo", ["--num_train_epochs", "2"])
+    assert made.training.output_dir == "runs/demo"
+    assert made.settings.learn == "runs/demo/data/base9.jsonl"
+    assert made.training.num_train_epochs == 2
+    assert parse("demo", ["--output_dir", "x"])[1].settings.learn == "x/data/base9.jsonl"
+
+
+def test_flags_of_single_commands():
+    assert parse("score", ["--explain"])[0].explain
+    assert parse("report", ["--figures", "pdf,svg"])[0].figures == ["pdf", "svg"]
+    assert parse("evaluate", ["--harness=qasc,arc_easy"])[0].harness == ["qasc", "arc_easy"]
+    flags, _ = parse("run", [])
+    assert (flags.explain, flags.figures, flags.harness) == (False, [], [])
+    for words in (["--explain"], ["--figures", "pdf"], ["--harness", "qasc"]):
+        with pytest.raises(InputError, match="unknown flag"):
+            parse("train", words)
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [("run", "--config"), ("score", "--explain"), ("report", "--figures"), ("evaluate", "--harn")],
+)
+def test_help_lists_every_flag(command, own):
+    status, text, _ = letgo(command, "--help")
+    assert status == 0
+    for flag in (own, "--config", "--forget", "--unlearning_interval", "--use_peft", "--packing"):
+        assert flag in text

@@ -1,0 +1,110 @@
+"""The tables and sentences that the commands print."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from letgo.cli.tables import harness_table, result_table, text_table, verdict
+
+
+def metrics(**changes):
+    """The content of a `metrics.json`."""
+    score = {"accuracy": 0.5, "n": 4, "ci95": [0.25, 0.75]}
+    pair = {"difference": 0.25, "ci95": [-0.125, 0.5], "p_value": 0.5}
+    nll = {"difference": -1.0, "ci95": [None, None], "p_value": 1.0}
+    return {
+        "models": {
+            "base": {"learn": score},
+            "sft": {"learn": score, "validation": score},
+            "lwf": {"learn": score, "validation": score},
+        },
+        "lwf_minus_sft": {name: {**pair, "nll": nll} for name in ("learn", "validation")},
+        "neutral_perplexity": {"base": 20.0, "sft": 21.0, "lwf": 22.0},
+        "verdict": "sft",
+        **changes,
+    }
+
+
+def test_a_result_table_has_two_rows_for_every_metric():
+    lines = [line.split("  ") for line in result_table(metrics()).splitlines()]
+    rows = {line[0]: [cell.strip() for cell in line[1:] if cell] for line in lines}
+    assert rows["accuracy, 95 % interval"] == ["learn", "validation"]
+    assert rows["base"] == ["0.500 [0.250, 0.750]", "-"]
+    assert rows["n"] == ["4", "4"]
+    assert rows["LWF - SFT, paired"] == ["+0.250 [-0.125, +0.500]"] * 2
+    assert rows["p (McNemar, exact)"] == ["0.5", "0.5"]
+    assert rows["LWF - SFT, nll"] == ["-1.000", "-1.000"]  # too few pairs for an interval
+    assert rows["p (paired t-test)"] == ["1", "1"]
+    assert lines[-1] == ["perplexity of neutral text: base 20.00, sft 21.00, lwf 22.00"]
+    assert "SFT" not in result_table(
+        metrics(models={"base": metrics()["models"]["base"], "lwf": metrics()["models"]["base"]})
+        | {"lwf_minus_sft": {}}
+    )
+
+
+def test_tables_are_the_same_on_every_terminal(monkeypatch):
+    many = {f"forget:set number {n}": metrics()["models"]["lwf"]["learn"] for n in range(40)}
+    wide = metrics(models=dict.fromkeys(("base", "lwf"), many), lwf_minus_sft={})
+    texts = set()
+    for columns, colour in (("20", "1"), ("200", "")):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setenv("FORCE_COLOR", colour)
+        texts.add(result_table(wide))
+    (text,) = texts
+    assert len(text.splitlines()) == 5
+    assert all(name in text.splitlines()[0] for name in many)
+    assert text.isascii()
+    assert "\x1b" not in text
+
+
+def test_a_harness_table_has_standard_errors():
+    result = {
+        model: {
+            "qasc": {
+                "acc": {"value": 0.5, "stderr": 0.125, "n": 3},
+                "match (first)": {"value": 0.25, "stderr": None, "n": 3},
+            }
+        }
+        for model in ("base", "sft", "lwf")
+    }
+    lines = harness_table({"models": result}).splitlines()
+    assert lines[0].split() == ["task", "metric", "n", "base", "SFT", "LWF"]
+    assert lines[1].split()[:3] == ["qasc", "acc", "3"]
+    assert lines[1].count("0.500 +- 0.125") == 3
+    assert lines[2].count("0.250") == 3
+    assert "+-" not in lines[2]
+
+
+def test_a_text_table_has_both_ends_of_the_ranking(tmp_path):
+    ids = [str(n) for n in range(9)]
+    scores = {"id": ids, "forget_set": ["[red]"] * 9, "confidence": [n / 10 for n in range(9)]}
+    words = {"id": ids, "prompt": [f"{n}\n?" for n in ids], "completion": ["long " * 30] * 9}
+    selection = {"id": ids, "selected": [True] * 9, "reason": ["selected"] * 9}
+    for name, columns in (
+        ("scores", scores),
+        ("self_knowledge", words),
+        ("selection", selection),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    lines = text_table(tmp_path, 2).splitlines()
+    assert [line.split()[0] for line in lines] == ["confidence", "0.8", "0.7", "...", "0.1", "0"]
+    assert "[red]  8 ? -> long" in lines[1]
+    assert lines[1].endswith("long ...")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({}, "no verdict yet: run `letgo evaluate --output_dir"),
+        (metrics(verdict="lwf"), "verdict: LWF gains on 4 validation examples;"),
+        (metrics(), "verdict: no gain shown on 4 validation examples;"),
+        (metrics(models={"lwf": {}}), "verdict: nothing was unlearned;"),
+        (metrics(verdict="no baseline"), "--optimum full would compare it with the SFT baseline"),
+    ],
+)
+def test_a_verdict_is_a_sentence(tmp_path, content, sentence):
+    if content:
+        (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert sentence in verdict(tmp_path)
