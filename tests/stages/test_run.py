@@ -179,4 +179,4 @@ def test_controls_take_as_many_others(finished, tiny, data, tmp_path, which):
     changes["rescore_interval"] = 4
     status, _, error = letgo("select", *flags(tiny, data, out, **changes), "--overwrite")
     assert status == 2
-    assert "give --rescore_interval 0 with it" in error
+    assert "add --rescore_interval 0" in error

@@ -98,7 +98,7 @@ def test_every_optimum_gives_scores(out, tiny, data, optimum):
     words = flags(tiny, data, out, overwrite="true", optimum=optimum)
     status, printed, error = letgo("run", *words)
     assert status == 0, error
-    assert "with --optimum full it would be compared" in printed
+    assert "--optimum full would compare it with the SFT baseline" in printed
     metrics = json.loads((out / "metrics.json").read_text())
     assert (set(metrics["models"]), metrics["verdict"]) == ({"base", "lwf"}, "no baseline")
     assert "plain fine-tuning was not run to its end" in (out / "report.html").read_text()
