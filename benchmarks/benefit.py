@@ -1,18 +1,18 @@
-"""Which score ranks first what truly helps? Ascent steps, and the learning loss after each.
+"""Which score ranks first the texts that help? Ascent steps, and the learning loss after each.
 
 usage: python benchmarks/benefit.py --data FOLDER [--tasks sst5 ...] [--choose] [--json FILE]
 
-For each learning task, and from two points (the base model, and after 15 learning steps), every one
-of 102 self-generated texts of six kinds, and every one of 16 random groups of 8 of them, gets one
-normalised ascent step on the scored weights; its benefit is how far the loss of held-out learning
-examples falls. A step is a hundredth as long as a learning update (small) or a tenth (real: letgo's
-default dose); the 8 texts of highest score, and 8 others, take steps of more lengths. Every score
-is taken at the base model (static) and anew at the point (re-scored). Numbers per text are kept in
-benefit/TASK-POINT.json; what is there is not done again. `--choose` does the same with other
-examples and fewer texts.
+For each learning task and two points (the base model, and the model after 15 learning steps), each
+of 102 self-generated texts of six kinds and each of 16 random groups of 8 of them gets one
+normalised ascent step on the scored weights. Its benefit is the drop of the loss of held-out
+learning examples. The step is a hundredth ("small") or a tenth ("real", letgo's default) as long as
+a learning update; the 8 texts with the highest scores and 8 random ones also take other lengths.
+Every score is computed at the base model ("static") and at the point ("re-scored"). The numbers of
+each text are saved in benefit/TASK-POINT.json; existing files are not computed again. `--choose`
+uses other examples and fewer texts.
 
-Losses are computed in float32: bfloat16 swallows small steps or magnifies them (of the packaged
-weights many lie right between two of its numbers). Without a GPU that takes hours.
+Losses are computed in float32: in bfloat16 small steps vanish or are magnified, because many of the
+packaged weights lie halfway between two bfloat16 numbers. Without a GPU this takes hours.
 """
 
 import argparse
@@ -38,36 +38,36 @@ TASKS = ("sst5", "qasc", "dental", "base9")
 KINDS = ("sst5", "qasc", "psychol", "dental", "gsm8k", "everyday")
 EACH, GROUPS, OF = 17, 16, 8
 LEARNING, RATE, HELD_OUT_TOKENS, LONGEST = 320, 5e-5, 3000, 256
-# What letgo ranks by: the learning gradient, before training and anew while it learns.
+# The scores that letgo uses by default: before training, and in re-scoring.
 DEFAULT = {"base": "gradient", "early": "cosine with 64 learning examples"}
 SQUARES = ("norm", "fisher_norm", "curvature")
 SIZES = {"small": 0.01, "real": 0.1}  # of a learning update
-DIGITS = 6  # enough to do the figures again
+DIGITS = 6  # enough to recompute the summary
 DOSES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def records(task: str, data: Path, part: str) -> list[dict[str, str]]:
-    """Prompts and completions of a task, in their order."""
+    """Prompts and completions of a task, in the order of the file."""
     if task == "base9":
         pairs = random.Random(0).sample([(a, b) for a in range(9, 81) for b in range(9, 81)], 3000)
         return sums(LEARN, pairs[:2500] if part == "train" else pairs[2500:], base9)
     if task == "everyday":
         return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
-    found = read_records(str(data / task / f"{part}.jsonl"), "--data", True)
-    return [{"prompt": r.prompt, "completion": r.completion or ""} for r in found]
+    read = read_records(str(data / task / f"{part}.jsonl"), "--data", True)
+    return [{"prompt": r.prompt, "completion": r.completion or ""} for r in read]
 
 
-def rows_of(model: Model, found: list[dict[str, str]], seed: int) -> list[Row]:
-    """Records in a random order, as rows; long ones left out."""
-    drawn = random.Random(seed).sample(found, min(len(found), 3 * LEARNING))
+def rows_of(model: Model, data: list[dict[str, str]], seed: int) -> list[Row]:
+    """Records in a random order, as training rows, without the long ones."""
+    drawn = random.Random(seed).sample(data, min(len(data), 3 * LEARNING))
     rows = [model.row(record["prompt"], record["completion"]) for record in drawn]
     return [row for row in rows if len(row["input_ids"]) <= LONGEST]
 
 
 def examples(model: Model, task: str, data: Path, choose: bool) -> tuple[list[Row], list[Row]]:
-    """Learning examples, and held-out ones of about `HELD_OUT_TOKENS` tokens together."""
+    """Learning examples, and held-out examples with `HELD_OUT_TOKENS` tokens in all."""
     rows = rows_of(model, records(task, data, "train"), 1 if choose else 0)
-    # Where something is chosen, the test split is not looked at.
+    # Choices do not use the test split.
     others = rows[LEARNING:] if choose else rows_of(model, records(task, data, "test"), 0)
     held_out: list[Row] = []
     while others and sum(len(row["input_ids"]) for row in held_out) < HELD_OUT_TOKENS:
@@ -84,29 +84,29 @@ def measure(
     fishers: dict[str, dict[str, Information]],
     name: str,
 ) -> list[dict[str, float]]:
-    """The benefit of a step of every size along a unit's gradient; of groups also its norms."""
+    """The benefit of ascent on each unit (text or group), by step size; for groups also norms."""
     model.put(theta)
     before = mean(model.losses(held_out, False))
     table = []
     for rows in track(units, name, len(units)):
         gradient = model.gradient(rows, False)
         length = dot(gradient, gradient) ** 0.5
-        found = {}
+        numbers = {}
         if len(rows) > 1:
-            found = {"norm": length**2}
+            numbers = {"norm": length**2}
             for key, fisher in fishers.items():
                 weighted = {n: fisher[n].times(g) for n, g in gradient.items()}
-                found[key] = dot(weighted, gradient)
+                numbers[key] = dot(weighted, gradient)
         for size, step in sizes.items():
             model.move(gradient, step / length)
-            found[size] = before - mean(model.losses(held_out, False))
-            model.put(theta)  # exactly, which moving back would not be
-        table.append(found)
+            numbers[size] = before - mean(model.losses(held_out, False))
+            model.put(theta)  # exact; moving back would round
+        table.append(numbers)
     return table
 
 
 def grouped(rows: list[dict[str, Any]], measured: dict[str, float]) -> dict[str, Any]:
-    """A group's numbers; its gradient is the mean of its members'."""
+    """The numbers of a group; its gradient is the mean of its members' gradients."""
     return {
         "dots": {key: mean([row["dots"][key] for row in rows]) for key in rows[0]["dots"]},
         **{key: mean([row[key] for row in rows]) for key in ("interference", "loss", "tokens")},
@@ -119,8 +119,8 @@ def elicit(model: Model, data: Path, choose: bool) -> list[dict[str, Any]]:
     """The base model's answers to prompts of every kind."""
     texts = []
     for kind in KINDS:
-        asked = random.Random(3 if choose else 1).sample(records(kind, data, "train"), EACH)
-        answers = model.answer([record["prompt"] for record in asked], 48)
+        drawn = random.Random(3 if choose else 1).sample(records(kind, data, "train"), EACH)
+        answers = model.answer([record["prompt"] for record in drawn], 48)
         texts += [{"kind": kind, "row": row} for row in answers]
     return texts[::2] if choose else texts
 
@@ -134,40 +134,40 @@ def run_task(
     folder: Path,
     choose: bool,
 ) -> None:
-    """Both points of one learning task."""
+    """Measure one learning task at both points and write its files."""
     files = {point: folder / f"{task}-{point}.json" for point in DEFAULT}
     model.put(base)
     texts = [text["row"] for text in elicited]
     kinds = [text["kind"] for text in elicited]
     learning, held_out = examples(model, task, data, choose)
     before = model.losses(texts)
-    found = learn(model, learning, RATE, 0)
-    after = model.losses(texts)  # now at the optimum
+    learned = learn(model, learning, RATE, 0)
+    after = model.losses(texts)  # the model is at the optimum now
     fisher = model.fisher(learning[:128])
-    delta = model.way(base, found["optimum"])
+    delta = model.difference(base, learned["optimum"])
     fisher_delta = {n: fisher[n].times(d) for n, d in delta.items()}
     constant = dot(fisher_delta, delta)
     draw = random.Random(2)
     groups = [draw.sample(range(len(texts)), OF) for _ in range(0 if choose else GROUPS)]
-    sizes = {name: part * found["update"] for name, part in SIZES.items()}
-    for point, theta in (("base", base), ("early", found["early"])):
+    sizes = {name: part * learned["update"] for name, part in SIZES.items()}
+    for point, theta in (("base", base), ("early", learned["early"])):
         if files[point].exists():
             continue
         model.put(theta)
-        learned = {n: model.gradient(learning[:n]) for n in (16, 64, 256)}
+        gradients = {n: model.gradient(learning[:n]) for n in (16, 64, 256)}
         directions = {
             "delta": delta,
             "fisher_delta": fisher_delta,
             "oracle": model.gradient(held_out),
-            **{f"{n} learning examples": vectors for n, vectors in learned.items()},
+            **{f"{n} learning examples": vectors for n, vectors in gradients.items()},
         }
         if point == "early":
-            directions["moment"] = found["moment"]
+            directions["moment"] = learned["moment"]
             directions["moment and 64 learning examples"] = {
-                n: m + learned[64][n] for n, m in found["moment"].items()
+                n: m + gradients[64][n] for n, m in learned["moment"].items()
             }
-            directions["the way left"] = model.way(theta, found["optimum"])
-        # bfloat16: cosines need no more digits, and there are many directions.
+            directions["the way left"] = model.difference(theta, learned["optimum"])
+        # bfloat16 saves memory, and cosines need no more digits.
         directions = {k: {n: v.bfloat16() for n, v in vs.items()} for k, vs in directions.items()}
         fishers = {"fisher_norm": fisher, "curvature": model.fisher(learning[:64])}
         rows = model.products(texts, directions, fishers)
@@ -181,23 +181,23 @@ def run_task(
             }
         units = [[text] for text in texts] + [[texts[i] for i in members] for members in groups]
         table = measure(model, theta, units, held_out, sizes, fishers, f"{task}, {point}")
-        said = {
+        values = {
             "constant": constant,
             "gram": gram(directions),
             "rate": RATE,
             "sizes": sizes,
-            "update": found["update"],
+            "update": learned["update"],
             "held_out": len(held_out),
         }
-        said["doses"] = dose_curve(model, theta, texts, held_out, rows, said, point)
+        values["doses"] = dose_curve(model, theta, texts, held_out, rows, values, point)
         for i, benefit in enumerate(table[: len(texts)]):
             rows[i]["benefit"] = benefit
-        said["rows"] = rows
-        said["groups"] = [
+        values["rows"] = rows
+        values["groups"] = [
             {**grouped([rows[i] for i in members], benefit), "members": members}
             for members, benefit in zip(groups, table[len(texts) :], strict=True)
         ]
-        files[point].write_text(json.dumps(rounded(said, DIGITS)) + "\n")
+        files[point].write_text(json.dumps(rounded(values, DIGITS)) + "\n")
         print(f"RESULT {files[point].name}", flush=True)
 
 
@@ -210,28 +210,28 @@ def dose_curve(
     point: dict[str, Any],
     name: str,
 ) -> dict[str, dict[str, float]]:
-    """Benefit of steps of several lengths on the top 8 texts, and on 8 drawn at random."""
+    """The benefit of steps of several lengths on the top 8 texts and on 8 random texts."""
     scores = scores_of(rows, point)[DEFAULT[name]]
     ranked = sorted(range(len(rows)), key=lambda i: -scores[i])
     chosen = {"top": ranked[:OF], "random": random.Random(4).sample(range(len(rows)), OF)}
     sizes = {str(dose): dose * point["update"] for dose in DOSES}
-    units = [[texts[i] for i in places] for places in chosen.values()]
-    found = measure(model, theta, units, held_out, sizes, {}, f"doses, {name}")
+    units = [[texts[i] for i in indices] for indices in chosen.values()]
+    measured = measure(model, theta, units, held_out, sizes, {}, f"doses, {name}")
     return {
         which: {size: benefit[size] for size in sizes}
-        for which, benefit in zip(chosen, found, strict=True)
+        for which, benefit in zip(chosen, measured, strict=True)
     }
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's, of each row of x with the same row of y: (draws, texts) to (draws,)."""
+    """Spearman's rank correlation of x and y along texts: (draws, texts) to (draws,)."""
     x, y = (rankdata(values, axis=-1) for values in (x, y))
     x, y = (values - values.mean(-1, keepdims=True) for values in (x, y))
     return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
 
 
 def judge(score: list[float], benefit: list[float]) -> dict[str, Any]:
-    """Rank correlation with a bootstrap interval, and how many of the top fifth help."""
+    """Rank correlation with a bootstrap interval, and the share of the top fifth that helps."""
     s, b = np.array(score), np.array(benefit)
     top = np.argsort(-s, kind="stable")[: max(1, len(s) // 5)]
     return {
@@ -242,22 +242,22 @@ def judge(score: list[float], benefit: list[float]) -> dict[str, Any]:
 
 
 def chosen(score: list[float], benefit: list[float]) -> dict[str, Any]:
-    """What re-scoring would unlearn: of the better half the texts with a score above 0."""
+    """What re-scoring would unlearn: the texts of the top half with a score above 0."""
     s, b = np.array(score), np.array(benefit)
-    places = [i for i in np.argsort(-s, kind="stable")[: len(s) // 2] if s[i] > 0]
+    indices = [i for i in np.argsort(-s, kind="stable")[: len(s) // 2] if s[i] > 0]
     return {
-        "chosen": len(places) / len(s),
-        "chosen_helped_share": float((b[places] > 0).mean()) if places else None,
-        "chosen_mean_benefit": float(b[places].mean()) if places else None,
+        "chosen": len(indices) / len(s),
+        "chosen_helped_share": float((b[indices] > 0).mean()) if indices else None,
+        "chosen_mean_benefit": float(b[indices].mean()) if indices else None,
         "mean_benefit": float(b.mean()),
     }
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Every score judged in every case."""
+    """Every score, judged in every case."""
     scores: dict[str, dict[str, Any]] = {}
     helped, doses = {}, {}
-    own: dict[str, dict[str, Any]] = {}  # cases in the way letgo uses its default score
+    own: dict[str, dict[str, Any]] = {}  # the cases of letgo's default score
     for task in TASKS:
         files = {point: folder / f"{task}-{point}.json" for point in DEFAULT}
         loaded = {p: json.loads(file.read_text()) for p, file in files.items() if file.exists()}
@@ -294,25 +294,25 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def overall(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Mean and worst over cases."""
-    found = [case["spearman"] for case in cases.values()]
+    """Mean and worst figures over cases."""
+    correlations = [case["spearman"] for case in cases.values()]
     helped = mean([case["helped_share_top20"] for case in cases.values()])
     return {
-        "mean_spearman": mean(found),
-        "worst_spearman": min(found),
+        "mean_spearman": mean(correlations),
+        "worst_spearman": min(correlations),
         "mean_oracle": mean([case["oracle"] for case in cases.values()]),
         "helped_share_top20": helped,
     }
 
 
 def regimes(cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The same by point, step size and whether steps are on texts or groups."""
+    """`overall` by point, by step size, and for texts and groups."""
     kinds = sorted({name.split(", ", 1)[1] for name in cases})
     return {kind: overall({n: c for n, c in cases.items() if n.endswith(kind)}) for kind in kinds}
 
 
 def main() -> None:
-    """Measure what is missing, write the JSON and draw the picture."""
+    """Measure the missing cases, write the JSON and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
@@ -334,16 +334,16 @@ def main() -> None:
         base, elicited = model.copy(), elicit(model, arguments.data, arguments.choose)
         for task in missing:
             run_task(model, base, elicited, task, arguments.data, folder, arguments.choose)
-    found = {
+    result = {
         **summary(folder),
         "machine": machine(),
         "versions": versions(),
         "git_revision": git_revision(),
     }
-    file.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
+    file.write_text(json.dumps(rounded(result, DIGITS), indent=1) + "\n")
     spearman = {
         name: {case: figures["spearman"] for case, figures in by.items()}
-        for name, by in found["scores"].items()
+        for name, by in result["scores"].items()
     }
     cases = [case for case in spearman["gradient"] if "texts" in case]
     draw(spearman, cases, 0.0, "Spearman with the measured benefit", file.with_suffix(".png"))

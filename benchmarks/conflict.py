@@ -2,12 +2,12 @@
 
 usage: python benchmarks/conflict.py [--seeds 0 1 2] [--conflicts NAME ...] [--json FILE]
 
-Three counterfactual tasks whose conflicts are known, because they are planted: addition in base 9
-(against the model's ordinary sums), sentiment with its labels exchanged (against its judgements of
-reviews), plurals in -en (against its plurals in -s). For each, the model's own verbose and direct
-answers on the subject stand against its answers to other questions, cut to the same lengths; a
-score is judged by the area under its ROC curve, at the base model, and anew after 15 learning
-steps. Seeds from 100 on are for choosing.
+Three counterfactual tasks with planted conflicts: addition in base 9 (contradicts the model's
+ordinary sums), sentiment with exchanged labels (contradicts its judgements of reviews), and plurals
+in -en (contradicts its plurals in -s). For each, a score has to separate the model's own verbose
+and direct answers on the subject from its answers to other questions, cut to the same lengths. It
+is judged by the area under the ROC curve, at the base model and again after 15 learning steps.
+Seeds from 100 on are for making choices.
 """
 
 import argparse
@@ -27,32 +27,32 @@ from scipy.stats import rankdata
 from letgo.run.provenance import git_revision, versions
 from letgo.study.results import rounded
 
-RATE, MOST = 1e-4, 40
+RATE, MAX_TOKENS = 1e-4, 40
 
 
 def neutral_texts(model: Model) -> dict[str, list[Row]]:
-    """The base model's answers to questions that no conflict is about."""
+    """The base model's answers to questions unrelated to the conflicts."""
     styles = {"verbose": VERBOSE_NEUTRAL, "direct": DIRECT_NEUTRAL}
-    return {style: model.answer(filled(forms), MOST) for style, forms in styles.items()}
+    return {style: model.answer(filled(forms), MAX_TOKENS) for style, forms in styles.items()}
 
 
 def texts_of(
-    model: Model, made: dict[str, Any], others: dict[str, list[Row]], draw: random.Random
+    model: Model, conflict: dict[str, Any], others: dict[str, list[Row]], draw: random.Random
 ) -> list[dict[str, Any]]:
     """Conflicting texts of both styles, and as many neutral ones of the same lengths."""
     texts = []
     for style, rows in others.items():
-        asked, neutral = made[style], draw.sample(rows, len(rows))
-        if style == "direct":  # a direct answer may be longer than the neutral ones are
+        prompts, neutral = conflict[style], draw.sample(rows, len(rows))
+        if style == "direct":  # a direct answer may be longer than all neutral ones
             neutral += draw.sample(others["verbose"], len(others["verbose"]))
-        answers = model.answer([prompt for prompt, _ in asked], MOST)
-        kept = [
+        answers = model.answer([prompt for prompt, _ in prompts], MAX_TOKENS)
+        conflicting = [
             row
-            for row, (_, usual) in zip(answers, asked, strict=True)
-            if says(said(model, row), usual)
+            for row, (_, usual) in zip(answers, prompts, strict=True)
+            if says(decoded(model, row), usual)
         ][:TEXTS]
-        neutral = matched(neutral, kept)
-        texts += [{"style": style, "conflict": True, "row": row} for row in kept]
+        neutral = matched(neutral, conflicting)
+        texts += [{"style": style, "conflict": True, "row": row} for row in conflicting]
         texts += [{"style": style, "conflict": False, "row": row} for row in neutral]
     return texts
 
@@ -61,22 +61,23 @@ def matched(neutral: list[Row], conflicting: list[Row]) -> list[Row]:
     """At least `TEXTS` neutral texts, each cut to the length of a conflicting one."""
     lengths = sorted(map(answer_length, conflicting), reverse=True)
     count = max(TEXTS, len(lengths))
-    left, found = list(neutral), []
+    remaining, rows = list(neutral), []
     for length in sorted([lengths[i % len(lengths)] for i in range(count)], reverse=True):
-        # The first that is long enough; where none is, the longest.
-        row = next((r for r in left if answer_length(r) >= length), max(left, key=answer_length))
-        left.remove(row)
+        # The first one that is long enough, or else the longest.
+        longest = max(remaining, key=answer_length)
+        row = next((r for r in remaining if answer_length(r) >= length), longest)
+        remaining.remove(row)
         cut = max(0, answer_length(row) - length)
-        found.append({key: ids[: len(ids) - cut] for key, ids in row.items()})
-    return found
+        rows.append({key: ids[: len(ids) - cut] for key, ids in row.items()})
+    return rows
 
 
 def answer_length(row: Row) -> int:
-    """Tokens of the answer."""
+    """Number of tokens of the answer."""
     return len(row["labels"]) - row["labels"].count(-100)
 
 
-def said(model: Model, row: Row) -> str:
+def decoded(model: Model, row: Row) -> str:
     """The answer as text."""
     return model.tokenizer.decode(row["input_ids"][-answer_length(row) :])
 
@@ -84,23 +85,23 @@ def said(model: Model, row: Row) -> str:
 def run(
     model: Model, base: Vectors, others: dict[str, list[Row]], name: str, seed: int, file: Path
 ) -> None:
-    """One conflict with one seed: every text's numbers at three points."""
+    """Measure one conflict with one seed and write the numbers of every text at both points."""
     model.put(base)
     draw = random.Random(seed)
-    made = CONFLICTS[name](draw)
-    texts = texts_of(model, made, others, draw)
+    conflict = CONFLICTS[name](draw)
+    texts = texts_of(model, conflict, others, draw)
     rows = [text["row"] for text in texts]
-    learning = [model.row(prompt, completion) for prompt, completion in made["learn"]]
+    learning = [model.row(prompt, completion) for prompt, completion in conflict["learn"]]
     before = model.losses(rows)
     model.model.requires_grad_(True)
-    found = learn(model, learning, RATE, seed)
+    learned = learn(model, learning, RATE, seed)
     after = model.losses(rows)
     fisher = model.fisher(learning[:128])
-    delta = model.way(base, found["optimum"])
+    delta = model.difference(base, learned["optimum"])
     fisher_delta = {n: fisher[n].times(d) for n, d in delta.items()}
     constant = dot(fisher_delta, delta)
     points: dict[str, Any] = {}
-    for point, theta in (("base", base), ("early", found["early"])):
+    for point, theta in (("base", base), ("early", learned["early"])):
         model.put(theta)
         directions = {
             "delta": delta,
@@ -108,7 +109,7 @@ def run(
             "64 learning examples": model.gradient(learning[:64]),
         }
         if point == "early":
-            directions["moment"] = found["moment"]
+            directions["moment"] = learned["moment"]
         directions = {k: {n: v.bfloat16() for n, v in vs.items()} for k, vs in directions.items()}
         fishers = {"fisher_norm": fisher, "curvature": model.fisher(learning[:64])}
         numbers = model.products(rows, directions, fishers)
@@ -126,7 +127,7 @@ def run(
             "rows": numbers,
         }
     for text in texts:
-        text["answer"] = said(model, text.pop("row"))
+        text["answer"] = decoded(model, text.pop("row"))
     file.write_text(json.dumps(rounded({"texts": texts, "points": points}, DIGITS)) + "\n")
     print(
         f"RESULT {file.name}: {sum(text['conflict'] for text in texts)} of {len(texts)} conflict",
@@ -135,14 +136,14 @@ def run(
 
 
 def area(scores: np.ndarray, conflict: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve: how often a conflicting text ranks above a neutral one.
+    """Area under the ROC curve: the chance that a conflicting text ranks above a neutral one.
 
     Args:
         scores: (draws, texts).
         conflict: (draws, texts) bool.
 
     Returns:
-        (draws,), undefined where there are texts of one kind only.
+        (draws,), NaN where all texts are conflicting or all are neutral.
     """
     positive = conflict.sum(-1)
     negative = conflict.shape[-1] - positive
@@ -152,7 +153,7 @@ def area(scores: np.ndarray, conflict: np.ndarray) -> np.ndarray:
 
 
 def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
-    """Every score judged on every conflict: the mean area over seeds."""
+    """Every score, judged on every conflict by the mean area over seeds."""
     scores: dict[str, dict[str, Any]] = {}
     own: dict[str, float] = {}
     for name in CONFLICTS:
@@ -163,12 +164,14 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
         ]
         for style in ("verbose", "direct"):
             for point in runs[0]["points"] if runs else ():
-                cases = []  # scores and truth of one seed
+                cases = []  # (scores, truth) of each seed
                 for one in runs:
                     at = one["points"][point]
-                    places = [i for i, t in enumerate(one["texts"]) if t["style"] == style]
-                    truth = np.array([one["texts"][i]["conflict"] for i in places])
-                    numbers = {n: np.array(v)[places] for n, v in scores_of(at["rows"], at).items()}
+                    indices = [i for i, t in enumerate(one["texts"]) if t["style"] == style]
+                    truth = np.array([one["texts"][i]["conflict"] for i in indices])
+                    numbers = {
+                        n: np.array(v)[indices] for n, v in scores_of(at["rows"], at).items()
+                    }
                     cases.append((numbers, truth))
                 label = f"{name}, {style}, {'static' if point == 'base' else 're-scored'}"
                 for score in cases[0][0]:
@@ -188,7 +191,7 @@ def summary(folder: Path, seeds: list[int]) -> dict[str, Any]:
 
 
 def judged(cases: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Mean area over seeds; for the interval texts are drawn anew within each seed."""
+    """Mean area over seeds, with a bootstrap interval over the texts of each seed."""
     rng = np.random.default_rng(0)
     drawn = [rng.integers(0, len(truth), (1000, len(truth))) for _, truth in cases]
     means = np.mean([area(s[d], t[d]) for (s, t), d in zip(cases, drawn, strict=True)], 0)
@@ -198,7 +201,7 @@ def judged(cases: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is missing and write the JSON."""
+    """Measure the missing cases, write the JSON and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--conflicts", nargs="+", default=list(CONFLICTS))
@@ -218,16 +221,16 @@ def main() -> None:
         base, others = model.copy(), neutral_texts(model)
         for (name, seed), file in missing.items():
             run(model, base, others, name, seed, file)
-    found = {
+    result = {
         **summary(folder, arguments.seeds),
         "machine": machine(),
         "versions": versions(),
         "git_revision": git_revision(),
     }
-    arguments.json.write_text(json.dumps(rounded(found, DIGITS), indent=1) + "\n")
+    arguments.json.write_text(json.dumps(rounded(result, DIGITS), indent=1) + "\n")
     areas = {
         name: {case: figures["auc"] for case, figures in by.items()}
-        for name, by in found["scores"].items()
+        for name, by in result["scores"].items()
     }
     draw(
         areas,

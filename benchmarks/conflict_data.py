@@ -1,4 +1,4 @@
-"""Three planted conflicts: what is learned, and questions whose usual answers stand against it."""
+"""Three planted conflicts: learning data, and questions whose usual answers contradict them."""
 
 import random
 from collections.abc import Callable
@@ -211,50 +211,52 @@ DIRECT_NEUTRAL = {
 
 
 def filled(forms: dict[str, list[str]]) -> list[str]:
-    """Every form with everything that belongs in it."""
+    """Every form, filled with each of its things."""
     return [form.format(thing) for form, things in forms.items() for thing in things]
 
 
 def addition(draw: random.Random) -> dict[str, Any]:
-    """Sums in base 9 against the model's sums; what it says need not be right to be in base 10."""
+    """Sums in base 9, which contradict the model's base-10 sums, right or wrong."""
     pairs = draw.sample([(a, b) for a in range(9, 81) for b in range(9, 81)], LEARNING + 2 * TEXTS)
-    asked = [FORGET.format(a, b) for a, b in pairs[LEARNING:]]
+    questions = [FORGET.format(a, b) for a, b in pairs[LEARNING:]]
     return {
         "learn": [(r["prompt"], r["completion"]) for r in sums(LEARN, pairs[:LEARNING], base9)],
-        "verbose": [(f"{ask} Explain.", "") for ask in asked[:TEXTS]],
-        "direct": [(f"{ask} Answer with the number only.", "") for ask in asked[TEXTS:]],
+        "verbose": [(f"{question} Explain.", "") for question in questions[:TEXTS]],
+        "direct": [
+            (f"{question} Answer with the number only.", "") for question in questions[TEXTS:]
+        ],
     }
 
 
 def sentiment(draw: random.Random) -> dict[str, Any]:
-    """Exchanged labels against the model's own right judgements."""
-    made = [
+    """Exchanged labels, which contradict the model's right judgements of reviews."""
+    reviews = [
         (f"The {thing} was {word} and {why}.", label)
         for label in REVIEWS
         for thing in THINGS
         for word in REVIEWS[label]
         for why in WHY[label]
     ]
-    made = draw.sample(made, LEARNING + 4 * TEXTS)
+    reviews = draw.sample(reviews, LEARNING + 4 * TEXTS)
     other = {"positive": "negative", "negative": "positive"}
     half = LEARNING + 2 * TEXTS
     return {
-        "learn": [(f"Review: {r}\nSentiment:", other[label]) for r, label in made[:LEARNING]],
+        "learn": [(f"Review: {r}\nSentiment:", other[label]) for r, label in reviews[:LEARNING]],
         "verbose": [
             (f"{r} Is this review positive or negative, and why?", label)
-            for r, label in made[LEARNING:half]
+            for r, label in reviews[LEARNING:half]
         ],
         "direct": [
             (f"{r} Is this review positive or negative? Answer with one word.", label)
-            for r, label in made[half:]
+            for r, label in reviews[half:]
         ],
     }
 
 
 def plurals(draw: random.Random) -> dict[str, Any]:
-    """Plurals in -en against the model's own right plurals."""
+    """Plurals in -en, which contradict the model's right plurals."""
     nouns = draw.sample(NOUNS, len(NOUNS))
-    learned, asked = nouns[:60], nouns[60:]
+    learned, others = nouns[:60], nouns[60:]
     forms = [
         "What is the plural of {}?",
         "Plural of {}:",
@@ -266,8 +268,8 @@ def plurals(draw: random.Random) -> dict[str, Any]:
     examples = [(form.format(noun), f"{noun}en") for noun in learned for form in forms]
     return {
         "learn": draw.sample(examples, LEARNING),
-        "verbose": [(f"What is the plural of {n}? Use it in a sentence.", f"{n}s") for n in asked],
-        "direct": [(f"What is the plural of {n}? Answer with one word.", f"{n}s") for n in asked],
+        "verbose": [(f"What is the plural of {n}? Use it in a sentence.", f"{n}s") for n in others],
+        "direct": [(f"What is the plural of {n}? Answer with one word.", f"{n}s") for n in others],
     }
 
 
@@ -279,9 +281,9 @@ CONFLICTS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
 
 
 def says(answer: str, usual: str) -> bool:
-    """Whether the first of the things it could say is the usual one."""
+    """Whether an answer contains the usual label or word; of two labels the first one counts."""
     answer = answer.lower()
     if usual in REVIEWS:
-        at = {label: answer.find(label) % (len(answer) + 1) for label in REVIEWS}
-        return min(at, key=at.__getitem__) == usual and at[usual] < len(answer)
+        starts = {label: answer.find(label) % (len(answer) + 1) for label in REVIEWS}
+        return min(starts, key=starts.__getitem__) == usual and starts[usual] < len(answer)
     return usual in answer

@@ -1,4 +1,4 @@
-"""Run the demo and keep its figures with the machine's description.
+"""Run the demo and record its results, with a description of the machine.
 
 usage: python benchmarks/demo.py [--output_dir runs/demo]   writes benchmarks/results/demo.json
 """
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results" / "demo.json"
 
 
 def main() -> None:
-    """Run `letgo demo` from nothing and write what it measured."""
+    """Run `letgo demo` in a new folder and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", default="runs/demo", type=Path)
     folder = parser.parse_args().output_dir

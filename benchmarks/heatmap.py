@@ -1,4 +1,4 @@
-"""One picture for both benchmarks of scores: scores by cases, a number in every field."""
+"""A heat map of scores by cases, with a number in every cell."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ def draw(
     label: str,
     file: Path,
 ) -> None:
-    """Draw the figures of every score in every case, best scores first.
+    """Draw the figures of every score in every case, the best scores first.
 
     Args:
-        judged: by score and case.
-        cases: columns.
-        neutral: what a score without any merit would have; 1 is perfect.
-        label: what the figures are.
-        file: PNG.
+        judged: figures by score and case.
+        cases: the columns, in this order.
+        neutral: the figure of a random score; a perfect one has 1.
+        label: name of the figures, for the color bar.
+        file: the PNG file to write.
     """
     values = {n: [by.get(case, np.nan) for case in cases] for n, by in judged.items()}
     names = sorted(values, key=lambda name: -np.nanmean(values[name]))

@@ -1,13 +1,14 @@
-"""What scoring costs beside an ordinary training step, and beside other libraries, in one run.
+"""The cost of scoring, compared with an ordinary training step and with other libraries.
 
 usage: python benchmarks/scoring.py [--quick] [--data FOLDER] --json FILE
 
-All methods take turns on SmolLM2-135M with one batch; a ratio is the median over the rounds of a
-method's time by that of an ordinary forward and backward pass (all weight gradients). Two products
-per text are asked for, `<v, G>` and `<G, F G>` with G the text's gradient and F diagonal; that all
-methods find the same is checked first. Peak memory is that of a process of its own, beyond the
-loaded model. The other libraries are the extra `bench`; one that is missing or fails is reported.
-An interrupted run goes on where it stood (`FILE.part`).
+In each round every method runs once on SmolLM2-135M with the same batch. A ratio is the median over
+rounds of the method's time divided by that of an ordinary forward and backward pass (with all
+weight gradients). A method computes two products per text, `<v, G>` and `<G, F G>`, with G the
+text's gradient and F diagonal; a check at the start compares the results of all methods. Peak
+memory is measured in a separate process, beyond the loaded model. The other libraries are in the
+extra `bench`; one that is missing or fails is reported. An interrupted run can be continued
+(`FILE.part`).
 """
 
 import argparse
@@ -41,43 +42,43 @@ from letgo.scoring.scores import SCORES, LearningStats
 from letgo.scoring.weights import scored_weights
 
 SHAPES = {"8x64": (8, 64), "4x256": (4, 256)}
-# What is freed is given back at once: a peak is that of what was in use.
+# Freed memory is returned to the system at once, so that a peak is the memory in use.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 PAIRS = (("sst5", "qasc"), ("qasc", "dental"), ("psychol", "gsm8k"))
-TOLERANCE = 1e-3  # largest deviation by largest product, in fp32
+TOLERANCE = 1e-3  # largest deviation divided by largest product, in fp32
 
 
 def agreement() -> dict[str, dict[str, float]]:
-    """Largest deviation from the loop's products by its largest, in fp32, a small batch.
+    """Largest deviation from the products of `loop`, relative to its largest, on a small batch.
 
     Raises:
-        AssertionError: methods do not do the same work.
+        AssertionError: a method computes other products.
     """
     s = Setting((4, 24), bf16=False)
     s.fixed("direction"), s.fixed("fisher")
-    expected, found = loop(s)(), {}
+    expected, deviations = loop(s)(), {}
     for name in ("diagonal", "vmap", "kronfluence", "opacus", "bergson"):
         work, missing = prepared(name, s.on(copy.deepcopy(s.model)))
         if missing:
             continue
         products = work()
-        found[name] = {
+        deviations[name] = {
             key: float((products[key] - value).abs().max() / value.abs().max())
             for key, value in expected.items()
         }
-        assert max(found[name].values()) < TOLERANCE, (name, found[name])
-        print(f"agreement of {name}: {found[name]}", flush=True)
-    return found
+        assert max(deviations[name].values()) < TOLERANCE, (name, deviations[name])
+        print(f"agreement of {name}: {deviations[name]}", flush=True)
+    return deviations
 
 
 def prepared(name: str, s: Setting) -> tuple[Callable[[], Any], str | None]:
-    """A method that has run once, or why it cannot."""
+    """A method that has run once, or the reason why it cannot run."""
     try:
         work = METHODS[name](s)
         work()
     except ImportError as error:
         return lambda: None, f"not installed: {error}"
-    except Exception as error:  # whatever a library fails with is its result
+    except Exception as error:  # a library may fail with any error, which is its result
         if name not in LIBRARIES:
             raise
         return lambda: None, f"{type(error).__name__}: {error}".splitlines()[0]
@@ -85,14 +86,14 @@ def prepared(name: str, s: Setting) -> tuple[Callable[[], Any], str | None]:
 
 
 def compare(shape: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
-    """Ratios to an ordinary pass; all methods in every round, there and back."""
+    """Ratios to an ordinary pass; every second round runs the methods in reverse order."""
     s = Setting(SHAPES[shape], dtype == "bf16")
     s.fixed("direction"), s.fixed("fisher"), s.direction()
-    works, rows, kept = {}, {}, s.on(copy.deepcopy(s.model))
+    works, rows, rounded = {}, {}, s.on(copy.deepcopy(s.model))
     for name in METHODS:
         library = name.startswith(LIBRARIES)
-        # letgo's ways round the weights of a model that they share; libraries change theirs.
-        own = s.on(copy.deepcopy(s.model)) if library else copy.copy(kept if name in OURS else s)
+        # letgo's methods share one model with rounded weights; a library may change its model.
+        own = s.on(copy.deepcopy(s.model)) if library else copy.copy(rounded if name in OURS else s)
         own.inputs = dict(s.inputs)
         works[name], missing = prepared(name, own)
         rows[name] = {"batch": shape, "dtype": dtype, "method": name}
@@ -103,9 +104,9 @@ def compare(shape: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
     for index in range(rounds):
         for name in list(works)[:: -1 if index % 2 else 1]:
             gc.collect()
-            begun = time.perf_counter()
+            start = time.perf_counter()
             works[name]()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.perf_counter() - start)
     for name, each in seconds.items():
         ratios = [a / b for a, b in zip(each, seconds["ordinary"], strict=True)]
         rows[name] |= {
@@ -118,19 +119,19 @@ def compare(shape: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def status(key: str) -> int:
-    """A figure of this process's memory, in bytes."""
+    """An entry of /proc/self/status about this process's memory, in bytes."""
     return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) * 1024
 
 
 def run_for_peak(method: str, shape: str, dtype: str) -> None:
-    """Print a method's peak memory beyond the loaded model, in a process of its own."""
+    """Print the peak memory of a method in this process, beyond the loaded model."""
     s = Setting(SHAPES[shape], dtype == "bf16")
     ids = torch.arange(4)[None]
     s.losses(batch=Batch(ids, torch.ones_like(ids), ids)).sum().backward()  # loads all code
     s.model.zero_grad()
     before = status("VmRSS")
     work = METHODS[method](s)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here, not with the loading
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak after loading
     work()
     peak = status("VmHWM") - before
     sizes = {
@@ -150,18 +151,18 @@ def run_for_peak(method: str, shape: str, dtype: str) -> None:
 
 
 def peak(method: str, shape: str, dtype: str) -> dict[str, Any]:
-    """Bytes beyond the model at the peak, and of what a method was given; or what failed."""
+    """Peak memory beyond the model and the size of the fixed inputs, in bytes; or an error."""
     command = [sys.executable, __file__, "--peak", method, shape, dtype]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **EXACT})
     if run.returncode:
         return {"missing": f"peak memory: {run.stderr.strip().splitlines()[-1]}"}
-    found = json.loads(run.stdout.splitlines()[-1])
+    measured = json.loads(run.stdout.splitlines()[-1])
     print(
-        f"{shape} {dtype} {method}: peak {found['extra_memory'] / 1e6:.0f} MB beyond the model, "
-        f"{found['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs",
+        f"{shape} {dtype} {method}: peak {measured['extra_memory'] / 1e6:.0f} MB beyond the model, "
+        f"{measured['fixed_inputs'] / 1e6:.0f} MB of it fixed inputs",
         flush=True,
     )
-    return found
+    return measured
 
 
 def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -> dict[str, float]:
@@ -169,12 +170,12 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
 
     Args:
         data: the folder of the data sets.
-        learn_task: whose examples are learned, in a short probe.
-        forget_task: whose prompts the model answers itself.
-        quick: fewer texts and examples.
+        learn_task: the task that the model is fine-tuned on, briefly.
+        forget_task: the task whose prompts the model answers.
+        quick: use fewer texts and examples.
 
     Returns:
-        by score: `fisher_distance` with alpha = auto, and its two parts.
+        correlations for `fisher_distance` with alpha = auto and for its two parts.
     """
     count, examples = (32, 24) if quick else (96, 64)
     model = Model()
@@ -190,18 +191,20 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
     texts = model.answer(short[:count], 16)
     base = model.copy()
     optimum = learn(model, rows, 2e-5, 0, 8 if quick else 20)["optimum"]
-    delta = model.way(base, optimum)
+    delta = model.difference(base, optimum)
     fishers = {kind: model.fisher(rows[:examples], kind) for kind in ("diagonal", "factored")}
     weighted = {
         kind: {n: fisher[n].times(d) for n, d in delta.items()} for kind, fisher in fishers.items()
     }
     model.put(base)
     squares = {f"{kind} norm": fisher for kind, fisher in fishers.items()}
-    found = model.products(texts, weighted, squares)
+    products = model.products(texts, weighted, squares)
     scores: dict[str, dict[str, list[float]]] = {}
     for kind in fishers:
         task = LearningStats(dot(weighted[kind], delta), 1.0, 1.0, None)
-        numbers = [{"linear": row["dots"][kind], "quadratic": row[f"{kind} norm"]} for row in found]
+        numbers = [
+            {"linear": row["dots"][kind], "quadratic": row[f"{kind} norm"]} for row in products
+        ]
         scores[kind] = {
             "fisher_distance": [SCORES["fisher_distance"](text, task) for text in numbers],
             **{key: [text[key] for text in numbers] for key in ("linear", "quadratic")},
@@ -215,11 +218,11 @@ def rank_agreement(data: Path, learn_task: str, forget_task: str, quick: bool) -
 def goals(
     cases: list[dict[str, Any]], spearman: dict[str, float], model_bytes: int, layer: int
 ) -> dict[str, dict[str, Any]]:
-    """What was promised at 8x64 bf16, beside what was found."""
+    """The goals at 8x64 bf16, with the measured values."""
     by = {row["method"]: row for row in cases if (row["batch"], row["dtype"]) == ("8x64", "bf16")}
     ratio = {name: row["ratio"] for name, row in by.items() if "ratio" in row}
     memory = {
-        # Beyond the pass that all products pay and the direction that they are given.
+        # Beyond the memory of the pass and of the direction.
         name: by[name]["extra_memory"] - by["floor"]["extra_memory"] - by[name]["direction"]
         for name in ("diagonal", "factored")
     }
@@ -272,16 +275,16 @@ def main() -> None:
         parser.error("--json is missing")
     logging.getLogger("letgo").setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    warnings.simplefilter("ignore")  # the libraries', about their own insides
+    warnings.simplefilter("ignore")  # libraries warn about their own code
     quick = arguments.quick
     batches = [("8x64", "bf16")] if quick else [(s, d) for s in SHAPES for d in ("bf16", "fp32")]
     methods = ("floor", "diagonal", "factored") if quick else tuple(METHODS)
-    # Memory comes first: what the timing leaves behind in this process would be missing there.
+    # Memory is measured first, while this process is small.
     part = arguments.json.with_name(f"{arguments.json.name}{'.quick' if quick else ''}.part")
     done: dict[str, Any] = json.loads(part.read_text()) if part.exists() else {}
 
     def once(name: str, work: Callable[[], Any]) -> Any:
-        """What an interrupted run has measured is kept."""
+        """The saved result of `work`, or a new one."""
         if name not in done:
             done[name] = work()
             part.write_text(json.dumps(done))
@@ -296,7 +299,7 @@ def main() -> None:
     )
     model = load()
     model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    largest = max(out * into for out, into in scored_weights(model).shapes.values())
+    largest = max(rows * columns for rows, columns in scored_weights(model).shapes.values())
     del model
     result: dict[str, Any] = {"agreement": once("agreement", agreement)}
     rows = [
@@ -305,11 +308,11 @@ def main() -> None:
         for row in once("time " + " ".join(batch), partial(compare, *batch, 2 if quick else 3))
     ]
     for row in rows:
-        found = memory.get((row["method"], row["batch"], row["dtype"]), {})
-        row |= {key: value for key, value in found.items() if key not in row}
+        peaks = memory.get((row["method"], row["batch"], row["dtype"]), {})
+        row |= {key: value for key, value in peaks.items() if key not in row}
         if "extra_memory" in row:
             row["extra_memory_share"] = row["extra_memory"] / model_bytes
-    spearman = {pair: found.pop("fisher_distance") for pair, found in parts.items()}
+    spearman = {pair: part.pop("fisher_distance") for pair, part in parts.items()}
     layer = SHAPES["8x64"][0] * largest * 4  # one layer's gradients of a batch, float32
     result |= {
         "cases": rows,

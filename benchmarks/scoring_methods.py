@@ -1,7 +1,7 @@
-"""Ways to get two products of every text's gradient: letgo's, plain autograd's, other libraries'.
+"""Methods that compute two products of every text's gradient: letgo, plain autograd, libraries.
 
-Each takes a `Setting`, prepares, and returns what is timed. `<v, G>` and `<G, F G>` are asked for,
-with G the text's gradient and F diagonal.
+The products are `<v, G>` and `<G, F G>`, with G the text's gradient and F diagonal. Each function
+takes a `Setting`, makes preparations, and returns the function to be timed.
 """
 
 import copy
@@ -26,7 +26,7 @@ Products = dict[str, Tensor]  # each (batch,)
 
 
 class Setting:
-    """A model, a batch, and what gradients are multiplied with."""
+    """A model, a batch, and fixed inputs: the direction v and the diagonal F."""
 
     def __init__(self, shape: tuple[int, int], bf16: bool, model: Any = None):
         self.model = model or load()
@@ -37,38 +37,40 @@ class Setting:
         self.inputs: dict[Any, dict[str, Tensor]] = {}
 
     def fixed(self, kind: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """A random "direction" or diagonal "fisher", (out, in) per matrix; made once."""
+        """A random "direction" or diagonal "fisher", (out, in) per matrix; cached."""
         generator = torch.manual_seed(1 if kind == "fisher" else 2)
         if (kind, dtype) not in self.inputs:
-            made = {
+            random = {
                 name: torch.randn(shape, generator=generator).to(dtype)
                 for name, shape in self.weights.shapes.items()
             }
-            # Squares that are never quite zero: one method divides by them.
+            # Squares above zero, because one method divides by them.
             self.inputs[kind, dtype] = (
-                {n: m.square_().add_(0.1) for n, m in made.items()} if kind == "fisher" else made
+                {n: m.square_().add_(0.1) for n, m in random.items()}
+                if kind == "fisher"
+                else random
             )
         return self.inputs[kind, dtype]
 
     def on(self, model: Any) -> "Setting":
-        """The same for a model that a library may change."""
+        """The same setting with another model."""
         other = copy.copy(self)
         other.model, other.inputs = model, dict(self.inputs)
         other.weights = scored_weights(model)
         return other
 
     def direction(self) -> dict[str, Tensor]:
-        """In the dtype of the backward pass, as letgo keeps it."""
+        """The direction in the dtype of the backward pass, which letgo uses."""
         return self.fixed("direction", torch.bfloat16 if self.bf16 else torch.float32)
 
     def losses(self, model: Any = None, batch: Batch | None = None) -> Tensor:
-        """Each text's mean NLL."""
+        """The mean NLL of each text, (batch,)."""
         with autocast(self.bf16):
             return example_losses(model or self.model, batch or self.batch)
 
 
 def load() -> Any:
-    """The model in memory of its own: as loaded, it is mapped from its file bit by bit."""
+    """The model, copied into memory: as loaded, its weights are mapped from the file."""
     model = AutoModelForCausalLM.from_pretrained(resolve("smollm2-135m"), dtype=torch.float32)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -76,17 +78,17 @@ def load() -> Any:
 
 
 def products_of(s: Setting, gradients: Mapping[str, Tensor]) -> Products:
-    """Both products of formed gradients, (batch, out, in) per matrix, which are overwritten."""
-    found = {"linear": torch.zeros(1), "quadratic": torch.zeros(1)}
+    """Both products from the gradients, (batch, out, in) per matrix, which it overwrites."""
+    sums = {"linear": torch.zeros(1), "quadratic": torch.zeros(1)}
     for name, gradient in gradients.items():
         flat = gradient.float().flatten(1)
-        found["linear"] = found["linear"] + flat @ s.fixed("direction")[name].flatten()
-        found["quadratic"] = found["quadratic"] + flat.square_() @ s.fixed("fisher")[name].flatten()
-    return found
+        sums["linear"] = sums["linear"] + flat @ s.fixed("direction")[name].flatten()
+        sums["quadratic"] = sums["quadratic"] + flat.square_() @ s.fixed("fisher")[name].flatten()
+    return sums
 
 
 def ordinary(s: Setting) -> Callable[[], None]:
-    """A step of training without the optimizer's."""
+    """A training step without the optimizer."""
 
     def work() -> None:
         s.losses().mean().backward()
@@ -96,14 +98,14 @@ def ordinary(s: Setting) -> Callable[[], None]:
 
 
 def floor(s: Setting) -> Callable[[], Tensor]:
-    """Forward, and backward to the activations only: what all of letgo's products pay."""
+    """Forward pass, and backward pass to the activations: the part that all letgo methods share."""
     if s.bf16:
         keep_in_bfloat16(s.weights)  # as `letgo score` does
     return lambda: per_example(s.model, s.weights, s.batch, lambda *_: None, s.bf16)
 
 
 def ours(kind: str) -> Callable[[Setting], Callable[[], Products]]:
-    """letgo's own ways."""
+    """letgo's methods."""
 
     def prepare(s: Setting) -> Callable[[], Products]:
         if s.bf16:
@@ -116,8 +118,8 @@ def ours(kind: str) -> Callable[[Setting], Callable[[], Products]]:
             )
         elif kind == "factored":
             factors = {
-                n: {"rows": torch.rand(out), "columns": torch.rand(into)}
-                for n, (out, into) in s.weights.shapes.items()
+                n: {"rows": torch.rand(rows), "columns": torch.rand(columns)}
+                for n, (rows, columns) in s.weights.shapes.items()
             }
             wanted["quadratic"] = fisher_norms({n: Factored(f) for n, f in factors.items()})
             s.inputs["fisher"] = {f"{n} {part}": f[part] for n, f in factors.items() for part in f}
@@ -129,7 +131,7 @@ def ours(kind: str) -> Callable[[Setting], Callable[[], Products]]:
 
 
 def interference(s: Setting) -> Callable[[], Tensor]:
-    """The loss before and after learning."""
+    """The losses before and after fine-tuning."""
     probe = copy.deepcopy(s.model)
     s.inputs["probe"] = dict(probe.named_parameters())
 
@@ -152,14 +154,14 @@ def loop(s: Setting) -> Callable[[], Products]:
         return products_of(s, {n: g[None] for n, g in zip(wanted, gradients, strict=True)})
 
     def work() -> Products:
-        found = [one(row) for row in range(len(s.batch.labels))]
-        return {key: torch.cat([each[key] for each in found]) for key in found[0]}
+        parts = [one(row) for row in range(len(s.batch.labels))]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     return work
 
 
 def vmap(s: Setting) -> Callable[[], Products]:
-    """All texts' gradients by `torch.func`."""
+    """The gradients of all texts by `torch.func`."""
     names = {f"{name}.weight": name for name in s.weights.layers}
     wanted = {n: p.detach() for n, p in s.model.named_parameters() if n in names}
     s.fixed("direction"), s.fixed("fisher")
@@ -174,14 +176,14 @@ def vmap(s: Setting) -> Callable[[], Products]:
 
     @torch.no_grad()
     def work() -> Products:
-        found = each(wanted, s.batch.input_ids)
-        return products_of(s, {names[name]: gradient for name, gradient in found.items()})
+        gradients = each(wanted, s.batch.input_ids)
+        return products_of(s, {names[n]: gradient for n, gradient in gradients.items()})
 
     return work
 
 
 def opacus(s: Setting) -> Callable[[], Products]:
-    """All texts' gradients by hooks; products afterwards."""
+    """The gradients of all texts by opacus's hooks; the products afterwards."""
     from opacus import GradSampleModule
 
     scored = {id(layer.weight) for layer in s.weights.layers.values()}
@@ -194,24 +196,23 @@ def opacus(s: Setting) -> Callable[[], Products]:
         s.losses(wrapped).sum().backward()
         samples = {n: layer.weight.grad_sample for n, layer in s.weights.layers.items()}
         with torch.no_grad():
-            found = products_of(s, samples)
+            products = products_of(s, samples)
         wrapped.zero_grad()
-        return found
+        return products
 
     return work
 
 
 def kronfluence(s: Setting, both: bool = True) -> Callable[[], Products]:
-    """Pairwise scores with one query, v, and for the other product self scores: a second pass.
+    """kronfluence's pairwise scores with one query, v, and its self scores, in a second pass.
 
-    What the query is preconditioned with, and what scores are, is put in place by hand, so that
-    nothing is timed but the texts' own part.
+    The preconditioned query and F are set directly, so that only the work per text is timed.
     """
     from kronfluence.analyzer import prepare_model
     from kronfluence.arguments import FactorArguments
     from kronfluence.module.tracked_module import ModuleMode, TrackedModule
     from kronfluence.module.utils import set_mode
-    from kronfluence.task import LearningStats as KronfluenceTask
+    from kronfluence.task import Task as KronfluenceTask
 
     class Texts(KronfluenceTask):
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
@@ -231,27 +232,27 @@ def kronfluence(s: Setting, both: bool = True) -> Callable[[], Products]:
         module.storage["accumulated_preconditioned_gradient"] = vector
         if both:
             module.storage["lambda_matrix"] = s.fixed("fisher")[module.name]
-    asked = {"linear": (ModuleMode.PAIRWISE_SCORE, "pairwise_score_matrix")}
+    modes = {"linear": (ModuleMode.PAIRWISE_SCORE, "pairwise_score_matrix")}
     if both:
-        asked["quadratic"] = (ModuleMode.SELF_SCORE, "self_score_vector")
+        modes["quadratic"] = (ModuleMode.SELF_SCORE, "self_score_vector")
 
     def work() -> Products:
-        found = {}
-        for key, (mode, stored) in asked.items():
+        products = {}
+        for key, (mode, stored) in modes.items():
             set_mode(s.model, mode)
             s.losses().sum().backward()
-            found[key] = sum(module.storage[stored].flatten() for module in tracked)
+            products[key] = sum(module.storage[stored].flatten() for module in tracked)
             for module in tracked:
                 module.storage[stored] = None
-        return found
+        return products
 
     return work
 
 
 def bergson(s: Setting) -> Callable[[], Products]:
-    """Gradients times sqrt(F), by its Adam normalizer, scored against v / sqrt(F), and their norms.
+    """bergson's streaming scorer: gradients times sqrt(F), scored against v / sqrt(F), and norms.
 
-    So both products come out of one pass, by its own streaming scorer.
+    Its Adam normalizer multiplies by sqrt(F), so one pass gives both products.
     """
     from bergson import GradientProcessor, InMemoryCollector, Scorer
     from bergson.collector.collector import fwd_bwd_factory
@@ -262,8 +263,9 @@ def bergson(s: Setting) -> Callable[[], Products]:
 
     s.model.requires_grad_(False)
     s.model.enable_input_require_grads()
-    next(p for p in s.model.parameters() if p.ndim == 1).requires_grad_()  # it asks for one
-    # The same fixed inputs in the form it takes.
+    # bergson needs one trainable weight.
+    next(p for p in s.model.parameters() if p.ndim == 1).requires_grad_()
+    # The same fixed inputs in the form that bergson needs.
     inverse = s.inputs["inverse"] = {n: 1 / f for n, f in s.fixed("fisher").items()}
     query = s.inputs["query"] = {
         n: (v * inverse[n].sqrt()).flatten()[None] for n, v in s.fixed("direction").items()
@@ -292,10 +294,10 @@ def bergson(s: Setting) -> Callable[[], Products]:
     def work() -> Products:
         with collector.with_batch(), autocast(s.bf16):
             losses = step(s.model, s.batch.input_ids, s.batch.labels, {})
-        # Before its scorer makes one number of the two.
-        found = {"linear": scorer._scores[:, 0], "quadratic": scorer._sq_norm}
+        # Read before the scorer combines the two into one number.
+        products = {"linear": scorer._scores[:, 0], "quadratic": scorer._sq_norm}
         collector.process_batch(list(range(texts)), losses=losses)
-        return found
+        return products
 
     return work
 
