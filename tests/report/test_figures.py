@@ -23,7 +23,7 @@ def hover_texts(folder) -> dict[str, list[str]]:
     return {
         name: [
             title.text or ""
-            for title in ElementTree.fromstring(inline(name, drawing).svg).iter("title")
+            for title in ElementTree.fromstring(inline(name, drawing)).iter("title")
         ]
         for name, drawing in drawings.items()
     }
@@ -33,10 +33,10 @@ def test_marks_have_the_numbers_of_the_run_as_hover_texts(tmp_path):
     texts = hover_texts(make_run(tmp_path / "run", text="why"))
     assert set(texts) == NAMES
     training = texts["training"]
-    assert training.count("step 2: learning loss of LWF 1.500") == 1
-    assert len([text for text in training if "learning loss of LWF" in text]) == 32
-    assert len([text for text in training if "learning loss of SFT" in text]) == 32
-    nll = [text for text in training if "NLL of the unlearned texts 1.500" in text]
+    assert training.count("step 2: LWF learning loss 1.500") == 1
+    assert len([text for text in training if "LWF learning loss" in text]) == 32
+    assert len([text for text in training if "SFT learning loss" in text]) == 32
+    nll = [text for text in training if "unlearning NLL 1.500" in text]
     assert [int(re.findall(r"\d+", text)[0]) for text in nll] == [4, 8, 12, 16, 20, 24, 28, 32]
     clipped = [text for text in training if "gradient clipped (1)" in text]
     assert [int(re.findall(r"\d+", text)[0]) for text in clipped] == [12, 16, 20, 24, 28, 32]
@@ -64,8 +64,8 @@ def test_hover_texts_stay_with_their_marks_where_losses_are_not_finite(tmp_path)
     lines[1] = '{"step": 2, "loss": NaN}'
     (folder / "train_log.jsonl").write_text("\n".join(lines))
     texts = hover_texts(folder)["training"]
-    assert "step 3: learning loss of LWF 1.000" in texts
-    assert not any("step 2: learning loss of LWF" in text for text in texts)
+    assert "step 3: LWF learning loss 1.000" in texts
+    assert not any("step 2: LWF learning loss" in text for text in texts)
 
 
 def test_hostile_texts_are_text_under_the_mouse(tmp_path):
@@ -77,14 +77,14 @@ def test_hostile_texts_are_text_under_the_mouse(tmp_path):
     assert "<script>alert(1)</script> \ufffdtxt.exe\ufffd" in points[4]
     assert all(clean(text) == text for group in texts.values() for text in group)
     pictures = draw_all(collect(folder, read_texts(folder)))
-    svg = inline("x", pictures["confidence"]).svg
+    svg = inline("x", pictures["confidence"])
     assert not re.search(r"</title></svg>|<script", svg)
 
 
 def test_text_that_looks_like_an_id_or_a_colour_is_unchanged():
     name = '#010101 id="a" url(#b'
     rows = [{"forget_set": name, "confidence": 0.5, "selected": False}]
-    assert f"{name}, n = 1" in inline("x", confidence(rows, None)).svg
+    assert f"{name}, n = 1" in inline("x", confidence(rows, None))
 
 
 def test_files_for_papers(tmp_path):
@@ -124,4 +124,4 @@ def test_as_many_marks_as_have_hover_texts_give_a_small_page(tmp_path):
 )
 def test_histogram_of_any_range(values):
     rows = [{"forget_set": "a", "confidence": value, "selected": True} for value in values]
-    assert "<svg" in inline("a", confidence(rows, max(values))).svg
+    assert "<svg" in inline("a", confidence(rows, max(values)))

@@ -59,13 +59,6 @@ class Drawing(NamedTuple):
     hover: HoverTexts
 
 
-class Picture(NamedTuple):
-    """A figure as inline SVG, with its description."""
-
-    svg: Markup
-    description: str
-
-
 @contextmanager
 def _style(**changes: str) -> Iterator[None]:
     with matplotlib.rc_context({**_STYLE, **changes}), warnings.catch_warnings():
@@ -85,28 +78,29 @@ def new_figure(height: float) -> Iterator[Figure]:
         figure.set_layout_engine("none")
 
 
-def inline(name: str, drawing: Drawing) -> Picture:
+def inline(name: str, drawing: Drawing) -> Markup:
     """A drawing as an SVG element of the page, with `<title>` elements for its hover texts.
 
     Args:
-        name: unique among the figures of the page.
+        name: unique among the figures of the page; the element has the id "figure-NAME".
         drawing: its figure comes from `new_figure`.
     """
-    for i, (artist, _) in enumerate(drawing.hover):
-        artist.set_gid(f"hover-{i}")
+    hover: dict[str, list[str]] = {}
+    for artist, texts in drawing.hover:
+        artist.set_gid(f"hover-{len(hover)}")
+        hover[f"hover-{len(hover)}"] = texts
     buffer = io.BytesIO()
     with _style(**{"svg.fonttype": "none"}):  # letters stay letters
         drawing.figure.savefig(
             buffer, format="svg", transparent=True, dpi=200, metadata=_METADATA["svg"]
         )
     root = ElementTree.fromstring(buffer.getvalue())
-    groups = {group.get("id"): group for group in root.iter(f"{_SVG}g")}
-    for i, (_, texts) in enumerate(drawing.hover):
-        group = groups[f"hover-{i}"]
+    for group in list(root.iter(f"{_SVG}g")):
+        texts = hover.get(group.get("id", ""), [])
         marks = list(group.iter(f"{_SVG}use")) or [group]
-        # A marker outside of the axes has no element: better no texts than wrong ones.
-        for mark, text in zip(marks, texts, strict=True) if len(marks) == len(texts) else ():
-            ElementTree.SubElement(mark, "title").text = text
+        if len(marks) == len(texts):  # not so for a bitmap
+            for mark, text in zip(marks, texts, strict=True):
+                ElementTree.SubElement(mark, "title").text = text
     for element in root.iter():
         # In HTML, SVG needs no namespace; all figures share the page's ids.
         element.tag = element.tag.removeprefix(_SVG)
@@ -119,7 +113,8 @@ def inline(name: str, drawing: Drawing) -> Picture:
             elif key == "href" and value.startswith("#"):
                 value = f"#{name}-{value[1:]}"
             element.set(key, value)
-    return Picture(Markup(ElementTree.tostring(root, "unicode")), drawing.description)
+    root.attrib |= {"id": f"figure-{name}", "role": "img", "aria-label": drawing.description}
+    return Markup(ElementTree.tostring(root, "unicode"))
 
 
 def save(drawing: Drawing, file: Path) -> None:

@@ -7,16 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from letgo.report.drawing import (
-    COLOURS,
-    FORMATS,
-    INK,
-    MARKERS,
-    Drawing,
-    HoverTexts,
-    new_figure,
-    save,
-)
+from letgo.report.drawing import COLOURS, INK, MARKERS, Drawing, HoverTexts, new_figure, save
 from letgo.report.figure_data import (
     CONFOUNDERS,
     FigureData,
@@ -34,12 +25,12 @@ from letgo.run.folder import Row
 
 # More marks than these become one bitmap, which is smaller and has no hover texts.
 _MOST_MARKS = 800
-# A longer learning curve has no marks.
+# Longer curves have no marks.
 _MOST_CURVE_MARKS = 100
 # Matplotlib writes powers of ten as formulas, which SVG text cannot show.
 _PLAIN = "{x:g}"
-_LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-")}
-_UNLEARNING = COLOURS[3]
+# Colours and styles of learning curves by their names, and of the unlearning curve.
+_LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-"), "": (COLOURS[3], "-")}
 
 
 def draw_all(data: FigureData) -> dict[str, Drawing]:
@@ -64,13 +55,9 @@ def save_figures(folder: Path, formats: list[str]) -> list[Path]:
         folder: the run's folder.
         formats: out of `drawing.FORMATS`.
 
-    Returns:
-        The files.
-
     Raises:
         InputError: the folder lacks a required file.
     """
-    assert set(formats) <= set(FORMATS)
     files.check(folder)
     paths = []
     (folder / "figures").mkdir(exist_ok=True)
@@ -85,11 +72,8 @@ def _training(data: FigureData) -> Drawing:
     """Panels for the learning losses, the NLL of the unlearned texts, and the guards."""
     steps, nll = data.lwf.unlearning
     guards = guard_counts(data.lwf)
-    curves = {
-        name: run.learning
-        for name, run in (("SFT", data.sft), ("LWF", data.lwf))
-        if run.learning[0]
-    }
+    both = {"SFT": data.sft.learning, "LWF": data.lwf.learning}
+    curves = {name: curve for name, curve in both.items() if curve[0]}
     heights = (
         [1.7] * bool(curves) + [1.3] * bool(steps) + [0.12 + 0.16 * len(guards)] * bool(guards)
     )
@@ -97,16 +81,16 @@ def _training(data: FigureData) -> Drawing:
     with new_figure(0.9 + sum(heights)) as figure:
         grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
         panels = list(grid[:, 0])
-        for name, (at, losses) in curves.items():
-            hover += _learning_curve(panels[0], name, at, losses)
+        for name, curve in curves.items():
+            hover += _curve(panels[0], "learning loss", name, *curve)
         if steps:
-            hover += _unlearning_curve(panels[bool(curves)], steps, nll)
+            label = "unlearning NLL\n(nats per token)"
+            hover += _curve(panels[bool(curves)], label, "", steps, nll)
             panels[0].plot(
                 steps,
-                np.full(len(steps), 0.02),
+                [0.02] * len(steps),
                 "|",
-                color=_UNLEARNING,
-                markersize=6,
+                color=_LINES[""][0],
                 transform=panels[0].get_xaxis_transform(),
                 label="unlearning step",
                 rasterized=len(steps) > _MOST_MARKS,
@@ -122,34 +106,28 @@ def _training(data: FigureData) -> Drawing:
     return Drawing(figure, "Line chart over learning steps: " + "; ".join(parts), hover)
 
 
-def _learning_curve(axes: Axes, name: str, steps: list[int], losses: list[float]) -> HoverTexts:
+def _curve(axes: Axes, label: str, name: str, steps: list[int], values: list[float]) -> HoverTexts:
+    """Draw values over learning steps; `name` is in the legend unless it is empty."""
     colour, style = _LINES[name]
     few = len(steps) <= _MOST_CURVE_MARKS
-    (line,) = axes.plot(
-        steps, losses, style, marker="o" if few else "", markersize=2.5, color=colour, label=name
-    )
-    axes.set_ylabel("learning loss")
-    if few:
-        return [(line, _at_steps(f"learning loss of {name}", steps, losses))]
-    return [(line, [_ends(f"learning loss of {name}", losses)])]
-
-
-def _unlearning_curve(axes: Axes, steps: list[int], nll: list[float]) -> HoverTexts:
-    many = len(steps) > _MOST_MARKS
-    (line,) = axes.plot(steps, nll, "o-", color=_UNLEARNING, markersize=3.5, rasterized=many)
-    axes.set_ylabel("unlearning NLL\n(nats per token)")
-    return [] if many else [(line, _at_steps("NLL of the unlearned texts", steps, nll))]
+    marker = "o" if few else ""
+    (line,) = axes.plot(steps, values, style, marker=marker, ms=3, color=colour, label=name)
+    axes.set_ylabel(label)
+    quantity = f"{name} {label}".strip().partition("\n")[0]
+    if not few:
+        return [(line, [_ends(quantity, values)])]
+    # Matplotlib draws no marker where a value is not finite.
+    points = [(at, value) for at, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    return [(line, [f"step {at}: {quantity} {decimal(value, 3)}" for at, value in points])]
 
 
 def _guard_marks(axes: Axes, guards: dict[str, tuple[list[int], list[int]]]) -> HoverTexts:
     hover: HoverTexts = []
     for row, (label, (steps, counts)) in enumerate(guards.items()):
-        many = len(steps) > _MOST_MARKS
-        (marks,) = axes.plot(
-            steps, np.full(len(steps), row), "X", color=INK, markersize=4, mew=0, rasterized=many
-        )
-        texts = [f"step {at}: {label} ({n})" for at, n in zip(steps, counts, strict=True)]
-        hover += [] if many else [(marks, texts)]
+        (marks,) = axes.plot(steps, [row] * len(steps), "X", color=INK, markersize=4, mew=0)
+        marks.set_rasterized(len(steps) > _MOST_MARKS)
+        points = zip(steps, counts, strict=True)
+        hover.append((marks, [f"step {at}: {label} ({count})" for at, count in points]))
     axes.set_yticks(range(len(guards)), list(guards), fontsize=7)
     axes.set_ylim(len(guards) - 0.5, -0.5)
     return hover
@@ -163,6 +141,7 @@ def confidence(texts: list[Row], threshold: float | None) -> Drawing:
         threshold: the lowest confidence of a selected text, None if none was selected.
     """
     sets = by_set(texts)
+    confidences = {name: [row["confidence"] for row in rows] for name, rows in sets.items()}
     values = [row["confidence"] for row in texts]
     edges = bin_edges(values)
     hover: HoverTexts = []
@@ -171,15 +150,12 @@ def confidence(texts: list[Row], threshold: float | None) -> Drawing:
         for i, (axes, (name, rows)) in enumerate(zip(panels, sets.items(), strict=True)):
             colour = COLOURS[i % len(COLOURS)]
             chosen = [row["confidence"] for row in rows if row["selected"]]
-            counts, _, pale = axes.hist(
-                [row["confidence"] for row in rows], edges, color=colour, alpha=0.45
-            )
-            chosen_counts, _, strong = axes.hist(chosen, edges, color=colour)
-            for low, high, n, n_chosen, *bars in zip(
-                edges, edges[1:], counts, chosen_counts, pale, strong, strict=False
-            ):
-                text = f"confidence {significant(low, 3)} to {significant(high, 3)}: "
-                text += f"{n:.0f} texts, {n_chosen:.0f} selected"
+            pale = axes.hist(confidences[name], edges, color=colour, alpha=0.45)[2]
+            strong = axes.hist(chosen, edges, color=colour)[2]
+            for low, high, *bars in zip(edges, edges[1:], pale, strong, strict=False):
+                n, n_chosen = (round(bar.get_height()) for bar in bars)
+                span = f"confidence {significant(low, 3)} to {significant(high, 3)}"
+                text = f"{span}: {n} texts, {n_chosen} selected"
                 hover += [(bar, [text]) for bar in bars if bar.get_height()]
             axes.set_title(f"{_label(name)}, n = {len(rows)}", loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -191,9 +167,8 @@ def confidence(texts: list[Row], threshold: float | None) -> Drawing:
         panels[-1].set_xlabel("confidence")
         figure.supylabel("texts", fontsize=9)
     medians = "; ".join(
-        f"{clean(name)}: {len(rows)} texts, median "
-        + significant(float(np.median([row["confidence"] for row in rows])))
-        for name, rows in sets.items()
+        f"{clean(name)}: {len(group)} texts, median {significant(float(np.median(group)))}"
+        for name, group in confidences.items()
     )
     description = f"Histograms of confidence; {medians}; selected from {significant(threshold)} up"
     return Drawing(figure, description, hover)
@@ -205,7 +180,6 @@ def _confounder(texts: list[Row], column: str) -> Drawing:
     values = [row["confidence"] for row in texts]
     rho = rank_correlation([row[column] for row in texts], values)
     title = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(rho)}, n = {len(texts)}"
-    many = len(texts) > _MOST_MARKS
     hover: HoverTexts = []
     with new_figure(3.4) as figure:
         axes = figure.subplots()
@@ -219,9 +193,9 @@ def _confounder(texts: list[Row], column: str) -> Drawing:
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKERS[i % len(MARKERS)],
                 label=_label(name),
-                rasterized=many,
+                rasterized=len(texts) > _MOST_MARKS,
             )
-            hover += [] if many else [(marks, [_summary(row) for row in rows])]
+            hover.append((marks, [_summary(row) for row in rows]))
         axes.set_title(title)
         if is_wide(values):
             axes.set_yscale("log")
@@ -250,15 +224,11 @@ def _layers(shares: dict[str, dict[str, float]]) -> Drawing:
         below.yaxis.set_major_formatter(PercentFormatter(1, 0))
         below.set_xlabel("block")
         figure.supylabel("share of the score", fontsize=9)
-    texts = [
-        f"{clean(name)}: {percent(share)} %"
-        for group in (matrices, blocks)
-        for name, share in group.items()
-    ]
-    largest = [max(group, key=lambda name: group[name]) for group in (matrices, blocks)]
+    groups = (matrices, blocks)
+    texts = [f"{clean(name)}: {percent(n)} %" for group in groups for name, n in group.items()]
+    largest = (max(group.items(), key=lambda item: item[1]) for group in groups)
     description = "Bar charts of layers' shares of the score; the largest are " + " and ".join(
-        f"{clean(name)} with {percent(group[name])} %"
-        for name, group in zip(largest, (matrices, blocks), strict=True)
+        f"{clean(name)} with {percent(share)} %" for name, share in largest
     )
     hover = [(bar, [text]) for bar, text in zip(bars, texts, strict=True)]
     return Drawing(figure, description, hover)
@@ -270,15 +240,6 @@ def _label(name: str) -> str:
 
 def _ends(name: str, values: list[float]) -> str:
     return f"{name} from {decimal(values[0])} to {decimal(values[-1])}"
-
-
-def _at_steps(name: str, steps: list[int], values: list[float]) -> list[str]:
-    """A hover text for every marker; matplotlib draws none where a value is not finite."""
-    return [
-        f"step {step}: {name} {decimal(value, 3)}"
-        for step, value in zip(steps, values, strict=True)
-        if math.isfinite(value)
-    ]
 
 
 def _summary(row: Row) -> str:

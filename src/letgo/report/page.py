@@ -19,7 +19,6 @@ from letgo.scoring.scores import SCORES
 
 _CARDS = 5  # texts at each end, shown in full
 _TABLE_ROWS = 150  # texts at each end, in the table
-_DECISIONS = 100
 _ANSWERS = 4  # of each set and outcome
 
 
@@ -38,6 +37,7 @@ def render(folder: Path) -> str:
     """
     files.check(folder)
     script = resources.files("letgo.report").joinpath("lists.js").read_text(encoding="utf-8")
+    questions = tables.compare_answers(files.read_rows(folder / "answers.parquet"))
     template = _environment().get_template("page.html.jinja")
     return template.render(
         name=folder.resolve().name,
@@ -47,7 +47,8 @@ def render(folder: Path) -> str:
         **_settings(folder),
         **_results(folder),
         **_texts(folder),
-        **_answers(folder),
+        outcomes=tables.count_outcomes(questions),
+        questions=tables.sample(questions, _ANSWERS),
     )
 
 
@@ -80,26 +81,16 @@ def _texts(folder: Path) -> Row:
     data = collect(folder, texts)
     most_confident, least_confident = tables.extremes(data.texts, _CARDS)
     top, bottom = tables.extremes(data.texts, _TABLE_ROWS)
-    decisions = tables.person_decisions(texts)
     return {
         "texts": texts,
         "meaning": _meaning(texts[0]["score"]) if texts else "missing",
         "constants": files.read_score_constants(folder),
         "figure_data": data,
-        "pictures": {name: inline(name, drawing) for name, drawing in draw_all(data).items()},
+        "figures": {name: inline(name, drawing) for name, drawing in draw_all(data).items()},
         "most_confident": most_confident,
         "least_confident": least_confident,
         "table_rows": top + bottom[::-1],
-        "decisions": decisions[:_DECISIONS],
-        "decision_count": len(decisions),
-    }
-
-
-def _answers(folder: Path) -> Row:
-    questions = tables.compare_answers(files.read_rows(folder / "answers.parquet"))
-    return {
-        "outcomes": tables.count_outcomes(questions),
-        "questions": tables.sample(questions, _ANSWERS),
+        "decisions": tables.person_decisions(texts),
     }
 
 
@@ -109,10 +100,7 @@ def _meaning(score: str) -> str:
 
 
 def _policy(script: str) -> str:
-    """A Content-Security-Policy that lets only this script run and forbids all loading.
-
-    A text of the run is not executed even if its escaping should fail.
-    """
+    """A Content-Security-Policy: only this script may run, whatever a text contains."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
@@ -129,15 +117,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (
-        formats.decimal,
-        formats.duration,
-        formats.memory,
-        formats.p_value,
-        formats.percent,
-        formats.points,
-        formats.shorten,
-        formats.significant,
-    ):
-        environment.filters[function.__name__] = function
+    for name in ("decimal", "duration", "memory", "p_value", "percent", "points", "significant"):
+        environment.filters[name] = getattr(formats, name)
+    environment.filters["shorten"] = formats.shorten
     return environment
