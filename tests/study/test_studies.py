@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from letgo.study.command import check
+from letgo.study.check import check
 from letgo.study.markdown import page
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))

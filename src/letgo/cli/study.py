@@ -1,17 +1,24 @@
-"""`letgo study`: run a grid, or say what it would be, or check its results."""
+"""`letgo study`: run a grid, show what would be run, or check its results."""
 
+import argparse
 import math
-import shutil
+import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from letgo import progress
-from letgo.errors import InputError, Parser, requires_extra
-from letgo.study.command import check, write_results
-from letgo.study.estimate import estimate, open_cell, told
-from letgo.study.markdown import page
-from letgo.study.plan import Study, read_study
-from letgo.study.runner import Runner, clear_shared, is_done
+from letgo.errors import InputError, Parser
+from letgo.run.folder import Row
+from letgo.study.cells import read_cells
+from letgo.study.check import check
+from letgo.study.estimate import expected_seconds
+from letgo.study.grid import open_cells, prepare, run_cells, runner_of
+from letgo.study.markdown import summary, tables
+from letgo.study.plan import Cell, Study, read_study
+from letgo.study.results import write_results
 
 
 def study_command(arguments: list[str]) -> None:
@@ -20,93 +27,105 @@ def study_command(arguments: list[str]) -> None:
     Raises:
         InputError: unusable flags, a study that cannot be run, results that do not agree.
     """
+    flags = _parse(arguments)
+    progress.configure(flags.quiet)
+    if flags.check:
+        count = check(flags.check)
+        print(f"{flags.check}: every figure is that of its {count} runs")
+        return
+    study = read_study(flags.study)
+    root = flags.output_dir or Path("runs") / flags.study.stem
+    taken = {cell: sum(file["seconds"].values()) for cell, file in read_cells(root, study).items()}
+    remaining = [cell for cell in study.cells() if cell not in taken]
+    if flags.plan:
+        _print_plan(study, taken)
+        print(_cost(len(remaining), expected_seconds(remaining, taken), flags.jobs))
+        return
+    open_cells(study, remaining)
+    engine = runner_of(flags.engine)
+    runner = engine(root, study, flags.jobs, flags.max_minutes * 60, flags.keep_models)
+    prepare(root, study, flags.study)
+    failed = run_cells(runner, remaining)
+    _print_results(write_results(root, study, failed))
+    print(f"results: {root / 'results.md'}")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(remaining)} runs failed, first {next(iter(failed))}; "
+            f"see their logs in {root / 'cells'}; the same command tries them again"
+        )
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="letgo study", description=__doc__)
     parser.add_argument("study", nargs="?", type=Path, help="STUDY.yaml")
     parser.add_argument("--output_dir", type=Path, help="[runs/NAME of the file]")
-    parser.add_argument("--plan", action="store_true", help="say what would be run, and its cost")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once [1], on each machine")
+    parser.add_argument(
+        "--plan", action="store_true", help="show the runs, which are done, and the time to go"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at the same time [1], on each machine"
+    )
     parser.add_argument(
         "--engine",
         choices=("processes", "ray"),
         default="processes",
-        help="where runs run: here [processes], or on a Ray cluster",
+        help="where runs run: on this machine [processes], or on a Ray cluster",
     )
-    parser.add_argument("--max_minutes", type=float, default=math.inf, help="then stop; resumable")
-    parser.add_argument("--keep_models", action="store_true", help="keep every run's models")
-    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument(
+        "--max_minutes", type=float, default=math.inf, help="stop then; a later call resumes"
+    )
+    parser.add_argument("--keep_models", action="store_true", help="keep the models of all runs")
+    parser.add_argument("--quiet", action="store_true", help="only results and warnings")
     parser.add_argument(
         "--check",
         type=Path,
         metavar="results.json",
-        help="compute every figure again from the cells beside it",
+        help="recompute every figure from the cells' files in its folder",
     )
-    given = parser.parse_args(arguments)
-    progress.configure(given.quiet)
-    if given.check:
-        return check(given.check)
-    if given.study is None:
+    flags = parser.parse_args(arguments)
+    if flags.check is None and flags.study is None:
         parser.error("give STUDY.yaml, or --check results.json")
-    if given.jobs < 1:
+    if flags.jobs < 1:
         parser.error("--jobs must be 1 or more")
-    study = read_study(given.study)
-    root = given.output_dir or Path("runs") / given.study.stem
+    return flags
+
+
+def _console() -> Console:
+    """A console for tables; wide where the output is no terminal, so that no cell is wrapped."""
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)
+
+
+def _print_plan(study: Study, done: Collection[Cell]) -> None:
+    """One row per task, forgetting set and method, with its seeds."""
+    table = Table("learn", "forget", "method", "seeds to do", "seeds done")
     cells = study.cells()
-    todo = [cell for cell in cells if not is_done(root, cell)]
-    if given.plan:
-        cost = estimate(study, todo, given.jobs) if todo else None
-        print(told(cells, lambda cell: is_done(root, cell), cost))
-        return
-    for cell in {(c.task, c.forget, c.method): c for c in todo}.values():
-        open_cell(study, cell)  # what cannot be run is found out before anything is
-    engine = _ray_runner() if given.engine == "ray" else Runner
-    runner = engine(root, study, given.jobs, given.max_minutes * 60, given.keep_models)
-    _begin(root, study, given.study)
-    failed = {}
-    for cell, error in runner.run(todo):
-        if error:
-            failed[cell.name] = error
-            progress.log.warning("%s failed: %s", cell.name, error)
-        try:
-            write_results(root, study, failed)
-        except InputError as wrong:
-            progress.log.warning("results: %s", wrong)  # other cells go on; said at the end
-    results = write_results(root, study, failed)
-    if not given.keep_models:
-        clear_shared(root, study)
-    print(page(results).split("## Every run")[0].rstrip())
-    print(f"results: {root / 'results.md'}")
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(todo)} runs failed, first {next(iter(failed))}; "
-            f"their logs are in {root / 'cells'}, and the same command tries them "
-            f"again"
+    for task, forget, method in dict.fromkeys(cell[:3] for cell in cells):
+        of_row = [cell for cell in cells if cell[:3] == (task, forget, method)]
+        seeds = (
+            " ".join(str(cell.seed) for cell in of_row if (cell in done) == is_done)
+            for is_done in (False, True)
         )
+        table.add_row(task, forget, method, *seeds)
+    _console().print(table)
+    print(f"{len(cells)} runs, {len(done)} done")
 
 
-def _ray_runner() -> Any:
-    with requires_extra("--engine ray", "ray"):
-        from letgo.study.ray_engine import RayRunner
-    return RayRunner
+def _cost(remaining: int, seconds: float | None, jobs: int) -> str:
+    """The time that the remaining runs will take, as a sentence."""
+    if not remaining:
+        return "nothing to do"
+    if seconds is None:
+        return f"time for {remaining} runs: unknown until a first run is done"
+    return f"time for {remaining} runs: about {math.ceil(seconds / jobs / 60)} minutes"
 
 
-def _begin(root: Path, study: Study, file: Path) -> None:
-    """Make the folder; refuse one of another study.
-
-    More methods, tasks, sets, seeds and claims may come: runs that are done stay what they are.
-
-    Raises:
-        InputError: runs that are there would now be other ones.
-    """
-    kept = root / "study.yaml"
-    if kept.exists():
-        before = read_study(kept)
-        known = {*before.cells()}
-        for cell in study.cells():
-            if cell in known and is_done(root, cell) and before.flags(cell) != study.flags(cell):
-                raise InputError(
-                    f"--output_dir: {root} has {cell.name} with other settings "
-                    f"than {file}; give another folder"
-                )
-    root.mkdir(parents=True, exist_ok=True)
-    if not kept.exists() or not kept.samefile(file):
-        shutil.copyfile(file, kept)
+def _print_results(results: Row) -> None:
+    """All tables of `results.md` but those of single runs."""
+    console = _console()
+    console.print(summary(results))
+    for table in tables(results):
+        console.print(f"\n{table.title}\n{table.text}")
+        rows = Table(*table.header)
+        for row in table.rows:
+            rows.add_row(*row)
+        console.print(rows)

@@ -1,7 +1,8 @@
-"""Methods against plain fine-tuning, and what is claimed of them, from the answers of runs."""
+"""Effects of methods against the SFT baseline, and claims, from the answers of finished runs."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,178 +10,166 @@ from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
 from letgo.evaluation.asking import VALIDATION
 from letgo.evaluation.statistics import paired_difference, paired_mean, perplexity, verdict
+from letgo.run.folder import Row
+from letgo.study.cells import Answers, Models
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
 from letgo.study.plan import SFT, Cell, Study, settings_of
 
 RETURNED = "returned"
-# Of one model on one set: by example, right or wrong and the NLL of the right answer.
-Answers = dict[str, list[float]]
-# By model and set.
-Models = dict[str, dict[str, Answers]]
+# Keys of results.json: the mean of a metric is named like it, but for this one.
+MEAN_NAMES = {"correct": "accuracy"}
 
 
 class Finished(NamedTuple):
-    """What is known of a finished cell.
-
-    Attributes:
-        answers: by model and set.
-        returned: which model the run returned, "sft" or "lwf"; None without a validation set.
-    """
+    """The answers of a finished cell, and the model that its run returned (`returned`)."""
 
     answers: Models
     returned: str | None
 
 
-Known = Mapping[Cell, Finished]
+def values_of(answers: Answers, metric: str) -> np.ndarray:
+    """A metric, example by example in the order of ids: (examples,); NaN where it is missing."""
+    return np.array(answers[metric], float)[np.argsort(answers["ids"])]
 
 
 def returned(answers: Models) -> str | None:
-    """Which model the run returned, "sft" or "lwf", by its validation set; None without one."""
-    ours, theirs = (answers.get(model, {}).get(VALIDATION) for model in ("lwf", SFT))
-    if not ours or not theirs:
+    """The model that a run returned by its validation set, "sft" or "lwf"; None without one."""
+    lwf, sft = (answers.get(model, {}).get(VALIDATION) for model in ("lwf", SFT))
+    if not lwf or not sft:
         return None
-    pairs = [(ours[name], theirs[name]) for name in ours]
-    difference = paired_difference([bool(a[0]) for a, _ in pairs], [bool(b[0]) for _, b in pairs])
-    nll = np.array([(a[1], b[1]) for a, b in pairs], float)
-    return verdict({**difference, "reference_nll": paired_mean(*nll.T)})
+    correct = [(values_of(one, "correct") == 1).tolist() for one in (lwf, sft)]
+    nll = [values_of(one, "reference_nll").tolist() for one in (lwf, sft)]
+    return verdict({**paired_difference(*correct), "reference_nll": paired_mean(*nll)})
 
 
 def table(
-    known: Known,
-    task: str,
-    forget: str,
-    method: str,
-    seeds: list[int],
-    figure: int,
-    model: str = "lwf",
+    finished: Mapping[Cell, Finished], cells: Sequence[Cell], metric: str, model: str = "lwf"
 ) -> np.ndarray | None:
-    """A figure of a model by (seed, example); None where a seed is missing.
+    """A metric of one model on the test set.
 
     Args:
-        known: finished cells.
-        task, forget, method: of the cells.
-        seeds: rows.
-        figure: 0 for right or wrong, 1 for the NLL of the right answer.
-        model: "lwf", the method's; "sft" or "base", which stand beside it and have its settings;
-            "returned", the one that the run returned, the method's or plain fine-tuning's.
+        cells: finished cells of one task, forgetting set and method, one per seed.
+        metric: a column of answers.parquet, e.g. "correct".
+        model: "lwf", "sft" or "base", or "returned" for the model that each run returned.
+
+    Returns:
+        (seeds, examples), NaN where a value is missing; None if a run has no such model or metric.
 
     Raises:
-        InputError: the seeds were asked different examples.
+        InputError: the runs were evaluated on different examples.
     """
-    rows, asked = [], None
-    for seed in seeds:
-        cell = known.get(Cell(task, forget, method, seed))
-        if cell is None:
+    rows = []
+    ids: list[str] | None = None
+    for cell in cells:
+        name = finished[cell].returned if model == RETURNED else model
+        answers = finished[cell].answers.get(name or "", {}).get("learn", {})
+        if metric not in answers:  # e.g. no "sft" where --optimum is not full
             return None
-        which = cell.returned if model == RETURNED else model
-        answers = cell.answers.get(which or "", {}).get("learn")
-        if answers is None:
-            return None  # with an optimum of another kind there is no SFT
-        if asked not in (None, sorted(answers)):
-            raise InputError(f"the runs of {task} were asked different examples: give learn_test")
-        asked = sorted(answers)
-        rows.append([answers[example][figure] for example in asked])
-    return np.array(rows, float) if rows else None  # an NLL that is not known is no number
+        if ids is not None and ids != sorted(answers["ids"]):
+            raise InputError(
+                f"the runs of {cell.task} were evaluated on different examples; set learn_test"
+            )
+        ids = sorted(answers["ids"])
+        rows.append(values_of(answers, metric))
+    return np.array(rows) if rows else None
 
 
-def _seeds(known: Mapping[Cell, Any], task: str, forget: str, method: str) -> list[int]:
-    return sorted(c.seed for c in known if c[:3] == (task, forget, method))
-
-
-def effects_of(study: Study, known: Known) -> list[dict[str, Any]]:
-    """Every method against the SFT beside it, in accuracy and in the NLL of right answers.
+def effects_of(study: Study, finished: Mapping[Cell, Finished]) -> list[Row]:
+    """Every method against the SFT baseline of the same runs, in every metric.
 
     P-values are corrected over all comparisons of the same settings, over tasks and sets.
     """
-    found = []
-    families: dict[str, list[dict[str, Any]]] = {}
+    rows: list[Row] = []
+    families: dict[str, list[Row]] = {}
     for forget in study.forget:
-        for method, says in study.methods.items():
+        for method, options in study.methods.items():
             for task in study.learn:
-                seeds = _seeds(known, task, forget, method)
-                row: dict[str, Any] = {"task": task, "forget": forget, "method": method}
-                for figure, name in enumerate(("accuracy", "reference_nll")):
-                    ours, theirs = (
-                        table(known, task, forget, method, seeds, figure, model)
-                        for model in ("lwf", SFT)
-                    )
-                    if ours is not None and theirs is not None:
-                        kept = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
-                        row[name] = effect(ours[:, kept], theirs[:, kept])
-                if "accuracy" in row:
-                    found.append({**row, **_beside(known, task, forget, method, seeds)})
-                    families.setdefault(settings_of(says), []).append(found[-1])
+                cells = _cells(finished, task, forget, method)
+                effects = _effects(finished, cells)
+                if MEAN_NAMES["correct"] in effects:
+                    row: Row = {"task": task, "forget": forget, "method": method, **effects}
+                    rows.append({**row, **_forgotten([finished[cell] for cell in cells])})
+                    families.setdefault(settings_of(options), []).append(effects)
     for family in families.values():
-        for name in ("accuracy", "reference_nll"):
-            corrected = holm([row[name]["p_value"] for row in family])
-            for row, p in zip(family, corrected, strict=True):
-                row[name]["p_holm"] = p
-    return found
+        for name in {name for effects in family for name in effects}:
+            _add_corrected([effects[name] for effects in family if name in effects])
+    return rows
 
 
-def _beside(known: Known, task: str, forget: str, method: str, seeds: list[int]) -> dict[str, Any]:
-    """What else became of these runs: what is left of what the model knew, and what was returned.
+def _cells(finished: Collection[Cell], task: str, forget: str, method: str) -> list[Cell]:
+    """The finished cells of one task, forgetting set and method, by seed."""
+    return sorted(cell for cell in finished if cell[:3] == (task, forget, method))
+
+
+def _effects(finished: Mapping[Cell, Finished], cells: Sequence[Cell]) -> dict[str, Row]:
+    """The effect in every metric that the runs have, by the name of its mean."""
+    effects = {}
+    answers = finished[cells[0]].answers.get("lwf", {}).get("learn", {}) if cells else {}
+    for metric in [name for name in answers if name != "ids"]:
+        ours, theirs = (table(finished, cells, metric, model) for model in ("lwf", SFT))
+        if ours is None or theirs is None:
+            continue
+        measured = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
+        if measured.any():
+            name = MEAN_NAMES.get(metric, metric)
+            effects[name] = effect(ours[:, measured], theirs[:, measured])
+    return effects
+
+
+def _add_corrected(effects: Collection[Row]) -> None:
+    """Add `p_holm` to effects, their p-values corrected for the number of effects."""
+    corrected = holm([one["p_value"] for one in effects])
+    for one, p_value in zip(effects, corrected, strict=True):
+        one["p_holm"] = p_value
+
+
+def _forgotten(runs: Sequence[Finished]) -> Row:
+    """Accuracy on forgetting sets, perplexity of neutral text, and number of runs returning LWF.
 
     Accuracy is over all forgetting sets with references together; means are over seeds.
     """
-    cells = [known[Cell(task, forget, method, seed)] for seed in seeds]
-    left: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
+    forgotten: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
     for model in ("base", SFT, "lwf"):
-        sets = [
-            (name, by_example)
-            for cell in cells
-            for name, by_example in cell.answers.get(model, {}).items()
-        ]
-        right = [
-            row[0]
-            for name, rows in sets
-            if name.startswith("forget:")
-            for row in rows.values()
-            if row[0] is not None
-        ]
-        nll = np.array(
-            [row[1] for name, rows in sets if name == NEUTRAL for row in rows.values()], float
-        )
-        if right:
-            left["accuracy"][model] = float(np.mean(right))
+        sets = [one for run in runs for one in run.answers.get(model, {}).items()]
+        forget = [a["correct"] for name, a in sets if name.startswith("forget:")]
+        correct = [value for value in chain(*forget) if value is not None]
+        neutral = [a["reference_nll"] for name, a in sets if name == NEUTRAL]
+        nll = np.array(list(chain(*neutral)), float)
+        if correct:
+            forgotten["accuracy"][model] = float(np.mean(correct))
         if len(nll) and np.isfinite(nll).all():
-            left["perplexity"][model] = perplexity(nll)
-    return {"forgotten": left, "returned_lwf": sum(cell.returned == "lwf" for cell in cells)}
+            forgotten["perplexity"][model] = perplexity(nll)
+    return {"forgotten": forgotten, "returned_lwf": sum(run.returned == "lwf" for run in runs)}
 
 
-def claim_of(study: Study, known: Known, claim: dict[str, Any]) -> dict[str, Any]:
-    """One comparison over all tasks, on the seeds that both methods have."""
+def claim_of(study: Study, finished: Mapping[Cell, Finished], claim: Row) -> Row:
+    """One comparison in accuracy over all tasks, on the seeds that both methods have."""
     method, baseline, forget = claim["method"], claim["baseline"], claim["forget"]
-    chosen = claim.get("returned", False)
-    ours_is = RETURNED if chosen else "lwf"
-    beside = baseline in ("base", SFT)
-    tasks: dict[str, dict[str, Any]] = {}
+    model = RETURNED if claim.get("returned", False) else "lwf"
+    baseline_is_in_run = baseline in ("base", SFT)  # each run evaluates these models, too
+    tasks: dict[str, Row] = {}
     ratios: list[Mean] = []
     for task in study.learn:
-        seeds = set(_seeds(known, task, forget, method))
-        if not beside:
-            seeds &= set(_seeds(known, task, forget, baseline))
-        ours, theirs = (
-            table(known, task, forget, which, sorted(seeds), 0, model)
-            for which, model in (
-                (method, ours_is),
-                (method, baseline) if beside else (baseline, ours_is),
-            )
-        )
+        cells = _cells(finished, task, forget, method)
+        if baseline_is_in_run:
+            theirs = table(finished, cells, "correct", baseline)
+        else:
+            cells = [cell for cell in cells if cell._replace(method=baseline) in finished]
+            baseline_cells = [cell._replace(method=baseline) for cell in cells]
+            theirs = table(finished, baseline_cells, "correct", model)
+        ours = table(finished, cells, "correct", model)
         if ours is None or theirs is None:
             continue
         tasks[task] = effect(ours, theirs)
         if ratio := relative(ours, theirs):
             ratios.append(ratio)
-    corrected = holm([figures["p_value"] for figures in tasks.values()])
-    for figures, p in zip(tasks.values(), corrected, strict=True):
-        figures["p_holm"] = p
+    _add_corrected(tasks.values())
     mean = mean_of(ratios) if ratios else None
     return {
         "method": method,
         "baseline": baseline,
         "setting": forget,
-        "returned": chosen,
+        "returned": model == RETURNED,
         "tasks": tasks,
         "mean_relative": mean.value if mean else None,
         "mean_ci95": mean.interval() if mean else None,

@@ -1,19 +1,21 @@
-"""Pictures of a study's results."""
+"""Figures of a study's results."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from letgo.run.folder import Row
 from letgo.study.plan import settings_of
 
 COLUMNS = 4
-FAR = 30  # points; an arrow where an interval goes on: few seeds can make it say nothing
+FAR = 30  # points; longer intervals, which few seeds can have, end in an arrow there
 
 
 class Curves(NamedTuple):
-    """Learning losses of a run, by learning step: plain fine-tuning's and the method's."""
+    """Learning losses of a run by learning step, those of SFT and of the method."""
 
     title: str
     steps: list[int]
@@ -21,31 +23,26 @@ class Curves(NamedTuple):
     method: list[float]
 
 
-def draw(results: dict[str, Any], curves: list[Curves], folder: Path) -> None:
-    """`forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
+def draw(results: Row, curves: list[Curves], folder: Path) -> None:
+    """Draw `forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
 
-    Methods of the same settings, tried on different tasks and sets, share the first one's heat map.
-
-    Args:
-        results: as `results.collect`.
-        curves: learning losses of the runs that are done.
-        folder: where to.
+    Methods with the same settings share one heat map, named after the first.
     """
     if results["effects"]:
         _forest(results["effects"], folder / "forest.png")
     if curves:
         _curves(curves, folder / "curves.png")
-    of_settings: dict[str, list[str]] = {}
+    same_settings: dict[str, list[str]] = {}
     for name, method in results["study"]["methods"].items():
-        of_settings.setdefault(settings_of(method), []).append(name)
-    for names in of_settings.values():
+        same_settings.setdefault(settings_of(method), []).append(name)
+    for names in same_settings.values():
         rows = [row for row in results["effects"] if row["method"] in names]
         if len({row["forget"] for row in rows}) > 1:
             _heat_map(rows, ", ".join(names), folder / f"heatmap-{names[0]}.png")
 
 
 def _curves(curves: list[Curves], file: Path) -> None:
-    """Learning loss of method and plain fine-tuning, the mean over the same runs of both."""
+    """Learning losses of the method and of SFT, means over the same runs."""
     titles = list(dict.fromkeys(run.title for run in curves))
     height = -(-len(titles) // COLUMNS)
     figure, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2 * height), squeeze=False)
@@ -67,44 +64,36 @@ def _curves(curves: list[Curves], file: Path) -> None:
     _save(figure, file)
 
 
-def _forest(rows: list[dict[str, Any]], file: Path) -> None:
+def _forest(rows: list[Row], file: Path) -> None:
     """One line per task, forgetting set and method."""
     rows = sorted(rows, key=lambda row: (row["task"], row["forget"], row["method"]))
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(rows)))
-    middle = [100 * row["accuracy"]["difference"] for row in rows]
+    means = [100 * row["accuracy"]["difference"] for row in rows]
     ends = 100 * np.array([row["accuracy"]["ci95"] for row in rows]).T
-    places = np.arange(len(rows))[::-1]
-    axes.hlines(places, *ends, color="tab:blue")
-    axes.plot(middle, places, "o", color="tab:blue", markersize=4)
-    bound = 1.05 * max(np.abs(middle).max(), min(FAR, np.abs(ends).max()))
-    for side, end in ((-1, ends[0]), (1, ends[1])):
-        cut = side * end > bound
-        axes.plot(
-            np.full(cut.sum(), side * bound),
-            places[cut],
-            "><"[side < 0],
-            color="tab:blue",
-            clip_on=False,
-        )
+    heights = np.arange(len(rows))[::-1]
+    axes.hlines(heights, *ends, color="tab:blue")
+    axes.plot(means, heights, "o", color="tab:blue", markersize=4)
+    bound = 1.05 * max(np.abs(means).max(), min(FAR, np.abs(ends).max()))
+    for side, arrow, end in ((-1, "<", ends[0]), (1, ">", ends[1])):
+        cut = heights[side * end > bound]
+        axes.plot(np.full(len(cut), side * bound), cut, arrow, color="tab:blue", clip_on=False)
     axes.set_xlim(-bound, bound)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [
-        f"{row['task']}, {row['forget']}, {row['method']} ({row['accuracy']['seeds']})"
-        for row in rows
-    ]
-    axes.set_yticks(places, names, size=8)
-    axes.set_xlabel("accuracy minus plain fine-tuning's, points, 95 % interval (seeds)")
+    names = [", ".join(row[key] for key in ("task", "forget", "method")) for row in rows]
+    seeds = [row["accuracy"]["seeds"] for row in rows]
+    axes.set_yticks(heights, [f"{n} ({s})" for n, s in zip(names, seeds, strict=True)], size=8)
+    axes.set_xlabel("accuracy minus SFT's, points, 95 % interval (seeds)")
     axes.margins(y=0.5 / len(rows))
     _save(figure, file)
 
 
-def _heat_map(rows: list[dict[str, Any]], title: str, file: Path) -> None:
-    """Differences of methods of the same settings, learning task by forgetting set."""
+def _heat_map(rows: list[Row], title: str, file: Path) -> None:
+    """Accuracy differences of methods with the same settings, task by forgetting set."""
     tasks, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "forget"))
     values = np.full((len(tasks), len(sets)), np.nan)
     for row in rows:
-        at = tasks.index(row["task"]), sets.index(row["forget"])
-        values[at] = 100 * row["accuracy"]["difference"]
+        cell = tasks.index(row["task"]), sets.index(row["forget"])
+        values[cell] = 100 * row["accuracy"]["difference"]
     bound = max(1.0, float(np.nanmax(np.abs(values))))
     figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(sets), 1.5 + 0.5 * len(tasks)))
     image = axes.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
@@ -119,6 +108,6 @@ def _heat_map(rows: list[dict[str, Any]], title: str, file: Path) -> None:
     _save(figure, file)
 
 
-def _save(figure: Any, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> None:
     figure.savefig(file, dpi=130, bbox_inches="tight")
     plt.close(figure)

@@ -1,195 +1,171 @@
-"""`results.md`: the figures of a study, to be read."""
+"""The tables of a study's results, and `results.md`, the page that shows them."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from letgo.data.splits import NEUTRAL
+from letgo.run.folder import Row
+
+MODELS = ("base", "sft", "lwf")
+WHO = ["task", "forgetting set", "method"]
+# Keys of an effect in results.json; all others are metrics.
+NO_METRICS = ("task", "forget", "method", "forgotten", "returned_lwf", "mechanism")
+# Of a metric's column: its title, the factor its values are shown with, and their decimals.
+METRICS = {"accuracy": ("accuracy", 100, 1), "reference_nll": ("NLL of right answers", 1, 3)}
 
 
-def page(results: dict[str, Any]) -> str:
-    """Claims, effects, what was forgotten and what broke, as Markdown."""
+class Table(NamedTuple):
+    """A table with a title and a sentence about it; all cells are text."""
+
+    title: str
+    text: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def page(results: Row) -> str:
+    """`results.md`: all tables, and the errors of failed runs, as Markdown."""
+    lines = ["# Results", "", summary(results), ""]
+    for table in [*tables(results), _runs(results), _made_with(results)]:
+        lines += [f"## {table.title}", ""]
+        if table.text:
+            lines += [table.text, ""]
+        for row in [table.header, ["---"] * len(table.header), *table.rows]:
+            lines.append("| " + " | ".join(row) + " |")
+        lines.append("")
     cells = results["cells"]
-    count = [cell["status"] for cell in cells.values()].count
-    lines = [
-        "# Results",
-        "",
-        f"{count('done')} of {len(cells)} runs are done, "
-        f"{count('failed')} failed. Differences are paired, intervals (95 %) are for other "
-        f"seeds and other examples; of a single seed they are for that seed alone. P-values "
-        f"are corrected (Holm): of a claim over its tasks, of methods over all comparisons "
-        f"of the same settings.",
-        "",
-    ]
-    for name, claim in results["claims"].items():
-        lines += [
-            f"## {name}",
-            "",
-            f"{claim['method']} against {claim['baseline']}, forgetting "
-            f"{claim['setting']}{_whose(claim)}: mean relative gain {_mean(claim)}.",
-            "",
-        ]
-        lines += _table(
-            ["task", "difference", "relative", "p (Holm)", "seeds", "n", "seeds for 2 points"],
-            [
-                [
-                    task,
-                    _points(f),
-                    _percent(f["relative"], f["relative_ci95"]),
-                    f"{f['p_holm']:.3g}",
-                    f["seeds"],
-                    f["n"],
-                    f["seeds_needed"] or "-",
-                ]
-                for task, f in claim["tasks"].items()
-            ],
-        )
-    lines += ["## All methods against plain fine-tuning", ""]
-    lines += _table(
-        [
-            "task",
-            "forgetting set",
-            "method",
-            "accuracy",
-            "p (Holm)",
-            "NLL of right answers",
-            "seeds",
-        ],
-        [
-            [
-                row["task"],
-                row["forget"],
-                row["method"],
-                _points(row["accuracy"]),
-                f"{row['accuracy']['p_holm']:.3g}",
-                _nats(row["reference_nll"]),
-                row["accuracy"]["seeds"],
-            ]
-            for row in results["effects"]
-        ],
-    )
-    lines += [
-        "## What was forgotten",
-        "",
-        "Accuracy on the forgetting sets and perplexity of "
-        "neutral text, base model > SFT > method; and how many runs returned the method's "
-        "model, by their validation sets.",
-        "",
-    ]
-    lines += _table(
-        ["task", "forgetting set", "method", "accuracy", "perplexity", "returned"],
-        [
-            [
-                row["task"],
-                row["forget"],
-                row["method"],
-                _path(row["forgotten"]["accuracy"], ".3f"),
-                _path(row["forgotten"]["perplexity"], ".2f"),
-                f"{row['returned_lwf']} of {row['accuracy']['seeds']}",
-            ]
-            for row in results["effects"]
-        ],
-    )
-    lines += [
-        "## Why",
-        "",
-        "Share of the texts that would help to first order, the cosine of "
-        "those with the learning gradient, how far the first unlearning step would lower the "
-        "learning loss by that, and what it did to the next batch's; then what all of them "
-        "did to the learning loss. Nats per token, on the batches of plain fine-tuning.",
-        "",
-    ]
-    lines += _table(
-        ["task", "forgetting set", "method", "help", "cosine", "promised", "first step", "all"],
-        [
-            [row["task"], row["forget"], row["method"], *_why(row["mechanism"])]
-            for row in results["effects"]
-        ],
-    )
-    lines += [
-        "## Every run",
-        "",
-        "Accuracy of base, SFT and the method; in the rows of forgetting "
-        "sets, what is left of what the model knew.",
-        "",
-    ]
-    lines += _table(
-        ["run", "set", "base", "SFT", "method"],
-        [
-            [name, which, *(_share(models.get(m)) for m in ("base", "sft", "lwf"))]
-            for name, cell in cells.items()
-            for which, models in cell.get("sets", {}).items()
-            if which != NEUTRAL
-        ],
-    )
-    lines += ["## Made with", ""]
-    lines += _table(
-        ["device", "versions", "runs"],
-        [
-            [
-                kind["device"] or "-",
-                ", ".join(map(" ".join, kind["versions"].items())) or "-",
-                kind["runs"],
-            ]
-            for kind in results["made_with"]
-        ],
-    )
-    broken = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
-    if broken:
-        lines += ["## Failed", ""] + [f"- {name}: {error}" for name, error in broken.items()]
+    errors = {name: cell["error"] for name, cell in cells.items() if cell["status"] == "failed"}
+    if errors:
+        lines += ["## Failed", ""] + [f"- {name}: {error}" for name, error in errors.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(map(str, row)) + " |" for row in cells] + [""]
+def summary(results: Row) -> str:
+    """How many runs are done, and how to read the intervals and p-values."""
+    count = [cell["status"] for cell in results["cells"].values()].count
+    return (
+        f"{count('done')} of {len(results['cells'])} runs are done, {count('failed')} failed. "
+        "Differences are paired. Intervals (95 %) hold for other seeds and other examples; those "
+        "of a single seed hold for that seed only. P-values are corrected by Holm's method: those "
+        "of a claim over its tasks, those of methods over all comparisons of the same settings."
+    )
 
 
-def _points(figures: dict[str, Any]) -> str:
-    return _spread(figures, 1, 100)
+def tables(results: Row) -> list[Table]:
+    """Claims, effects, what was forgotten, and the mechanism."""
+    effects = results["effects"]
+    claims = [_claim(name, claim) for name, claim in results["claims"].items()]
+    return [*claims, _effects(effects), _forgotten(effects), _mechanism(effects)]
 
 
-def _nats(figures: dict[str, Any]) -> str:
-    return _spread(figures, 3)
+def _claim(name: str, claim: Row) -> Table:
+    models = " (the models that the runs returned)" if claim["returned"] else ""
+    text = (
+        f"{claim['method']} against {claim['baseline']}, forgetting {claim['setting']}{models}: "
+        f"mean relative gain {_percent(claim['mean_relative'], claim['mean_ci95'])}."
+    )
+    header = ["task", "difference", "relative", "p (Holm)", "seeds", "n", "seeds for 2 points"]
+    rows = []
+    for task, effect in claim["tasks"].items():
+        relative = _percent(effect["relative"], effect["relative_ci95"])
+        counts = [str(effect[key] or "-") for key in ("seeds", "n", "seeds_needed")]
+        rows.append([task, _difference(effect, 1, 100), relative, _p_value(effect), *counts])
+    return Table(name, text, header, rows)
 
 
-def _spread(figures: dict[str, Any], digits: int, unit: float = 1) -> str:
+def _effects(effects: list[Row]) -> Table:
+    names = {key: None for row in effects for key in row if key not in NO_METRICS}
+    metrics = {name: METRICS.get(name, (name, 1, 3)) for name in names}
+    header = [*WHO, *(title for title, *_ in metrics.values()), "p (Holm) of accuracy", "seeds"]
+    rows = []
+    for row in effects:
+        differences = [
+            _difference(row[name], digits, unit) if name in row else "-"
+            for name, (_, unit, digits) in metrics.items()
+        ]
+        accuracy = row["accuracy"]
+        rows.append([*_who(row), *differences, _p_value(accuracy), str(accuracy["seeds"])])
+    text = "Accuracy in points, NLL in nats per token."
+    return Table("All methods against the SFT baseline", text, header, rows)
+
+
+def _forgotten(effects: list[Row]) -> Table:
+    text = (
+        "Accuracy on the forgetting sets and perplexity of neutral text, of base model > SFT > "
+        "method; and how many runs returned the method's model, by their validation sets."
+    )
+    rows = []
+    for row in effects:
+        accuracy = _by_model(row["forgotten"]["accuracy"], 3)
+        perplexity = _by_model(row["forgotten"]["perplexity"], 2)
+        returned = f"{row['returned_lwf']} of {row['accuracy']['seeds']}"
+        rows.append([*_who(row), accuracy, perplexity, returned])
+    return Table("What was forgotten", text, [*WHO, "accuracy", "perplexity", "returned"], rows)
+
+
+def _mechanism(effects: list[Row]) -> Table:
+    text = (
+        "To first order: the share of texts whose unlearning would lower the learning loss, the "
+        "cosine of the selected texts, and the drop of the learning loss that this predicts for "
+        "the first unlearning step. Measured on the batches of the SFT baseline, in nats per "
+        "token: the change of the learning loss by the first unlearning step, and by all of them."
+    )
+    rows = []
+    for row in effects:
+        values = row["mechanism"]
+        numbers = [
+            f"{values[name]:{form}}" if values[name] is not None else "-"
+            for name, form in (("helpful", ".0%"), ("cosine", ".3f"), ("promise", ".4f"))
+        ]
+        changes = [values[name] for name in ("first_step", "learning_loss")]
+        rows.append([*_who(row), *numbers, *(_difference(c, 4) if c else "-" for c in changes)])
+    return Table("Why", text, [*WHO, "help", "cosine", "predicted", "first step", "all"], rows)
+
+
+def _runs(results: Row) -> Table:
+    text = (
+        "Accuracy of the base model, SFT and the method. In the rows of forgetting sets it is the "
+        "accuracy on what was to be forgotten."
+    )
+    rows = []
+    for name, cell in results["cells"].items():
+        for data_set, models in cell.get("sets", {}).items():
+            if data_set != NEUTRAL:
+                shares = [f"{models[m]['accuracy']:.3f}" if m in models else "-" for m in MODELS]
+                rows.append([name, data_set, *shares])
+    return Table("Every run", text, ["run", "set", "base", "SFT", "method"], rows)
+
+
+def _made_with(results: Row) -> Table:
+    rows = []
+    for made in results["made_with"]:
+        versions = ", ".join(map(" ".join, made["versions"].items()))
+        rows.append([made["device"] or "-", versions or "-", str(made["runs"])])
+    return Table("Made with", "", ["device", "versions", "runs"], rows)
+
+
+def _who(row: Row) -> list[str]:
+    return [row["task"], row["forget"], row["method"]]
+
+
+def _p_value(effect: Row) -> str:
+    return f"{effect['p_holm']:.3g}"
+
+
+def _difference(effect: Row, digits: int, unit: float = 1) -> str:
     """A difference with its interval, if it has one."""
-    told = f"{unit * figures['difference']:+.{digits}f}"
-    low, high = figures["ci95"]
+    text = f"{unit * effect['difference']:+.{digits}f}"
+    low, high = effect["ci95"]
     if low is None:
-        return told
-    return f"{told} [{unit * low:+.{digits}f}, {unit * high:+.{digits}f}]"
+        return text
+    return f"{text} [{unit * low:+.{digits}f}, {unit * high:+.{digits}f}]"
 
 
-def _percent(value: float | None, ends: list[float] | None) -> str:
-    if value is None or ends is None:
+def _percent(value: float | None, interval: list[float] | None) -> str:
+    if value is None or interval is None:
         return "-"
-    return f"{100 * value:+.1f} % [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
+    return f"{100 * value:+.1f} % [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
 
 
-def _mean(claim: dict[str, Any]) -> str:
-    return _percent(claim["mean_relative"], claim["mean_ci95"])
-
-
-def _why(figures: dict[str, Any]) -> list[str]:
-    told = [
-        f"{value:{form}}" if value is not None else "-"
-        for value, form in (
-            (figures["helpful"], ".0%"),
-            (figures["cosine"], ".3f"),
-            (figures["promise"], ".4f"),
-        )
-    ]
-    changes = (figures["first_step"], figures["learning_loss"])
-    return told + [_spread(change, 4) if change else "-" for change in changes]
-
-
-def _whose(claim: dict[str, Any]) -> str:
-    return " (the models that the runs returned)" if claim["returned"] else ""
-
-
-def _path(by_model: dict[str, float], form: str) -> str:
-    return " > ".join(format(by_model[m], form) for m in ("base", "sft", "lwf") if m in by_model)
-
-
-def _share(figures: dict[str, Any] | None) -> str:
-    return f"{figures['accuracy']:.3f}" if figures else "-"
+def _by_model(values: Mapping[str, float], digits: int) -> str:
+    return " > ".join(f"{values[model]:.{digits}f}" for model in MODELS if model in values)

@@ -1,31 +1,32 @@
-"""What unlearning promised and what it did, from the logs of a study's runs.
+"""Why a method gained or not, from the logs of a study's runs.
 
-A run sees the batches of plain fine-tuning in the same order, so that its learning loss can be
-compared batch by batch. Up to the first unlearning step both are the same model: what differs right
-after it is what that one step did, to a batch that has not been learned yet.
+A run sees the learning batches of its SFT baseline in the same order, which allows comparing the
+two learning losses batch by batch. Up to the first unlearning step both are the same model, and the
+difference on the next batch, not learned yet, is the effect of that single step.
 """
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from letgo.evaluation.statistics import paired_mean
+from letgo.run.folder import Row
 
 
-def mechanism(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of one task, forgetting set and method; None where runs do not say.
+def mechanism(cells: Sequence[Row]) -> Row:
+    """First-order predictions and actual changes of the learning loss, nats per token.
 
     Args:
-        cells: the files of its runs, with `rescored` and `curves`, one per seed.
+        cells: contents of the cells' files of one task, forgetting set and method, one per seed.
 
     Returns:
-        `helpful`: share of the texts whose unlearning would lower the learning loss, to first
-        order; `cosine` of the chosen texts with the learning gradient; `promise`: by how much the
-        first unlearning step would lower the learning loss by that, nats; `first_step`: what it
-        did to the next batch's learning loss, and `learning_loss`: what all of them did to that of
-        the steps after it, method minus plain fine-tuning, each a mean over seeds with interval.
+        `helpful`, the share of texts whose unlearning would lower the learning loss, to first
+        order; `cosine` between unlearning the selected texts and lowering the learning loss;
+        `promise`, the drop of the learning loss that this predicts for the first unlearning step;
+        `first_step`, the actual change on the next batch, and `learning_loss`, the mean change on
+        all batches from there on: method minus SFT, means over seeds with intervals. None where
+        the runs have no such values.
     """
-    asked = [line for cell in cells for line in cell["rescored"]]
+    rescored = [line for cell in cells for line in cell["rescored"]]
     first = [cell["rescored"][0] for cell in cells if cell["rescored"]]
     promises = [
         line["confidence"] * line["learning_norm"] * line["update"]
@@ -34,8 +35,8 @@ def mechanism(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     changes = [change for cell in cells if (change := _changes(cell["curves"]))]
     return {
-        "helpful": _mean([line["helpful"] for line in asked]),
-        "cosine": _mean([line["confidence"] for line in asked]),
+        "helpful": _mean([line["helpful"] for line in rescored]),
+        "cosine": _mean([line["confidence"] for line in rescored]),
         "promise": _mean(promises),
         "first_step": _over_seeds([change[0] for change in changes]),
         "learning_loss": _over_seeds([fmean(change) for change in changes]),
@@ -43,17 +44,17 @@ def mechanism(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _changes(curves: dict[str, list[list[float]]]) -> list[float]:
-    """Learning loss minus plain fine-tuning's, step by step from where they first differ."""
+    """Learning loss minus SFT's, step by step from the first step at which they differ."""
     pairs = zip(curves["method"][1], curves["sft"][1], strict=False)
     changes = [ours - theirs for ours, theirs in pairs]
-    begun = next((i for i, change in enumerate(changes) if change), len(changes))
-    return changes[begun:]
+    first = next((i for i, change in enumerate(changes) if change), len(changes))
+    return changes[first:]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
-def _over_seeds(values: list[float]) -> dict[str, Any] | None:
+def _over_seeds(values: list[float]) -> Row | None:
     return paired_mean(values, [0.0] * len(values)) if values else None

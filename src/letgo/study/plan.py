@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from letgo.errors import InputError
-from letgo.run.config import read
+from letgo.run.config import parse, read
+from letgo.run.inputs import Run, open_run
 
 METHOD_KEYS = {"settings", "learn", "forget", "seeds"}
 CLAIM_KEYS = {"method", "baseline", "forget"}
@@ -25,24 +26,24 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Also the name of its folder."""
+        """Name of the cell's folder."""
         return f"{self.task}--{self.forget}--{self.method}--{self.seed}"
 
 
 @dataclass(frozen=True)
 class Study:
-    """What STUDY.yaml says.
+    """The content of STUDY.yaml.
 
     Args:
         settings: flags of `letgo run` for all cells.
-        learn: flags of each learning task, `learn` and `learn_test` among them.
-        forget: the forgetting prompts of each set, as `--forget`; one named like a learning task
-            is not combined with it, and of a mixed set the task's own learning data is left out.
-        methods: of each method its `settings` (flags), and which `learn`, `forget` and `seeds` it
-            is tried on; all where it does not say.
-        seeds: of all methods that do not say otherwise.
+        learn: flags by learning task, `learn` and `learn_test` among them.
+        forget: forgetting prompts by set, as `--forget`. A set named like a learning task is not
+            combined with it; a task's own learning data is left out of a set of several sources.
+        methods: by method its `settings` (flags) and the `learn`, `forget` and `seeds` that it is
+            run on (default: all).
+        seeds: seeds of methods without their own.
         claims: by name the `method`, its `baseline` and the `forget` set that are compared; with
-            `returned`, the model that a run returns, by its validation set, instead of LWF's.
+            `returned`, the models that the runs returned by their validation sets.
     """
 
     settings: dict[str, Any]
@@ -53,25 +54,24 @@ class Study:
     claims: dict[str, dict[str, Any]]
 
     def cells(self) -> list[Cell]:
-        """All runs, task by task and method by method.
+        """All cells, task by task and method by method.
 
-        Neighbours are of different seeds: of two runs at once that share a probe, one would wait.
+        Neighbours differ in their seed: two runs with the same SFT baseline would wait for it.
         """
-        tasks = list(self.learn)
-        return sorted(self._of_methods(), key=lambda cell: tasks.index(cell.task))
-
-    def _of_methods(self) -> Iterator[Cell]:
-        for name, method in self.methods.items():
-            for task in method.get("learn", self.learn):
-                for forget in method.get("forget", self.forget):
-                    for seed in method.get("seeds", self.seeds):
-                        if forget != task:
-                            yield Cell(task, forget, name, seed)
+        cells = [
+            Cell(task, forget, name, seed)
+            for name, method in self.methods.items()
+            for task in method.get("learn", self.learn)
+            for forget in method.get("forget", self.forget)
+            for seed in method.get("seeds", self.seeds)
+            if forget != task
+        ]
+        return sorted(cells, key=lambda cell: list(self.learn).index(cell.task))
 
     def flags(self, cell: Cell) -> dict[str, Any]:
-        """Settings of a cell's `letgo run`, but for its folder; `$NAME` in paths is filled in.
+        """Flags of a cell's `letgo run` except its folder.
 
-        Filled in only here, so that results do not hold the paths of a machine.
+        `$NAME` in paths is expanded here only: results shall not contain paths of a machine.
         """
         task = {
             name: os.path.expandvars(value) if isinstance(value, str) else value
@@ -91,51 +91,55 @@ class Study:
 
 
 def settings_of(method: Mapping[str, Any]) -> str:
-    """A method's settings as text: the same where two methods differ in where they are tried."""
+    """A method's settings as text, equal for methods that differ only in where they are run."""
     return json.dumps(method.get("settings", {}), sort_keys=True)
+
+
+def open_cell(study: Study, cell: Cell) -> Run:
+    """The data of a cell, with the checks of `letgo run`.
+
+    Raises:
+        InputError: `letgo run` would refuse the settings or the data.
+    """
+    flags = {**study.flags(cell), "output_dir": f"(cell {cell.name})"}
+    return open_run(parse("run", [], flags))
 
 
 def read_study(file: Path) -> Study:
     """Read and check STUDY.yaml.
 
     Raises:
-        InputError: names the key that is missing, unknown or of the wrong kind.
+        InputError: names a key that is missing, unknown or has a value of the wrong type.
     """
-    given = read(file)
-    kinds = {
-        "settings": dict,
-        "learn": dict,
-        "forget": dict,
-        "methods": dict,
-        "seeds": list,
-        "claims": dict,
-    }
-    for key, value in given.items():
-        if key not in kinds:
-            raise InputError(f"{file}: unknown key {key!r}; there are {', '.join(kinds)}")
-        if not isinstance(value, kinds[key]):
-            raise InputError(f"{file}: {key} must be a {_word(kinds[key])}")
+    content = {"settings": {}, "claims": {}, **read(file)}
+    keys = [field.name for field in fields(Study)]
+    for key, value in content.items():
+        if key not in keys:
+            raise InputError(f"{file}: unknown key {key!r}; the keys are {', '.join(keys)}")
+        if not isinstance(value, list if key == "seeds" else dict):
+            kind = "list" if key == "seeds" else "mapping"
+            raise InputError(f"{file}: {key} must be a {kind}")
     for key in ("learn", "forget", "methods", "seeds"):
-        if not given.get(key):
+        if not content.get(key):
             raise InputError(f"{file}: {key} is missing")
-    forget = {n: [v] if isinstance(v, str) else list(v) for n, v in given["forget"].items()}
-    study = Study(
-        given.get("settings", {}),
-        given["learn"],
-        forget,
-        {n: m or {} for n, m in given["methods"].items()},
-        given["seeds"],
-        given.get("claims", {}),
-    )
+    forget = {n: [v] if isinstance(v, str) else list(v) for n, v in content["forget"].items()}
+    methods = {name: method or {} for name, method in content["methods"].items()}
+    study = Study(**{**content, "forget": forget, "methods": methods})
+    _check_study(file, study)
+    return study
+
+
+def _check_study(file: Path, study: Study) -> None:
+    """Check names, and that tasks, methods and claims have the keys they need."""
     for name, task in study.learn.items():
         if not isinstance(task, dict) or not {"learn", "learn_test"} <= set(task):
             raise InputError(
-                f"{file}: learn {name} needs learn and learn_test: all seeds must be asked the same"
+                f"{file}: learn {name} needs learn and learn_test: "
+                "all seeds must be evaluated on the same examples"
             )
-    for kind, names in (("learn", study.learn), ("method", study.methods), ("forget", forget)):
-        for name in names:
-            if not isinstance(name, str) or "--" in name or "/" in name:
-                raise InputError(f"{file}: {kind} {name!r} must be a name without / and --")
+    for name in [*study.learn, *study.methods, *study.forget]:
+        if not isinstance(name, str) or "--" in name or "/" in name:
+            raise InputError(f"{file}: {name!r} must be a name without / and --")
     for name, method in study.methods.items():
         _check_names(file, f"method {name}", method, METHOD_KEYS, study)
     for name, claim in study.claims.items():
@@ -143,28 +147,22 @@ def read_study(file: Path) -> Study:
         if set(claim) - {"returned"} != CLAIM_KEYS:
             raise InputError(f"{file}: claim {name} needs {', '.join(sorted(CLAIM_KEYS))}")
     if SFT in study.methods:
-        raise InputError(f"{file}: a method cannot be called {SFT}: every run has it beside it")
-    return study
+        raise InputError(f"{file}: a method cannot be called {SFT}: it is every run's baseline")
 
 
-def _check_names(file: Path, where: str, given: Any, keys: set[str], study: Study) -> None:
-    """All keys are known, and what they name exists."""
-    if not isinstance(given, dict):
+def _check_names(file: Path, where: str, entry: object, keys: set[str], study: Study) -> None:
+    """Check that all keys of a method or claim are known, and that the names in it exist."""
+    if not isinstance(entry, dict):
         raise InputError(f"{file}: {where} must be a mapping")
-    if unknown := set(given) - keys:
+    if unknown := set(entry) - keys:
         raise InputError(f"{file}: {where} has an unknown key {sorted(unknown)[0]!r}")
-    known: dict[str, Collection[str]] = {
+    choices: dict[str, Collection[str]] = {
         "learn": study.learn,
         "forget": study.forget,
         "method": study.methods,
         "baseline": {*study.methods, SFT, "base"},
     }
-    for key in known.keys() & given.keys():
-        names = given[key] if isinstance(given[key], list) else [given[key]]
-        for name in names:
-            if name not in known[key]:
-                raise InputError(f"{file}: {where} names {key} {name!r}, which is not there")
-
-
-def _word(kind: type) -> str:
-    return "list" if kind is list else "mapping"
+    for key in choices.keys() & entry.keys():
+        for name in entry[key] if isinstance(entry[key], list) else [entry[key]]:
+            if name not in choices[key]:
+                raise InputError(f"{file}: {where} names {key} {name!r}, which does not exist")

@@ -12,46 +12,39 @@ from ray.exceptions import RayError
 
 from letgo.errors import InputError
 from letgo.progress import Progress, log
+from letgo.run.folder import Row
 from letgo.study.plan import Cell, Study
-from letgo.study.runner import FOREVER, TIME_IS_UP, finish, start
+from letgo.study.runner import LONGEST_WAIT, TIME_IS_UP, Runner, finish, start
 
-SECONDS_TO_END = 60.0  # that interrupted runs are waited for
+SECONDS_TO_END = 60.0  # granted to interrupted runs
 
 
-class RayRunner:
-    """Runs cells on a cluster until a deadline or Ctrl-C, as `cells.Runner` does on one machine.
+class RayRunner(Runner):
+    """Runs cells on a Ray cluster, with the arguments of `Runner`.
 
-    The machines must have letgo, and see the study's folder and the data under the same names.
-
-    Args:
-        root: the study's folder.
-        study: what it says.
-        jobs: how many run at once on each machine, each with a share of its cores, and with a GPU
-            where the cluster has any.
-        seconds: until the deadline.
-        keep_models: whether the models stay when a cell is done.
+    All machines need letgo, and the study's folder and the data under the same paths. On each of
+    them `jobs` cells run at once, each with a share of its cores, and a GPU if the cluster has any.
 
     Raises:
         InputError: there is no cluster.
     """
 
     def __init__(self, root: Path, study: Study, jobs: int, seconds: float, keep_models: bool):
-        self.root, self.study, self.keep_models = root.resolve(), study, keep_models
-        self.deadline = time.monotonic() + seconds
+        super().__init__(root.resolve(), study, jobs, seconds, keep_models)
         _connect()
-        # A second attempt would share its folder with one whose machine is only out of sight.
-        self.task = ray.remote(**_share(jobs), max_retries=0)(_run)
+        # No retries: a machine that is only unreachable may still be writing to the cell's folder.
+        self.task = ray.remote(**_resources(jobs), max_retries=0)(_run)
 
     def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, str | None]]:
-        """Cells as they end, with None or what went wrong in a line.
-
-        Those that the deadline has left undone do not come.
-        """
-        waiting = {self._submit(cell): cell for cell in cells}
+        """As `Runner.run`."""
+        waiting = {
+            self.task.remote(self.root, c, self.study.flags(c), self.keep_models, Path.cwd()): c
+            for c in cells
+        }
         progress = Progress("study", len(cells))
         try:
-            while waiting and (left := self.deadline - time.monotonic()) > 0:
-                ended, _ = ray.wait(list(waiting), timeout=min(left, FOREVER))
+            while waiting and (seconds := self.deadline - time.monotonic()) > 0:
+                ended, _ = ray.wait(list(waiting), timeout=min(seconds, LONGEST_WAIT))
                 for task in ended:
                     progress.step()
                     yield waiting.pop(task), _error(task)
@@ -62,20 +55,16 @@ class RayRunner:
             if waiting:
                 _interrupt(list(waiting))
 
-    def _submit(self, cell: Cell) -> Any:
-        flags = self.study.flags(cell)
-        return self.task.remote(self.root, cell, flags, self.keep_models, Path.cwd())
-
 
 def _interrupt(tasks: list[Any]) -> None:
-    """End tasks as Ctrl-C would, and see them end."""
+    """Interrupt tasks as Ctrl-C would, and wait for their end."""
     for task in tasks:
         ray.cancel(task)
     ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_TO_END)
 
 
 def _connect() -> None:
-    """Join the cluster of this process, of $RAY_ADDRESS, or the one that runs here."""
+    """Join this process's cluster, the one of $RAY_ADDRESS, or the one running on this machine."""
     if ray.is_initialized():
         return
     try:
@@ -83,30 +72,28 @@ def _connect() -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             "--engine ray: no Ray cluster answers; start one by `ray start --head`, "
-            "or name one in RAY_ADDRESS"
+            "or set RAY_ADDRESS"
         ) from error
 
 
-def _share(jobs: int) -> dict[str, float]:
-    """What a run asks of a machine: a share of the smallest one's cores, and of GPUs one."""
+def _resources(jobs: int) -> dict[str, float]:
+    """Resources of a run: its share of the cores of the smallest machine, and one GPU if any."""
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-    kind = "GPU" if gpus else "CPU"
+    device = "GPU" if gpus else "CPU"
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = min(machine.get("CPU", 1.0) for machine in machines if machine.get(kind))
+    cores = min(machine.get("CPU", 1.0) for machine in machines if machine.get(device))
     return {"num_cpus": max(1.0, cores // jobs), "num_gpus": gpus}
 
 
-def _run(
-    root: Path, cell: Cell, flags: dict[str, Any], keep_models: bool, here: Path
-) -> str | None:
-    """The task: a cell's `letgo run` on a machine of the cluster."""
-    os.chdir(here)  # data may be named as seen from where the study was begun
-    # Ray keeps interrupts from its workers, and so from what they start.
+def _run(root: Path, cell: Cell, flags: Row, keep_models: bool, directory: Path) -> str | None:
+    """Ray task: a cell's `letgo run` on a machine of the cluster."""
+    os.chdir(directory)  # paths of data are relative to where the study was started
+    # Ray blocks interrupts in its workers, and the processes they start inherit that.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    process = start(root, cell, flags, None)  # Ray has said how many threads
+    process = start(root, cell, flags, None)  # Ray sets OMP_NUM_THREADS
     try:
-        # Ray's interrupt is not a signal: it ends only a wait that looks up now and then.
-        status = process.wait(timeout=FOREVER)
+        # Ray's interrupt is not a signal: only a wait with a timeout notices it.
+        status = process.wait(timeout=LONGEST_WAIT)
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         process.wait()
@@ -115,7 +102,7 @@ def _run(
 
 
 def _error(task: Any) -> str | None:
-    """What a task returns; where Ray could not run it, why, in a line."""
+    """The task's error message or None; if Ray could not run it, the reason in one line."""
     try:
         error: str | None = ray.get(task)
     except RayError as failure:

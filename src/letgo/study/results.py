@@ -1,137 +1,142 @@
-"""From the files of finished cells to `results.json`."""
+"""`results.json`, `results.md` and figures, from the files of finished cells."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 
 from letgo.data.splits import NEUTRAL
+from letgo.errors import InputError
 from letgo.evaluation.statistics import accuracy, perplexity
-from letgo.run.folder import read_json
+from letgo.run.folder import Row, write_json
+from letgo.run.provenance import git_revision, versions
+from letgo.study.cells import Answers, read_cells
 from letgo.study.comparisons import Finished, claim_of, effects_of, returned
-from letgo.study.figures import Curves
+from letgo.study.figures import Curves, draw
+from letgo.study.markdown import page
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import Cell, Study
-from letgo.study.runner import answers_of, is_done
 
-DIGITS = 9  # beyond them, two machines may differ
-
-
-def read_cells(root: Path, study: Study) -> dict[Cell, dict[str, Any]]:
-    """The files of a study's finished cells."""
-    return {c: read_json(answers_of(root, c)) for c in study.cells() if is_done(root, c)}
+DIGITS = 9  # significant ones; the others may differ between two machines
 
 
-def collect(
-    files: Mapping[Cell, dict[str, Any]], study: Study, failed: Mapping[str, str]
-) -> dict[str, Any]:
-    """All figures of a study.
+def write_results(root: Path, study: Study, failed: Mapping[str, str]) -> Row:
+    """Write `results.json`, `results.md` and figures of all finished cells.
+
+    Raises:
+        InputError: as `collect`.
+    """
+    files = read_cells(root, study)
+    origin = {"versions": versions(), "git_revision": git_revision()}
+    results = {"study": asdict(study), **collect(files, study, failed), **origin}
+    validate(results)
+    write_json(root / "results.json", results)
+    (root / "results.md").write_text(page(results), encoding="utf-8")
+    draw(results, curves(files), root)
+    return results
+
+
+def validate(results: Row) -> None:
+    """Check results against `results.schema.json`.
+
+    Raises:
+        InputError: names the first key that does not match.
+    """
+    schema = resources.files("letgo.study").joinpath("results.schema.json").read_text()
+    try:
+        jsonschema.validate(results, json.loads(schema))
+    except jsonschema.ValidationError as error:
+        raise InputError(f"results.json: {error.json_path}: {error.message[:200]}") from error
+
+
+def collect(files: Mapping[Cell, Row], study: Study, failed: Mapping[str, str]) -> Row:
+    """All statistics of a study.
 
     Args:
         files: as `read_cells`.
-        study: what it says.
-        failed: of cells that broke, by name, what went wrong.
+        failed: error messages by cell name.
 
     Raises:
-        InputError: runs of one task were asked different examples.
+        InputError: runs of one task were evaluated on different examples.
     """
-    cells = study.cells()
-    known = {c: Finished(file["answers"], returned(file["answers"])) for c, file in files.items()}
-    return rounded(
-        {
-            "cells": {cell.name: _cell(known.get(cell), failed.get(cell.name)) for cell in cells},
-            "effects": [
-                {**row, "mechanism": _mechanism(study, files, row)}
-                for row in effects_of(study, known)
-            ],
-            "claims": {name: claim_of(study, known, claim) for name, claim in study.claims.items()},
-            "made_with": made_with([file.get("provenance", {}) for file in files.values()]),
-        }
-    )
+    finished = {c: Finished(f["answers"], returned(f["answers"])) for c, f in files.items()}
+    claims = {name: claim_of(study, finished, claim) for name, claim in study.claims.items()}
+    cells = {c.name: _cell(finished.get(c), failed.get(c.name)) for c in study.cells()}
+    effects = [
+        {**row, "mechanism": _mechanism(study, files, row)} for row in effects_of(study, finished)
+    ]
+    made = made_with([file.get("provenance", {}) for file in files.values()])
+    return rounded({"cells": cells, "effects": effects, "claims": claims, "made_with": made})
 
 
-def made_with(origins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The devices and versions that runs were made with, and how many runs, most first.
-
-    Args:
-        origins: of every run the `provenance` of its `config.yaml`, or what is known of it.
-    """
-    kinds = Counter(
+def made_with(origins: Sequence[Row]) -> list[Row]:
+    """Devices and versions in the `provenance` of runs, with their number of runs, most first."""
+    counts = Counter(
         (origin.get("device"), tuple(sorted(origin.get("versions", {}).items())))
         for origin in origins
     )
     return [
         {"device": device, "versions": dict(versions), "runs": runs}
-        for (device, versions), runs in kinds.most_common()
+        for (device, versions), runs in counts.most_common()
     ]
 
 
-def _cell(finished: Finished | None, error: str | None) -> dict[str, Any]:
-    """One run: what base, SFT and the method got right, of the task and of what was forgotten."""
+def _cell(finished: Finished | None, error: str | None) -> Row:
+    """One run: the means of all metrics by set and model."""
     if finished is None:
         return {"status": "failed", "error": error} if error else {"status": "missing"}
-    figures: dict[str, dict[str, Any]] = {}
+    means: dict[str, dict[str, Row]] = {}
     for model, sets in finished.answers.items():
-        for name, by_example in sets.items():
-            right, nll = np.array(list(by_example.values()), float).T
-            if name == NEUTRAL:
-                if np.isfinite(nll).all():
-                    figures.setdefault(name, {})[model] = {"perplexity": perplexity(nll)}
-                continue
-            if np.isnan(right).all():
-                continue  # prompts without right answers, asked to be looked at
-            figures.setdefault(name, {})[model] = {
-                **accuracy([bool(r) for r in right]),
-                "reference_nll": float(np.nanmean(nll)),
-            }
-    return {"status": "done", "sets": figures, "returned": finished.returned}
+        for name, answers in sets.items():
+            if mean := _means(name, answers):
+                means.setdefault(name, {})[model] = mean
+    return {"status": "done", "sets": means, "returned": finished.returned}
 
 
-def _mechanism(
-    study: Study, files: Mapping[Cell, dict[str, Any]], row: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Why, of the runs of one task, forgetting set and method."""
+def _means(name: str, answers: Answers) -> Row:
+    """Means of the metrics of one model on one set; none for prompts without references."""
+    values = {metric: np.array(answers[metric], float) for metric in answers if metric != "ids"}
+    if name == NEUTRAL:
+        nll = values["reference_nll"]
+        return {"perplexity": perplexity(nll)} if np.isfinite(nll).all() else {}
+    correct = values.pop("correct")
+    if np.isnan(correct).all():
+        return {}
+    means = {m: float(np.nanmean(v)) for m, v in values.items() if not np.isnan(v).all()}
+    return {**accuracy([bool(value) for value in correct]), **means}
+
+
+def _mechanism(study: Study, files: Mapping[Cell, Row], row: Row) -> Row:
+    """The mechanism of one task, forgetting set and method."""
     cells = [cell for cell in files if cell[:3] == (row["task"], row["forget"], row["method"])]
+    result = mechanism([files[cell] for cell in cells])
     flags = study.flags(cells[0])
-    one_by_one = flags.get("unlearning_interval") != 0 and (
-        flags.get("unlearning_schedule") != "early"
-    )
-    found = mechanism([files[cell] for cell in cells])
-    return found if one_by_one else {**found, "first_step": None}  # there is no such step
+    if flags.get("unlearning_interval") == 0 or flags.get("unlearning_schedule") == "early":
+        result["first_step"] = None  # no learning batch follows a single unlearning step
+    return result
 
 
-def curves(files: Mapping[Cell, dict[str, Any]]) -> list[Curves]:
-    """Learning losses of the finished runs that logged any."""
-    found = []
+def curves(files: Mapping[Cell, Row]) -> list[Curves]:
+    """Learning losses of the finished runs that logged the method's and SFT's."""
+    results = []
     for cell, file in files.items():
-        (steps, ours), (_, theirs) = (file["curves"][which] for which in ("method", "sft"))
-        if ours and theirs:  # with an optimum of another kind there is no SFT
-            found.append(Curves(f"{cell.task}, {cell.forget}, {cell.method}", steps, theirs, ours))
-    return found
+        (steps, method), (_, sft) = file["curves"]["method"], file["curves"]["sft"]
+        if method and sft:  # no SFT where --optimum is not full
+            title = f"{cell.task}, {cell.forget}, {cell.method}"
+            results.append(Curves(title, steps, sft, method))
+    return results
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-    """Figures with so many significant digits, so that another machine finds the same."""
+    """The same JSON value, its floats rounded to significant digits."""
     if isinstance(value, dict):
         return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list):
         return [rounded(item, digits) for item in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
-
-def differences(told: Any, found: Any, where: str = "") -> list[str]:
-    """Where two results disagree, as paths of keys."""
-    if isinstance(told, dict) and isinstance(found, dict):
-        return [
-            line
-            for key in {**told, **found}
-            for line in differences(told.get(key), found.get(key), f"{where}.{key}")
-        ]
-    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
-        pairs = enumerate(zip(told, found, strict=True))
-        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
-    return (
-        [] if told == found else [f"{where.lstrip('.')}: {told} in the file, {found} by the cells"]
-    )

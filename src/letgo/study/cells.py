@@ -1,0 +1,95 @@
+"""Files of a study's cells: where they lie, and the answers that results are computed from."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from letgo.errors import InputError
+from letgo.report.curves import read_curves
+from letgo.run.folder import Row, read_config, read_json, read_log, read_table, write_json
+from letgo.study.plan import Cell, Study
+
+# Of one model on one set: "ids", and by metric one value per id, None where it is missing.
+Answers = dict[str, list[Any]]
+# By model ("base", "sft", "lwf") and set ("learn", "validation", "forget:NAME", "neutral").
+Models = dict[str, dict[str, Answers]]
+
+RESCORING = ("step", "helpful", "confidence", "learning_norm", "update")  # columns of the log
+
+
+def folder_of(root: Path, cell: Cell) -> Path:
+    """The run folder of a cell."""
+    return root / "cells" / cell.name
+
+
+def file_of(root: Path, cell: Cell) -> Path:
+    """The cell's file, which results are computed from: it holds no texts and may be published."""
+    return root / "cells" / f"{cell.name}.json"
+
+
+def log_of(root: Path, cell: Cell) -> Path:
+    """The output of the cell's `letgo run`."""
+    return root / "cells" / f"{cell.name}.log"
+
+
+def is_done(root: Path, cell: Cell) -> bool:
+    """Whether the cell's run is finished."""
+    return file_of(root, cell).exists()
+
+
+def write_cell(root: Path, cell: Cell) -> None:
+    """Write the file of a finished run, which marks the cell as done."""
+    folder = folder_of(root, cell)
+    log = read_log(folder / "train_log.jsonl")
+    logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"), "method": log}
+    stages = read_json(folder / "stages.json")
+    content = {
+        "provenance": read_config(folder)["provenance"],
+        "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        "curves": {name: read_curves(lines).learning for name, lines in logs.items()},
+        "rescored": [
+            {name: line.get(name, line.get(f"unlearn/{name}")) for name in RESCORING}
+            for line in log
+            if "unlearn/helpful" in line
+        ],
+        "answers": _columns(read_table(folder / "answers.parquet")),
+    }
+    write_json(file_of(root, cell), content, indent=None)
+
+
+def _columns(table: pa.Table) -> Models:
+    """The numeric columns of answers.parquet, each a metric, by model and set."""
+    metrics = [field.name for field in table.schema if pa.types.is_primitive(field.type)]
+    answers: Models = {}
+    for row in table.select(["model", "set", "id", *metrics]).to_pylist():
+        sets = answers.setdefault(row["model"], {})
+        columns = sets.setdefault(row["set"], {name: [] for name in ("ids", *metrics)})
+        columns["ids"].append(row["id"])
+        for metric in metrics:
+            columns[metric].append(_plain(row[metric]))
+    return answers
+
+
+def _plain(value: float | bool | None) -> float | int | None:
+    """A number as JSON has it: 0 or 1 for a truth value, null for NaN and infinity."""
+    if value is None or not math.isfinite(value):
+        return None
+    return round(value, 5) if isinstance(value, float) else int(value)
+
+
+def read_cells(root: Path, study: Study) -> dict[Cell, Row]:
+    """The content of the files of all finished cells.
+
+    Raises:
+        InputError: a file has the answers of letgo's first cell files, which had no named metrics.
+    """
+    contents = {c: read_json(file_of(root, c)) for c in study.cells() if is_done(root, c)}
+    for cell, content in contents.items():
+        if any("ids" not in a for sets in content["answers"].values() for a in sets.values()):
+            raise InputError(
+                f"{file_of(root, cell)} has metrics without names, as an earlier letgo wrote them; "
+                f"convert the files by `python studies/convert_cells.py {root / 'cells'}`"
+            )
+    return contents

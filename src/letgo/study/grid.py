@@ -1,0 +1,75 @@
+"""Run the cells of a study, and write its results after each."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from letgo.errors import InputError, missing_extra
+from letgo.progress import log
+from letgo.study.cells import is_done
+from letgo.study.plan import Cell, Study, open_cell, read_study
+from letgo.study.results import write_results
+from letgo.study.runner import Runner, clear_shared
+
+
+def runner_of(engine: str) -> type[Runner]:
+    """The runner of an engine, "processes" or "ray".
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    if engine != "ray":
+        return Runner
+    try:
+        from letgo.study.ray_engine import RayRunner
+    except ModuleNotFoundError as error:
+        raise missing_extra("--engine ray", error, "ray") from error
+    return RayRunner
+
+
+def open_cells(study: Study, cells: Sequence[Cell]) -> None:
+    """Check settings and data of cells before any of them runs.
+
+    Raises:
+        InputError: `letgo run` would refuse the settings or the data.
+    """
+    for cell in {(c.task, c.forget, c.method): c for c in cells}.values():
+        open_cell(study, cell)
+
+
+def prepare(root: Path, study: Study, file: Path) -> None:
+    """Make the study's folder with a copy of STUDY.yaml.
+
+    STUDY.yaml may have grown since the last time; finished runs must have the same settings.
+
+    Raises:
+        InputError: a finished run in the folder has other settings.
+    """
+    copy = root / "study.yaml"
+    if copy.exists():
+        before = read_study(copy)
+        for cell in set(before.cells()) & set(study.cells()):
+            if is_done(root, cell) and before.flags(cell) != study.flags(cell):
+                raise InputError(
+                    f"--output_dir: {root} has {cell.name} with other settings than {file}; "
+                    "give another folder"
+                )
+    root.mkdir(parents=True, exist_ok=True)
+    if not copy.exists() or not copy.samefile(file):
+        shutil.copyfile(file, copy)
+
+
+def run_cells(runner: Runner, cells: Sequence[Cell]) -> dict[str, str]:
+    """Run cells and write results after each; the error messages of failed cells by name."""
+    failed = {}
+    for cell, error in runner.run(cells):
+        if error:
+            failed[cell.name] = error
+            log.warning("%s failed: %s", cell.name, error)
+        try:
+            write_results(runner.root, runner.study, failed)
+        except InputError as wrong:  # the caller's last `write_results` raises it again
+            log.warning("results: %s", wrong)
+    if not runner.keep_models:
+        clear_shared(runner.root, runner.study)
+    return failed
