@@ -1,10 +1,10 @@
-"""Choose plain fine-tuning's learning rate and epochs, on validation examples alone.
+"""Choose the SFT baseline's learning rate and epochs, by the NLL of validation examples.
 
 usage: python studies/choose.py DATA FOLDER [--study large] [--jobs N]
-       DATA: as studies/split.py writes it; goes on in FOLDER
+       DATA: as studies/split.py writes it; a second call resumes in FOLDER
 
-The baseline of a study must be as strong as it can be made; Learning With Forgetting gets the same
-learning rate and epochs, and no tuning of its own.
+The baseline of a study must be as strong as possible. Learning With Forgetting uses the learning
+rate and epochs chosen for it and is not tuned itself.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from letgo.run.base import load_base_tokenizer, load_trained
 from letgo.run.config import parse
 from letgo.run.folder import read_json, write_json
 
-# What is tried: learning rates, an adapter's, and epochs. Tasks that are not there take another's.
+# Candidates: learning rates, an adapter's learning rates, and epochs by task.
 RATES = {"paper": (5e-5, 1e-4), "large": (5e-5, 1e-4, 2e-4)}
 LORA_RATES = (5e-4, 1e-3, 2e-3)
 EPOCHS = {
@@ -43,41 +43,43 @@ EPOCHS = {
     },
     "large": {"gsm8k": (1,), "sst5": (1, 2), "qasc": (1, 2), "dental": (1, 2), "psychol": (1, 2)},
 }
-SEED = 100  # one that no claim uses
+SEED = 100  # no claim uses it
 
 
 def main() -> None:
-    """Fine-tune with every setting; keep the NLL of the validation set."""
-    parser = argparse.ArgumentParser()
+    """Fine-tune with every setting and record the NLL of the validation set."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--study", choices=EPOCHS, default="paper")
     parser.add_argument("--jobs", type=int, default=1)
-    given = parser.parse_args()
-    os.environ["LETGO_STUDY_DATA"] = given.data
-    file = Path(__file__).with_name(f"{given.study}_choice.json")
-    found: dict[str, dict[str, float]] = read_json(file)
+    arguments = parser.parse_args()
+    os.environ["LETGO_STUDY_DATA"] = arguments.data
+    file = Path(__file__).with_name(f"{arguments.study}_choice.json")
+    results: dict[str, dict[str, float]] = read_json(file)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
-    with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
-        asked = {
-            pool.submit(nll, flags): (task, tried)
-            for task, tried, flags in settings(given.study, given.folder)
-            if tried not in found.get(task, {})
+    with ProcessPoolExecutor(arguments.jobs, mp_context=spawn) as pool:
+        submitted = {
+            pool.submit(nll, flags): (task, label)
+            for task, label, flags in settings(arguments.study, arguments.folder)
+            if label not in results.get(task, {})
         }
-        for future in as_completed(asked):
-            task, tried = asked[future]
-            found.setdefault(task, {})[tried] = future.result()
-            write_json(file, found)
-            print(task, tried, found[task][tried], flush=True)
+        for future in as_completed(submitted):
+            task, label = submitted[future]
+            results.setdefault(task, {})[label] = future.result()
+            write_json(file, results)
+            print(task, label, results[task][label], flush=True)
 
 
 def settings(name: str, root: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(task, what is tried, flags of `letgo probe`)."""
+    """Every candidate: (task, label, flags of `letgo probe`)."""
     study = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text())
     for task, choices in EPOCHS[name].items():
         for epochs in reversed(choices):  # the longest first
             for rate in LORA_RATES if study["learn"][task].get("use_peft") else RATES[name]:
-                given: dict[str, Any] = {
+                options: dict[str, Any] = {
                     **study["settings"],
                     **study["learn"][task],
                     "seed": SEED,
@@ -86,13 +88,13 @@ def settings(name: str, root: Path) -> Iterator[tuple[str, str, dict[str, str]]]
                     "unlearning_interval": 0,
                     "output_dir": str(root / f"{task}-{rate:g}-{epochs}"),
                 }
-                flags = {flag: os.path.expandvars(str(value)) for flag, value in given.items()}
+                flags = {flag: os.path.expandvars(str(value)) for flag, value in options.items()}
                 yield task, f"{rate:g} x {epochs}", flags
 
 
 @torch.inference_mode()
 def nll(flags: dict[str, str]) -> float:
-    """Mean NLL of the right answers after fine-tuning, nats per token."""
+    """Mean NLL of the references after fine-tuning, nats per token."""
     validation = flags.pop("learn_validation")
     flags["learn_test"] = validation
     words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]

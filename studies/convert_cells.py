@@ -16,7 +16,9 @@ METRICS = ("correct", "reference_nll")
 
 def main() -> None:
     """Convert the files of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     for file in sorted(parser.parse_args().folder.glob("*.json")):
         cell = read_json(file)

@@ -1,12 +1,12 @@
-"""What the dose, the optimizer's state and the guards are worth: base-9 addition, SmolLM2-135M.
+"""Effects of the step size, the optimizer's state and the guards: base-9 addition, SmolLM2-135M.
 
 usage: python studies/doses.py [--seeds 0 1 2] [--arms NAME ...] [--choose]
 
-Every arm learns 240 base-9 sums for one epoch; D_U are 16 of the base model's own answers to
-base-10 sums and everyday questions. `ruin` is what unguarded recipes do: ascent at the learning
-rate after every learning step, fifteen epochs over D_U. Every seed draws its own sums; `--choose`
-tries candidates on seeds and sums of their own. Writes studies/doses.json (or doses_choice.json);
-arms that are in the file already are kept.
+Every arm learns 240 base-9 sums for one epoch. D_U are 16 answers of the base model to base-10 sums
+and everyday questions. The arm `ruin` is gradient ascent as in recipes without guards: at the
+learning rate, after every learning step, fifteen epochs over D_U. Every seed draws other sums;
+`--choose` runs the candidates on other seeds and sums. Writes studies/doses.json (or
+doses_choice.json); arms that the file already has are not run again.
 """
 
 import argparse
@@ -67,12 +67,12 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 
 
 def answers(model: Any, tokenizer: Any, prompts: list[str], most: int) -> list[list[int]]:
-    """Greedy continuations, as token ids."""
-    asked = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    made: list[list[int]] = []
-    for i in range(0, len(asked), 32):
-        made += generate(model, tokenizer, asked[i : i + 32], most, False)
-    return made
+    """Greedy continuations of at most so many tokens, as token ids."""
+    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    continuations: list[list[int]] = []
+    for i in range(0, len(rows), 32):
+        continuations += generate(model, tokenizer, rows[i : i + 32], most, False)
+    return continuations
 
 
 def trained(
@@ -114,7 +114,7 @@ def trained(
 def tested(
     model: Any, tokenizer: Any, test: Sequence[dict[str, Any]], bf16: bool
 ) -> tuple[list[bool], float]:
-    """Which sums are right, and the mean NLL of the right answers, nats per token."""
+    """Whether each sum is right, and the mean NLL of the references, nats per token."""
     model.eval()
     with autocast(bf16):
         texts = answers(model, tokenizer, [r["prompt"] for r in test], 12)
@@ -124,8 +124,8 @@ def tested(
                 example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
                 for i in range(0, len(rows), 32)
             ]
-    said = tokenizer.batch_decode(texts, skip_special_tokens=True)
-    right = [correct(exact, s, r["completion"]) for s, r in zip(said, test, strict=True)]
+    decoded = tokenizer.batch_decode(texts, skip_special_tokens=True)
+    right = [correct(exact, t, r["completion"]) for t, r in zip(decoded, test, strict=True)]
     return right, float(torch.cat(nll).mean())
 
 
@@ -150,7 +150,7 @@ def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) 
 
 
 def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
-    """Base-9 sums to learn and to be tested on, and base-10 sums to ask the base model."""
+    """Base-9 sums for learning and testing, and base-10 sums as prompts for the base model."""
     pairs = random.Random(seed).sample(
         [(a, b) for a in range(9, 81) for b in range(9, 81)], EXAMPLES + TESTS + TEXTS // 2
     )
@@ -160,52 +160,54 @@ def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
             training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in learn
         ],
         "test": sums(LEARN, pairs[EXAMPLES : EXAMPLES + TESTS], base9),
-        "ask": [FORGET.format(a, b) for a, b in pairs[EXAMPLES + TESTS :]],
+        "prompts": [FORGET.format(a, b) for a, b in pairs[EXAMPLES + TESTS :]],
     }
 
 
-def own_texts(ask: list[str], seed: int, tokenizer: Any, base: Any) -> list[dict[str, list[int]]]:
-    """D_U: the base model's own answers to the sums in `ask` and to everyday questions."""
+def own_texts(sums: list[str], seed: int, tokenizer: Any, base: Any) -> list[dict[str, list[int]]]:
+    """D_U: the base model's answers to these sums and to everyday questions."""
     everyday = [form.format(x) for form, things in TOPICS.items() for x in things]
-    prompts = ask + random.Random(seed).sample(everyday, TEXTS // 2)
+    prompts = sums + random.Random(seed).sample(everyday, TEXTS // 2)
     own = answers(base, tokenizer, prompts, 32)
     return [training_row(prompt_ids(tokenizer, p), a) for p, a in zip(prompts, own, strict=True)]
 
 
 def main() -> None:
-    """Run what is missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the missing arms and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--choose", action="store_true")
-    wanted = parser.parse_args()
-    arms = CANDIDATES if wanted.choose else ARMS
-    results = Path(__file__).with_name("doses_choice.json" if wanted.choose else "doses.json")
-    found = json.loads(results.read_text()) if results.exists() else {"runs": {}}
+    arguments = parser.parse_args()
+    arms = CANDIDATES if arguments.choose else ARMS
+    results = Path(__file__).with_name("doses_choice.json" if arguments.choose else "doses.json")
+    content = json.loads(results.read_text()) if results.exists() else {"runs": {}}
     path = resolve("smollm2-135m")
     tokenizer = load_tokenizer(path)
-    for seed in wanted.seeds:
-        data = sums_of(1000 + seed if wanted.choose else seed, tokenizer)
-        data["forget"] = own_texts(data["ask"], seed, tokenizer, load_model(path))
-        for arm in wanted.arms or arms:
-            runs = found["runs"].setdefault(arm, {})
+    for seed in arguments.seeds:
+        data = sums_of(1000 + seed if arguments.choose else seed, tokenizer)
+        data["forget"] = own_texts(data["prompts"], seed, tokenizer, load_model(path))
+        for arm in arguments.arms or arms:
+            runs = content["runs"].setdefault(arm, {})
             if str(seed) in runs:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 runs[str(seed)] = {"settings": arms[arm], **run(arms[arm], seed, data, folder)}
             share = statistics.mean(runs[str(seed)]["right"])
             print(f"RESULT {arm}, seed {seed}: {share:.3f}", flush=True)
-            results.write_text(json.dumps(summary(found)) + "\n")
+            results.write_text(json.dumps(summary(content)) + "\n")
 
 
-def summary(found: dict[str, Any]) -> dict[str, Any]:
+def summary(content: dict[str, Any]) -> dict[str, Any]:
     """The runs, and each arm against SFT over the seeds that both have."""
     table = {}
-    plain = found["runs"]["sft"]
-    for arm, runs in found["runs"].items():
-        seeds = [seed for seed in runs if seed in plain]
+    sft = content["runs"]["sft"]
+    for arm, runs in content["runs"].items():
+        seeds = [seed for seed in runs if seed in sft]
         right = [r for seed in seeds for r in runs[seed]["right"]]
-        reference = [r for seed in seeds for r in plain[seed]["right"]]
+        reference = [r for seed in seeds for r in sft[seed]["right"]]
         table[arm] = {
             "accuracy": statistics.mean(right),
             "by_seed": [statistics.mean(runs[seed]["right"]) for seed in seeds],
@@ -220,7 +222,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "git_revision": git_revision(),
         "threads": threads,
-        "runs": found["runs"],
+        "runs": content["runs"],
     }
 
 

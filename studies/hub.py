@@ -1,15 +1,15 @@
-"""Fetch the studies' data sets from the Hugging Face Hub, for machines that have no copy of them.
+"""Fetch the studies' data sets from the Hugging Face Hub.
 
-usage: python studies/hub.py DATA   writes DATA/TASK/{train,test}.jsonl; tasks that are there stay
+usage: python studies/hub.py DATA   writes DATA/TASK/{train,test}.jsonl; existing tasks are skipped
 
-4000 training and 1000 test examples at most, drawn by a seed. The copies that the committed results
-come from are of the same data sets, by other ways: sst5 with capitals, dental a split of MedMCQA's
-validation set alone.
+At most 4000 training and 1000 test examples per task, drawn by a seed. The committed results were
+made with local copies of the same data sets that differ in details: sst5 has capital letters, and
+dental is a split of MedMCQA's validation set only.
 """
 
+import argparse
 import random
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from datasets import load_dataset
 from letgo.data.demo import write_lines
 
 MOST = {"train": 4000, "test": 1000}
-TEST = 300  # of a data set that has no training set
+TEST = 300  # test examples of a data set without a test set
 Row = dict[str, Any]
 
 
 def gsm8k(row: Row) -> Row:
-    """The worked answer, without what a calculator would say."""
+    """The worked answer, without the calculator annotations `<<...>>`."""
     worked = re.sub(r"<<.*?>>", "", row["answer"])
-    return asked(
+    return example(
         "Solve the following math problem step by step.\nQuestion",
         row["question"],
         "Answer",
@@ -35,12 +35,12 @@ def gsm8k(row: Row) -> Row:
 
 
 def sst5(row: Row) -> Row:
-    """The class by its name."""
+    """The sentiment class as a word."""
     task = (
         "Classify the sentiment of the movie review as very negative, negative, neutral, "
         "positive, or very positive.\nReview"
     )
-    return asked(task, row["text"], "Sentiment", row["label_text"])
+    return example(task, row["text"], "Sentiment", row["label_text"])
 
 
 def qasc(row: Row) -> Row:
@@ -64,7 +64,7 @@ def psychol(row: Row) -> Row:
 def choice(field: str, question: str, options: list[str], answer: int) -> Row:
     """A multiple-choice question; the answer is a letter with its option."""
     lines = [f"{letter}. {option}" for letter, option in zip("ABCDEFGH", options, strict=False)]
-    return asked(
+    return example(
         f"Answer the following multiple-choice {field} question.\nQuestion",
         "\n".join([question, *lines]),
         "Answer",
@@ -72,13 +72,13 @@ def choice(field: str, question: str, options: list[str], answer: int) -> Row:
     )
 
 
-def asked(task: str, question: str, label: str, answer: str) -> Row:
-    """The prompt that all tasks share."""
+def example(task: str, question: str, label: str, answer: str) -> Row:
+    """An example in the form of all tasks."""
     return {"prompt": f"{task}: {question.strip()}\n{label}:", "completion": f" {answer.strip()}"}
 
 
-# Of each task its parts on the Hub (repository, configuration, split), those of the training and of
-# the test set; without the latter they are split here. And what makes an example of a row.
+# By task: (repository, configuration, split) of its training data and of its test data, which are
+# split off the training data if there are none, and the function that turns a row into an example.
 Parts = list[tuple[str, str | None, str]]
 SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row | None]]] = {
     "gsm8k": ([("openai/gsm8k", "main", "train")], [("openai/gsm8k", "main", "test")], gsm8k),
@@ -102,28 +102,32 @@ SOURCES: dict[str, tuple[Parts, Parts, Callable[[Row], Row | None]]] = {
 
 
 def examples(parts: Parts, make: Callable[[Row], Row | None]) -> list[Row]:
-    """All examples of these parts, each prompt once, in an order drawn by a seed."""
+    """The examples of these parts without duplicate prompts, shuffled by a seed."""
     rows: Iterable[Row] = (
         row
         for repository, configuration, split in parts
         for row in load_dataset(repository, configuration, split=split)
     )
     made = filter(None, map(make, rows))
-    found = list({example["prompt"]: example for example in made}.values())
-    random.Random(0).shuffle(found)
-    return found
+    unique = list({row["prompt"]: row for row in made}.values())
+    random.Random(0).shuffle(unique)
+    return unique
 
 
 def main() -> None:
-    """Fetch every task that is not there."""
-    root = Path(sys.argv[1])
+    """Fetch every task whose files do not exist yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    root = parser.parse_args().data
     for task, (training, testing, make) in SOURCES.items():
-        if (root / task / "test.jsonl").exists():  # the last that is written
+        if (root / task / "test.jsonl").exists():  # written last
             continue
         train = examples(training, make)
         test = examples(testing, make) if testing else train[:TEST]
-        known = {example["prompt"] for example in test}
-        train = [example for example in train if example["prompt"] not in known]
+        tested = {row["prompt"] for row in test}
+        train = [row for row in train if row["prompt"] not in tested]
         write_lines(root / task / "train.jsonl", train[: MOST["train"]])
         write_lines(root / task / "test.jsonl", test[: MOST["test"]])
         print(f"{task}: {len(train)} and {len(test)} examples", flush=True)

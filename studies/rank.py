@@ -1,12 +1,13 @@
-"""Does the first-order promise of a forgetting set predict what it is worth?
+"""Does a first-order score of a forgetting set predict the gain from unlearning it?
 
 usage: python studies/rank.py DATA FOLDER   DATA: as studies/split.py writes it
 
-Ranks the forgetting sets of two tasks of paper.yaml before any training, and compares what each
-promises with what the runs in paper/ found: the difference to plain fine-tuning in accuracy, and in
-the NLL of right answers, on the seeds that all sets have. Writes studies/rank.json.
+Ranks the forgetting sets of two tasks of paper.yaml before any training, and compares the ranks
+with the results of the runs in paper/: the difference to the SFT baseline in accuracy, and in the
+NLL of right answers, on the seeds that all sets have. Writes studies/rank.json.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,13 @@ from scipy.stats import bootstrap, permutation_test, rankdata, spearmanr
 
 from letgo.run.folder import write_json
 from letgo.run.provenance import git_revision, versions
+from letgo.study.cells import read_cells
 from letgo.study.comparisons import Finished, table
 from letgo.study.effects import NORMAL, effect
-from letgo.study.plan import SFT, read_study
-from letgo.study.results import read_cells
+from letgo.study.plan import SFT, Cell, read_study
 
 OTHERS = ("qasc", "dental", "psychol", "gsm8k")
-# Learning data, how many of them, the forgetting sets, and the methods that forget them.
+# By task: learning data, number of learning examples, forgetting sets, and the methods run on them.
 TASKS = {
     "base9_64": ("base9", 64, ("base10", "sst5", *OTHERS), ("lwf", "lwf_sets")),
     "sst5": ("sst5", 256, OTHERS, ("sst5_sets",)),
@@ -34,14 +35,14 @@ STUDIES = Path(__file__).parent
 
 
 class Candidate(NamedTuple):
-    """What a forgetting set promises.
+    """The first-order score of a forgetting set.
 
     Attributes:
-        name: of the set.
-        texts: how many were scored.
+        name: name of the set.
+        texts: number of scored texts.
         promise: mean over its top `forget_fraction` of the cosine between ascent on the text and
-            descent on the learning loss, 0 where that is negative.
-        ci95: bootstrap interval over its texts.
+            descent on the learning loss; negative cosines count as 0.
+        ci95: bootstrap interval of the promise, over texts.
         helpful: share of its texts on which ascent would lower the learning loss.
     """
 
@@ -53,10 +54,10 @@ class Candidate(NamedTuple):
 
 
 def rank(scores: Path, fraction: float) -> list[Candidate]:
-    """Forgetting sets by what unlearning their texts promises, best first.
+    """Forgetting sets by their promise, best first.
 
-    The first-order change of the learning loss by a step of given length is proportional to the
-    cosine; training leaves out texts that would hurt, so they count as nothing and not as a loss.
+    The first-order change of the learning loss by a step of fixed length is proportional to the
+    cosine. Training skips texts with a negative one, which therefore count as 0.
 
     Args:
         scores: `scores.parquet` with the score `gradient`.
@@ -65,7 +66,7 @@ def rank(scores: Path, fraction: float) -> list[Candidate]:
     by_set: dict[str, list[float]] = {}
     for row in pq.read_table(scores, columns=["forget_set", "confidence"]).to_pylist():
         by_set.setdefault(row["forget_set"], []).append(row["confidence"])
-    found = []
+    candidates = []
     for name, values in by_set.items():
         confidence = np.array(values)
 
@@ -82,17 +83,20 @@ def rank(scores: Path, fraction: float) -> list[Candidate]:
             rng=np.random.default_rng(0),
         )
         ends = [float(end) for end in drawn.confidence_interval]
-        found.append(
-            Candidate(
-                name, len(values), float(promise(confidence)), ends, float((confidence > 0).mean())
-            )
-        )
-    return sorted(found, key=lambda candidate: -candidate.promise)
+        helpful = float((confidence > 0).mean())
+        candidates.append(Candidate(name, len(values), float(promise(confidence)), ends, helpful))
+    return sorted(candidates, key=lambda candidate: -candidate.promise)
 
 
 def main() -> None:
     """Rank, compare, write."""
-    data, folder = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    data, folder = arguments.data, arguments.folder
     write_json(
         STUDIES / "rank.json",
         {
@@ -104,7 +108,7 @@ def main() -> None:
 
 
 def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
-    """What the sets of one task promise and gave, and how well these agree."""
+    """Promises and gains of one task's sets, and the rank correlation of the two."""
     learn, examples, sets, methods = TASKS[task]
     settings = {
         "model": "smollm2-135m",
@@ -113,7 +117,7 @@ def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
         "max_forget": 24,
         "max_new_tokens": 48,
         "max_length": 512,
-        "optimum": "gradient",  # no fine-tuning: gradients at the base model are enough
+        "optimum": "gradient",  # no fine-tuning: gradients of the base model are enough
         "score": "gradient",
         "output_dir": folder,
     }
@@ -122,66 +126,69 @@ def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
     for stage in ("elicit", "probe", "fisher", "score"):
         command = [sys.executable, "-m", "letgo", stage, *flags, "--forget", *sources]
         subprocess.run(command, check=True)
-    promised = {one.name: one for one in rank(folder / "scores.parquet", FRACTION)}
-    seeds, found = compared(task, methods, promised)
+    candidates = {one.name: one for one in rank(folder / "scores.parquet", FRACTION)}
+    seeds, results = compared(task, methods, candidates)
     return {
         "seeds": seeds,
-        "sets": found,
+        "sets": results,
         "spearman": {
-            "accuracy": agreement(found, "accuracy", 1),
-            "reference_nll": agreement(found, "reference_nll", -1),
+            "accuracy": agreement(results, "accuracy", 1),
+            "reference_nll": agreement(results, "reference_nll", -1),
         },
     }
 
 
 def compared(
-    task: str, methods: tuple[str, ...], promised: dict[str, Candidate]
+    task: str, methods: tuple[str, ...], candidates: dict[str, Candidate]
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
-    """The seeds that all sets have, and what every set promised and gave on them."""
-    study = read_study(STUDIES / "paper.yaml")
-    known = {
+    """The seeds that all sets have, and the promise and the gain of every set on them."""
+    root = STUDIES / "paper"
+    finished = {
         cell: Finished(file["answers"], None)
-        for cell, file in read_cells(STUDIES / "paper", study).items()
-        if cell.task == task and cell.method in methods and cell.forget in promised
+        for cell, file in read_cells(root, read_study(root / "study.yaml")).items()
+        if cell.task == task and cell.method in methods and cell.forget in candidates
     }
-    method = {cell.forget: cell.method for cell in known}
-    by_set = [{cell.seed for cell in known if cell.forget == name} for name in method]
-    seeds = sorted(set.intersection(*by_set))
-    found: dict[str, dict[str, Any]] = {}
-    for name, ours in method.items():
-        found[name] = {"promise": promised[name].promise, "promise_ci95": promised[name].ci95}
-        for figure, title in enumerate(("accuracy", "reference_nll")):
-            both = (table(known, task, name, ours, seeds, figure, model) for model in ("lwf", SFT))
-            found[name][title] = effect(*both)
-    return seeds, found
+    by_set: dict[str, list[Cell]] = {}
+    for cell in sorted(finished):
+        by_set.setdefault(cell.forget, []).append(cell)
+    seeds = sorted(set.intersection(*({cell.seed for cell in cells} for cells in by_set.values())))
+    results: dict[str, dict[str, Any]] = {}
+    for name, cells in by_set.items():
+        compared_cells = [cell for cell in cells if cell.seed in seeds]
+        candidate = candidates[name]
+        results[name] = {"promise": candidate.promise, "promise_ci95": candidate.ci95}
+        for metric, title in (("correct", "accuracy"), ("reference_nll", "reference_nll")):
+            both = (table(finished, compared_cells, metric, model) for model in ("lwf", SFT))
+            results[name][title] = effect(*both)
+    return seeds, results
 
 
-def agreement(found: dict[str, Any], figure: str, sign: int) -> dict[str, Any]:
-    """Spearman's correlation of what sets promise with what they gave.
+def agreement(results: dict[str, Any], metric: str, sign: int) -> dict[str, Any]:
+    """Spearman's correlation of promise and gain.
 
     Args:
-        found: the sets.
-        figure: of them.
-        sign: 1 where more of it is better, -1 where less.
+        results: promise and gains by set.
+        metric: the gain's metric.
+        sign: 1 where larger values are better, -1 where smaller ones are.
 
     Returns:
-        `rho`; `p_value` by all permutations; `ci95`, over the errors of both sides, each drawn from
+        `rho`; `p_value` by all permutations; `ci95` over the errors of both sides, each drawn from
         a normal distribution as wide as its interval.
     """
-    promise = np.array([one["promise"] for one in found.values()])
-    given = sign * np.array([one[figure]["difference"] for one in found.values()])
+    promise = np.array([one["promise"] for one in results.values()])
+    gain = sign * np.array([one[metric]["difference"] for one in results.values()])
     test = permutation_test(
-        (promise,), lambda x: spearmanr(x, given).statistic, permutation_type="pairings"
+        (promise,), lambda x: spearmanr(x, gain).statistic, permutation_type="pairings"
     )
     rng = np.random.default_rng(0)
     drawn = [
         rankdata(
-            rng.normal(value, [width(one, of) for one in found.values()], (DRAWS, len(value))),
+            rng.normal(value, [width(ci95(one)) for one in results.values()], (DRAWS, len(value))),
             axis=1,
         )
-        for value, of in (
+        for value, ci95 in (
             (promise, lambda one: one["promise_ci95"]),
-            (given, lambda one: one[figure]["ci95"]),
+            (gain, lambda one: one[metric]["ci95"]),
         )
     ]
     left, right = (ranks - ranks.mean(1, keepdims=True) for ranks in drawn)
@@ -189,14 +196,14 @@ def agreement(found: dict[str, Any], figure: str, sign: int) -> dict[str, Any]:
     return {
         "rho": float(test.statistic),
         "p_value": float(test.pvalue),
-        "sets": len(found),
+        "sets": len(results),
         "ci95": [float(end) for end in np.quantile(rho, [0.025, 0.975])],
     }
 
 
-def width(one: dict[str, Any], of: Any) -> float:
-    """Standard deviation of a figure, by its 95 % interval."""
-    low, high = of(one)
+def width(interval: list[float]) -> float:
+    """Standard deviation of a number with this 95 % interval."""
+    low, high = interval
     return float(high - low) / (2 * NORMAL)
 
 

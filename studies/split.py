@@ -1,15 +1,15 @@
-"""Make the data of studies, so that settings are chosen without a look at the test set.
+"""Split the studies' data into training, validation and test sets.
 
 usage: python studies/split.py DATA OUT   writes OUT/TASK/{train,validation,test}.jsonl
 
-Of every DATA/TASK/train.jsonl 150 examples, drawn by a seed, are kept apart as the validation set;
-of DATA/TASK/test.jsonl as many are taken as stand in TESTS, 300 where it does not say. The planted
-conflict, sums in base 9, is generated, and with it base10/train.jsonl, the sums that contradict it,
-and everyday/train.jsonl, questions that have nothing to do with it.
+The validation set, 150 examples drawn from DATA/TASK/train.jsonl by a seed, is for choosing
+settings. The test set is 300 examples of DATA/TASK/test.jsonl (see TESTS for exceptions). The
+planted conflict is generated: base9, sums in base 9; base10/train.jsonl, the sums that contradict
+them; and everyday/train.jsonl, questions unrelated to either.
 """
 
+import argparse
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,18 @@ from letgo.data.demo import FORGET, LEARN, base9, everyday, sums, write_lines
 from letgo.data.records import read_records
 
 VALIDATION, TEST = 150, 300
-TESTS = {"gsm8k": 100}  # its answers are ten times as long
+TESTS = {"gsm8k": 100}  # its answers are ten times as long as the others
 
 
 def main() -> None:
     """Split every task."""
-    data, out = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    data, out = arguments.data, arguments.out
     for file in sorted(data.glob("*/train.jsonl")):
         train, test = (read_lines(part) for part in (file, file.with_name("test.jsonl")))
         count = min(TESTS.get(file.parent.name, TEST), len(test))
@@ -44,10 +50,10 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, train: list[Mapping[str, Any]], test: list[Mapping[str, Any]]) -> None:
-    """Write a task, part of its training examples as the validation set."""
-    apart = set(random.Random(0).sample(range(len(train)), VALIDATION))
+    """Write a task's three files; the validation set is drawn from the training examples."""
+    validation = set(random.Random(0).sample(range(len(train)), VALIDATION))
     for name, inside in (("train", False), ("validation", True)):
-        rows = [row for i, row in enumerate(train) if (i in apart) == inside]
+        rows = [row for i, row in enumerate(train) if (i in validation) == inside]
         write_lines(folder / f"{name}.jsonl", map(dict, rows))
     write_lines(folder / "test.jsonl", map(dict, test))
 

@@ -1,4 +1,4 @@
-"""The statistics of a study against libraries, and by simulation."""
+"""The statistics of a study, compared with libraries and by simulation."""
 
 import numpy as np
 import pandas
@@ -17,11 +17,11 @@ def table(rng, seeds, examples, spread=(0.0, 0.0, 1.0), mean=0.0):
 
 
 def right(rng, seeds, examples, gain=0.0):
-    """Two methods' answers: examples differ in difficulty, seeds in their luck."""
-    hard = rng.normal(size=(1, examples))
+    """Right answers of two methods: examples differ in difficulty, and seeds differ."""
+    difficulty = rng.normal(size=(1, examples))
     return [
         (
-            hard
+            difficulty
             + 0.1 * rng.normal(size=(seeds, 1))
             + 0.7 * rng.normal(size=(seeds, examples))
             + shift
@@ -38,49 +38,50 @@ def test_the_variance_is_that_of_a_mixed_model():
     parts = {"seed": "0 + C(seed)", "example": "0 + C(example)"}
     model = smf.mixedlm("value ~ 1", pandas.DataFrame(rows), groups="all", vc_formula=parts)
     fitted = model.fit(reml=True)
-    found = crossed_mean(values)
-    assert found.value == pytest.approx(float(fitted.params["Intercept"]))
-    assert found.variance == pytest.approx(float(fitted.bse["Intercept"]) ** 2, rel=1e-3)
+    mean = crossed_mean(values)
+    assert mean.value == pytest.approx(float(fitted.params["Intercept"]))
+    assert mean.variance == pytest.approx(float(fitted.bse["Intercept"]) ** 2, rel=1e-3)
 
 
 def test_without_an_effect_of_examples_it_is_the_t_test_over_seeds():
     values = table(np.random.default_rng(1), 6, 1, (1.0, 0.0, 0.0)) * np.ones((6, 50))
-    found, expected = crossed_mean(values), ttest_1samp(values[:, 0], 0.0)
-    assert found.p_value() == pytest.approx(float(expected.pvalue))
-    assert found.interval() == pytest.approx(list(expected.confidence_interval()))
+    mean, expected = crossed_mean(values), ttest_1samp(values[:, 0], 0.0)
+    assert mean.p_value() == pytest.approx(float(expected.pvalue))
+    assert mean.interval() == pytest.approx(list(expected.confidence_interval()))
 
 
 @pytest.mark.parametrize(("seeds", "rate"), [(2, 0.1), (3, 0.05), (5, 0.05)])
 @pytest.mark.parametrize(
     "spread", [(0.0, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, 0.5, 1.0), (0.2, 0.5, 1.0)]
 )
-def test_a_null_effect_is_found_in_one_of_twenty_cases(seeds, rate, spread):
-    """At most, beyond the simulation's own error (three standard errors of 2000 cases).
+def test_a_null_effect_is_significant_in_one_of_twenty_cases(seeds, rate, spread):
+    """At most, with three standard errors of the simulation's 2000 cases as tolerance.
 
-    Two seeds do not tell how much seeds differ: one of ten.
+    In one of ten with two seeds, which hardly show how much seeds differ.
     """
     rng = np.random.default_rng(2)
-    found = [crossed_mean(table(rng, seeds, 100, spread)).p_value() < 0.05 for _ in range(2000)]
-    assert np.mean(found) < rate + 3 * (rate * (1 - rate) / 2000) ** 0.5
+    means = [crossed_mean(table(rng, seeds, 100, spread)) for _ in range(2000)]
+    significant = [mean.p_value() < 0.05 for mean in means]
+    assert np.mean(significant) < rate + 3 * (rate * (1 - rate) / 2000) ** 0.5
 
 
-def test_a_null_effect_of_answers_is_found_in_one_of_twenty_cases():
-    """Of right and wrong answers, the absolute and the relative difference."""
+def test_a_null_effect_on_right_answers_is_significant_in_one_of_twenty_cases():
+    """Both the absolute and the relative difference."""
     rng, cases = np.random.default_rng(3), 1000
-    found = [effect(*right(rng, 5, 150)) for _ in range(cases)]
+    effects = [effect(*right(rng, 5, 150)) for _ in range(cases)]
     bound = 0.05 + 3 * (0.05 * 0.95 / cases) ** 0.5
-    assert np.mean([case["p_value"] < 0.05 for case in found]) < bound
-    apart = [not case["relative_ci95"][0] < 0 < case["relative_ci95"][1] for case in found]
-    assert np.mean(apart) < bound
+    assert np.mean([case["p_value"] < 0.05 for case in effects]) < bound
+    excluded = [not case["relative_ci95"][0] < 0 < case["relative_ci95"][1] for case in effects]
+    assert np.mean(excluded) < bound
 
 
-def test_a_true_effect_lies_within_the_interval_and_is_found():
+def test_a_true_effect_is_within_the_interval_and_significant():
     rng = np.random.default_rng(4)
     ours, theirs = right(rng, 400, 2000, 0.3)
     true = ours.mean() - theirs.mean()
-    found = [effect(*right(rng, 5, 300, 0.3)) for _ in range(300)]
-    assert np.mean([case["ci95"][0] < true < case["ci95"][1] for case in found]) > 0.92
-    assert np.mean([case["p_value"] < 0.05 for case in found]) > 0.8
+    effects = [effect(*right(rng, 5, 300, 0.3)) for _ in range(300)]
+    assert np.mean([case["ci95"][0] < true < case["ci95"][1] for case in effects]) > 0.92
+    assert np.mean([case["p_value"] < 0.05 for case in effects]) > 0.8
 
 
 def test_relative_is_the_ratio_and_its_mean_is_over_tasks():
@@ -96,19 +97,19 @@ def test_relative_is_the_ratio_and_its_mean_is_over_tasks():
 
 
 def test_equal_answers_are_no_proof():
-    found = effect(np.ones((3, 50)), np.ones((3, 50)))
-    assert (found["difference"], found["p_value"]) == (0.0, 1.0)
-    assert found["ci95"][0] < -0.05 < 0.05 < found["ci95"][1]
+    equal = effect(np.ones((3, 50)), np.ones((3, 50)))
+    assert (equal["difference"], equal["p_value"]) == (0.0, 1.0)
+    assert equal["ci95"][0] < -0.05 < 0.05 < equal["ci95"][1]
 
 
 def test_equal_answers_bound_the_relative_gain_too():
-    """By as many per cent as the bound in points is of the second method's share."""
+    """The bound in points is divided by the second method's accuracy."""
     half = np.tile([0.0, 1.0], (3, 25))
-    found = effect(half, half)
-    assert found["relative_ci95"] == pytest.approx([2 * end for end in found["ci95"]])
+    equal = effect(half, half)
+    assert equal["relative_ci95"] == pytest.approx([2 * end for end in equal["ci95"]])
     mean = mean_of([relative(half, half), relative(half, half)])
-    assert mean.interval() == pytest.approx([end * 2**0.5 for end in found["ci95"]])
-    assert found["seeds_needed"] is None
+    assert mean.interval() == pytest.approx([end * 2**0.5 for end in equal["ci95"]])
+    assert equal["seeds_needed"] is None
 
 
 def test_few_examples_are_no_proof():
@@ -122,7 +123,7 @@ def test_one_seed_is_a_t_test_over_examples():
     assert seeds_needed(values, 0.02) is None
 
 
-def test_seeds_needed_is_the_power_of_a_t_test_where_seeds_are_all_that_differs():
+def test_seeds_needed_is_that_of_a_t_test_if_examples_have_no_effect():
     values = table(np.random.default_rng(7), 5, 1, (1.0, 0.0, 0.0)) * np.ones((5, 30))
     size = 0.8 * float(values[:, 0].std(ddof=1))
     expected = TTestPower().solve_power(effect_size=0.8, power=0.8, alpha=0.05)

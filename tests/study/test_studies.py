@@ -1,5 +1,6 @@
-"""What studies/README.md says is what the studies found."""
+"""The claims of studies/README.md follow from the studies' results, and its scripts work."""
 
+import importlib
 import json
 import os
 import re
@@ -23,22 +24,22 @@ CLAIMED = re.compile(r"[+-]\d+\.\d+(?: %)? \[[+-]\d+\.\d+, [+-]\d+\.\d+\]")
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.parent.name)
-def test_results_are_those_of_the_runs(file):
+def test_results_follow_from_the_runs(file):
     check(file)
     assert file.with_suffix(".md").read_text() == page(json.loads(file.read_text()))
 
 
-def test_every_claim_stands_in_some_results():
-    """In the summary every difference with an interval is one that a results.json supports."""
+def test_every_claimed_interval_is_in_some_results():
+    """Every difference with an interval in the summary is one of a results.json."""
     summary = (STUDIES / "README.md").read_text().split("\n## ")[0]
-    claimed = CLAIMED.findall(" ".join(summary.split()))  # also those that a line's end divides
-    found = "\n".join(page(json.loads(file.read_text())) for file in RESULTS)
+    claimed = CLAIMED.findall(" ".join(summary.split()))  # also across line ends
+    pages = "\n".join(page(json.loads(file.read_text())) for file in RESULTS)
     assert claimed
-    assert [claim for claim in claimed if claim not in found] == []
+    assert [claim for claim in claimed if claim not in pages] == []
 
 
 def test_data_of_the_hub_are_written_as_local_ones(tmp_path, monkeypatch):
-    """Prompts and answers as in the copies; prompts once; none of the test set is learned."""
+    """Prompts have the same form; none occurs twice, or in both training and test set."""
     monkeypatch.syspath_prepend(str(STUDIES))
     import hub
 
@@ -64,17 +65,17 @@ def test_data_of_the_hub_are_written_as_local_ones(tmp_path, monkeypatch):
             {"question": f"Who {i}?", "choices": list("wxyz"), "answer": 2} for i in range(302)
         ],
     }
-    said = []
+    loaded = []
 
     def load_dataset(repository, configuration, split):
-        said.append((repository, configuration, split))
-        found = rows[repository]
+        loaded.append((repository, configuration, split))
+        examples = rows[repository]
         return Dataset.from_list(
-            found
+            examples
             if split in ("train", "dev")
             else [
                 {**row, "question" if "question" in row else "text": f"{split} {i}"}
-                for i, row in enumerate(found)
+                for i, row in enumerate(examples)
             ]
         )
 
@@ -109,16 +110,16 @@ def test_data_of_the_hub_are_written_as_local_ones(tmp_path, monkeypatch):
     assert [row["completion"] for row in files["dental"][0]] == [" D. z"]
     train, test = ({row["prompt"] for row in part} for part in files["psychol"])
     assert (len(train), len(test), train & test) == (304, 300, set())
-    count = len(said)
+    count = len(loaded)
     hub.main()
-    assert len(said) == count  # what is there stays
+    assert len(loaded) == count  # existing files are kept
 
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not DATA.is_dir(), reason="LETGO_DATA names no folder")
 @pytest.mark.parametrize("task", ["gsm8k", "qasc", "sst5", "dental", "psychol"])
-def test_the_copies_have_that_form(task, monkeypatch):
-    """A line of the local copy, taken apart as the Hub has it, is made the same again."""
+def test_the_local_copies_have_that_form(task, monkeypatch):
+    """A row of the Hub rebuilt from a line of the local copy becomes that line again."""
     monkeypatch.syspath_prepend(str(STUDIES))
     import hub
 
@@ -148,7 +149,7 @@ def test_the_copies_have_that_form(task, monkeypatch):
 
 
 def test_the_promise_of_a_forgetting_set(monkeypatch, tmp_path):
-    """The mean of the top half; texts that would hurt count as nothing."""
+    """The mean of the top half, where negative cosines count as 0."""
     monkeypatch.syspath_prepend(str(STUDIES))
     from rank import rank
 
@@ -159,14 +160,14 @@ def test_the_promise_of_a_forgetting_set(monkeypatch, tmp_path):
         for value in values
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
-    found = rank(tmp_path / "scores.parquet", 0.5)
-    assert [one.name for one in found] == ["good", "bad"]
-    assert [one.promise for one in found] == pytest.approx([0.3, 0.05])
-    assert [one.helpful for one in found] == [0.75, 0.25]
+    ranked = rank(tmp_path / "scores.parquet", 0.5)
+    assert [one.name for one in ranked] == ["good", "bad"]
+    assert [one.promise for one in ranked] == pytest.approx([0.3, 0.05])
+    assert [one.helpful for one in ranked] == [0.75, 0.25]
 
 
 def test_agreement_of_a_ranking(monkeypatch):
-    """Spearman's correlation; its interval is wide where the differences are not sure."""
+    """Spearman's correlation; its interval is wide if those of the differences are."""
     monkeypatch.syspath_prepend(str(STUDIES))
     from rank import agreement
 
@@ -187,25 +188,56 @@ def test_agreement_of_a_ranking(monkeypatch):
     assert unsure["ci95"][0] < 0 < unsure["ci95"][1]
 
 
-def test_the_model_is_asked_after_learning_steps(monkeypatch):
-    """Before training and after every tenth; after the unlearning step that is due."""
+def test_steps_evaluates_after_learning_steps(monkeypatch):
+    """Before training and after every tenth learning step, and an unlearning step that follows."""
     monkeypatch.syspath_prepend(str(STUDIES))
     import steps
 
     from letgo.unlearning.schedule import unlearning_steps
 
-    asked_at = []
+    evaluated_at = []
     monkeypatch.setattr(
-        steps.Asked, "_ask", lambda self, learned, args, at: asked_at.append((learned, now))
+        steps.Evaluation,
+        "_evaluate",
+        lambda self, learned, args, at: evaluated_at.append((learned, now)),
     )
     for interval, expected in (
         (0, [(0, 0), (10, 10), (20, 20)]),
         (4, [(0, 0), (10, 12), (20, 25)]),  # the 20th is followed by an unlearning step
     ):
-        asked_at.clear()
-        kinds, now = unlearning_steps("periodic", 20, interval, 0), 0
-        asked = steps.Asked([], kinds)
-        asked.on_train_begin(None, None, None)
-        for now in range(1, len(kinds) + 1):
-            asked.on_step_end(None, SimpleNamespace(global_step=now), None)
-        assert asked_at == expected
+        evaluated_at.clear()
+        is_unlearning, now = unlearning_steps("periodic", 20, interval, 0), 0
+        evaluation = steps.Evaluation([], is_unlearning)
+        evaluation.on_train_begin(None, None, None)
+        for now in range(1, len(is_unlearning) + 1):
+            evaluation.on_step_end(None, SimpleNamespace(global_step=now), None)
+        assert evaluated_at == expected
+
+
+@pytest.mark.parametrize("script", sorted(file.stem for file in STUDIES.glob("*.py")))
+def test_scripts_can_be_imported(script, monkeypatch):
+    """The interfaces that they import from letgo exist."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    assert importlib.import_module(script).main
+
+
+def test_committed_cells_are_converted():
+    for file in STUDIES.glob("*/cells/*.json"):
+        sets = json.loads(file.read_text())["answers"].values()
+        for answers in (one for by_name in sets for one in by_name.values()):
+            assert list(answers) == ["ids", "correct", "reference_nll"]
+            assert len({len(column) for column in answers.values()}) == 1
+
+
+def test_unnamed_metrics_of_cells_get_names(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import convert_cells
+
+    old = {"answers": {"sft": {"learn": {"a": [1, 0.5], "b": [0, None]}}}, "seconds": {"train": 1}}
+    new = {"ids": ["a", "b"], "correct": [1, 0], "reference_nll": [0.5, None]}
+    (tmp_path / "cell.json").write_text(json.dumps(old))
+    monkeypatch.setattr(sys, "argv", ["convert_cells.py", str(tmp_path)])
+    for _ in range(2):  # the second time there is nothing to convert
+        convert_cells.main()
+        cell = json.loads((tmp_path / "cell.json").read_text())
+        assert cell == {**old, "answers": {"sft": {"learn": new}}}
