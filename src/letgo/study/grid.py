@@ -48,8 +48,10 @@ def prepare(root: Path, study: Study, file: Path) -> None:
     copy = root / "study.yaml"
     if copy.exists():
         before = read_study(copy)
-        for cell in set(before.cells()) & set(study.cells()):
-            if is_done(root, cell) and before.flags(cell) != study.flags(cell):
+        cells = set(before.cells())
+        for cell in study.cells():
+            changed = cell in cells and before.flags(cell) != study.flags(cell)
+            if changed and is_done(root, cell):
                 raise InputError(
                     f"--output_dir: {root} has {cell.name} with other settings than {file}; "
                     "give another folder"
