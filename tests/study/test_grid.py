@@ -116,7 +116,7 @@ def test_a_cluster_stops_in_time(cluster, tiny, data, tmp_path):
     assert "time is up" in error
     assert not list((tmp_path / "out" / "cells").glob("*.json"))
     (log,) = (tmp_path / "out" / "cells").glob("*.log")  # one at a time
-    assert "interrupted; the same command goes on" in log.read_text()
+    assert "interrupted; run the same command again" in log.read_text()
 
 
 def test_a_study_in_a_shells_background_can_be_interrupted(tmp_path):

@@ -40,16 +40,14 @@ def test_the_plan_lists_runs_and_writes_nothing(tiny, data, tmp_path):
     words = ("study", file, "--plan", "--output_dir", tmp_path / "out")
     status, out, error = letgo(*words)
     assert status == 0, error
-    (row,) = (line for line in out.splitlines() if "mixed" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["sums", "mixed", "lwf", "0 1", ""]
+    assert ["sums", "mixed", "lwf", "0", "1"] in map(str.split, out.splitlines())
     assert "3 runs, 0 done" in out
     assert "unknown until a first run is done" in out
     assert not (tmp_path / "out").exists()
     synthetic(tmp_path / "out", read_study(file))
     (tmp_path / "out" / "cells" / "sums--mixed--lwf--1.json").unlink()
     out = letgo(*words, "--jobs", 2)[1]
-    (row,) = (line for line in out.splitlines() if "mixed" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["sums", "mixed", "lwf", "1", "0"]
+    assert ["sums", "mixed", "lwf", "1", "0"] in map(str.split, out.splitlines())
     assert "time for 1 runs: about 1 minutes" in out
 
 

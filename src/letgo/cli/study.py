@@ -2,14 +2,11 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from letgo import progress
+from letgo.cli.tables import as_text, plain_table
 from letgo.errors import InputError, Parser
 from letgo.run.folder import Row
 from letgo.study.cells import read_cells
@@ -90,14 +87,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _console() -> Console:
-    """A console for tables; wide where the output is no terminal, so that no cell is wrapped."""
-    return Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)
-
-
 def _print_plan(study: Study, done: Collection[Cell]) -> None:
     """One row per task, forgetting set and method, with its seeds."""
-    table = Table("learn", "forget", "method", "seeds to do", "seeds done")
+    table = plain_table("learn", "forget", "method", "seeds to do", "seeds done")
     cells = study.cells()
     for task, forget, method in dict.fromkeys(cell[:3] for cell in cells):
         of_row = [cell for cell in cells if cell[:3] == (task, forget, method)]
@@ -106,7 +98,7 @@ def _print_plan(study: Study, done: Collection[Cell]) -> None:
             for is_done in (False, True)
         )
         table.add_row(task, forget, method, *seeds)
-    _console().print(table)
+    print(as_text(table))
     print(f"{len(cells)} runs, {len(done)} done")
 
 
@@ -121,11 +113,9 @@ def _cost(remaining: int, seconds: float | None, jobs: int) -> str:
 
 def _print_results(results: Row) -> None:
     """All tables of `results.md` but those of single runs."""
-    console = _console()
-    console.print(summary(results))
-    for table in tables(results):
-        console.print(f"\n{table.title}\n{table.text}")
-        rows = Table(*table.header)
-        for row in table.rows:
-            rows.add_row(*row)
-        console.print(rows)
+    print(summary(results))
+    for title, text, header, rows in tables(results):
+        table = plain_table(*header)
+        for row in rows:
+            table.add_row(*row)
+        print(f"\n{title}\n{text}\n{as_text(table)}")

@@ -21,7 +21,7 @@ def result_table(metrics: Row) -> str:
     """
     models, differences = metrics["models"], metrics["lwf_minus_sft"]
     sets = list(models["lwf"])
-    table = _table("accuracy, 95 % interval")
+    table = plain_table("accuracy, 95 % interval")
     for name in sets:
         table.add_column(name, justify="right")
     for model, label in LABELS.items():
@@ -37,7 +37,7 @@ def result_table(metrics: Row) -> str:
             table.add_row(f"LWF - SFT, {metric}", *map(_difference, means))
             table.add_row("p (paired t-test)", *(f"{mean['p_value']:.3g}" for mean in means))
     perplexity = [f"{m} {value:.2f}" for m, value in metrics["neutral_perplexity"].items()]
-    return f"{_as_text(table)}\nperplexity of neutral text: {', '.join(perplexity)}"
+    return f"{as_text(table)}\nperplexity of neutral text: {', '.join(perplexity)}"
 
 
 def harness_table(result: Row) -> str:
@@ -47,20 +47,20 @@ def harness_table(result: Row) -> str:
         result: the content of `harness.json`.
     """
     models = result["models"]
-    table = _table("task", "metric")
+    table = plain_table("task", "metric")
     for name in ("n", *(LABELS[model] for model in models)):
         table.add_column(name, justify="right")
     for task, metrics in models["base"].items():
         for metric, value in metrics.items():
             cells = [_with_error(models[model][task][metric]) for model in models]
             table.add_row(task, metric, str(value["n"]), *cells)
-    return _as_text(table)
+    return as_text(table)
 
 
 def text_table(folder: Path, count: int = 3) -> str:
     """The self-generated texts with the highest and with the lowest forgetting confidence."""
     rows = sorted(read_texts(folder), key=lambda row: (-row["confidence"], row["id"]))
-    table = _table("confidence", "set", "text")
+    table = plain_table("confidence", "set", "text")
     for row in [*rows[:count], None, *rows[-count:]]:
         if row is None:
             table.add_row("...")
@@ -68,7 +68,7 @@ def text_table(folder: Path, count: int = 3) -> str:
         text = f"{row['prompt']} -> {row['completion']}"
         text = textwrap.shorten(text, 90, placeholder=" ...")
         table.add_row(f"{row['confidence']:.4g}", row["forget_set"], text)
-    return _as_text(table)
+    return as_text(table)
 
 
 def verdict(folder: Path) -> str:
@@ -90,11 +90,13 @@ def verdict(folder: Path) -> str:
     )
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without boxes."""
     return Table(*columns, box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
 
 
-def _as_text(table: Table) -> str:
+def as_text(table: Table) -> str:
+    """The table as lines of text."""
     console = Console(
         file=StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False
     )

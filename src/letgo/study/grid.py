@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from letgo.errors import InputError, missing_extra
+from letgo.errors import InputError, requires_extra
 from letgo.progress import log
 from letgo.study.cells import is_done
 from letgo.study.plan import Cell, Study, open_cell, read_study
@@ -20,10 +20,8 @@ def runner_of(engine: str) -> type[Runner]:
     """
     if engine != "ray":
         return Runner
-    try:
+    with requires_extra("--engine ray", "ray"):
         from letgo.study.ray_engine import RayRunner
-    except ModuleNotFoundError as error:
-        raise missing_extra("--engine ray", error, "ray") from error
     return RayRunner
 
 
