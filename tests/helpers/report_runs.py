@@ -194,7 +194,7 @@ def _write_answers(folder: Path, sets: tuple[str, ...], text: str) -> None:
             "model": model,
             "set": name,
             "id": "0",
-            "prompt": "asked?",
+            "prompt": "which?",
             "reference": "",
             "generated": "",
             "correct": correct,

@@ -17,7 +17,7 @@ from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.scoring.scores import SCORES
 
-_CARDS = 5  # texts at each end, shown in full
+_CARDS = 5  # texts at each end, in full
 _TABLE_ROWS = 150  # texts at each end, in the table
 _ANSWERS = 4  # of each set and outcome
 
