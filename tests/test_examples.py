@@ -1,0 +1,63 @@
+"""Every script of examples/ runs as its docstring says, here on a tiny model."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name: str, *arguments: object) -> str:
+    """The standard output of a script, run in a process of its own."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_train(tiny, tmp_path):
+    output = run_example("train.py", "--model", tiny, "--output_dir", tmp_path)
+    lines = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{'step'")]
+    assert any("loss" in line for line in lines)
+    assert any("unlearn/nll" in line for line in lines)
+
+
+def test_own_loss(tiny, tmp_path):
+    output = run_example("own_loss.py", "--model", tiny, "--output_dir", tmp_path)
+    lines = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{'step'")]
+    losses = [line["unlearn/loss"] for line in lines if "unlearn/loss" in line]
+    assert losses
+    assert all(loss >= 0 for loss in losses)
+
+
+def test_own_score_is_used_and_named_in_the_report(tiny, tmp_path):
+    out = tmp_path / "run"
+    small = ["--max_learn", 16, "--max_test", 6, "--max_forget", 6, "--max_new_tokens", 6]
+    cheap = ["--bf16", "false", "--gradient_checkpointing", "false"]
+    run_example("own_score.py", "--model", tiny, "--output_dir", out, *small, *cheap)
+    scores = pq.read_table(out / "scores.parquet").to_pylist()
+    assert {row["score"] for row in scores} == {"influence"}
+    assert all(row["confidence"] == -row["learning"] for row in scores)
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "how far a step of ascent on a text lowers the loss" in report
+
+
+def test_read_run(finished):
+    output = run_example("read_run.py", finished)
+    assert "letters" in output
+    assert all(model in output for model in ("base", "sft", "lwf"))
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
+def test_the_docstring_says_how_to_run_it(file):
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    assert f"python examples/{file.name}" in (docstring or "")
+    assert f'"{file.name}"' in Path(__file__).read_text(encoding="utf-8"), "run by no test"
