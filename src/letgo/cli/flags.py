@@ -1,4 +1,4 @@
-"""The flags of a command: its own ones, and the settings of a run."""
+"""The flags of a command: those that only it has, and the settings of a run."""
 
 import argparse
 import json
@@ -12,10 +12,10 @@ from letgo.run import config as cfg
 
 
 class CommandFlags(argparse.Namespace):
-    """Flags that are not settings of a run, and `output_dir`, which decides where those start."""
+    """The flags that are not settings of a run, and `output_dir`."""
 
     config: Path | None = None
-    output_dir: str | None = None
+    output_dir: str = ""
     explain: bool = False
     figures: list[str] = []
     harness: list[str] = []
@@ -28,58 +28,40 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Con
         InputError: unknown flag, malformed value or file.
     """
     own = Parser(add_help=False, allow_abbrev=False)
-    own.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file of settings; flags override it."
-    )
+    own.add_argument("--config", type=Path, metavar="FILE", help="YAML file; flags override it.")
     if command == "score":
-        own.add_argument(
-            "--explain",
-            action="store_true",
-            default=False,
-            help="Print the shares of layers in the scores, and the effect of length and loss.",
-        )
+        text = "Print the shares of layers in the scores, and the effect of length and loss."
+        own.add_argument("--explain", action="store_true", help=text)
     if command == "report":
-        own.add_argument(
-            "--figures",
-            type=_formats,
-            metavar="FORMATS",
-            help=f"Also write figures/NAME.FORMAT: {', '.join(FORMATS)}, joined by commas.",
-        )
+        text = f"Also write figures/NAME.FORMAT: {', '.join(FORMATS)}, joined by commas."
+        own.add_argument("--figures", type=_formats, metavar="FORMATS", help=text)
     if command == "evaluate":
+        text = "Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas."
         own.add_argument(
-            "--harness",
-            type=lambda names: names.split(","),
-            metavar="TASKS",
-            help="Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas.",
+            "--harness", type=lambda names: names.split(","), metavar="TASKS", help=text
         )
     flags = parse_early(arguments, own)
     settings, source = _settings(command, flags)
     return flags, cfg.parse(command, arguments, settings, source, parents=[own])
 
 
-def parse_early(
-    arguments: Sequence[str], own: argparse.ArgumentParser | None = None
-) -> CommandFlags:
+def parse_early(arguments: Sequence[str], *own: argparse.ArgumentParser) -> CommandFlags:
     """The flags of `own` and `--output_dir`; all other arguments are ignored."""
-    parser = Parser(parents=[own] if own else [], add_help=False, allow_abbrev=False)
+    parser = Parser(parents=own, add_help=False, allow_abbrev=False)
     parser.add_argument("--output_dir", "--output-dir")
     return parser.parse_known_args(arguments, CommandFlags())[0]
 
 
 def _formats(names: str) -> list[str]:
-    formats = names.split(",")
-    if not set(formats) <= set(FORMATS):
-        raise argparse.ArgumentTypeError(
-            f"must be one or several of {', '.join(FORMATS)}, joined by commas, not {names}"
-        )
-    return formats
+    if set(names.split(",")) <= set(FORMATS):
+        return names.split(",")
+    raise argparse.ArgumentTypeError(
+        f"must be one or several of {', '.join(FORMATS)}, joined by commas, not {names}"
+    )
 
 
 def _settings(command: str, flags: CommandFlags) -> tuple[cfg.Settings, str]:
-    """The settings that flags override, and where they come from.
-
-    They are those of the demo, of `--config`, or, for a single stage, of the run folder.
-    """
+    """The settings that flags override, and where they come from."""
     settings: cfg.Settings = {}
     if command == "demo":
         folder = flags.output_dir or "runs/demo"
@@ -87,7 +69,7 @@ def _settings(command: str, flags: CommandFlags) -> tuple[cfg.Settings, str]:
         settings = {**json.loads(text), "output_dir": folder}
     if flags.config:
         return {**settings, **cfg.read(flags.config)}, f"--config {flags.config}"
-    saved = Path(flags.output_dir or "") / "config.yaml"
-    if command not in ("run", "demo") and flags.output_dir and saved.is_file():
+    saved = Path(flags.output_dir, "config.yaml")
+    if flags.output_dir and command not in ("run", "demo") and saved.is_file():
         return {**cfg.read(saved), "overwrite": False, "quiet": False}, str(saved)
     return settings, "settings"

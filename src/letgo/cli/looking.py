@@ -21,12 +21,8 @@ def _show(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="number of texts [20]")
     parser.add_argument("--set", default="", metavar="NAME", help="only this forgetting set")
-    parser.add_argument(
-        "--grep",
-        default="",
-        metavar="RE",
-        help="only texts that match this regular expression, ignoring case",
-    )
+    text = "only texts that match this regular expression, ignoring case"
+    parser.add_argument("--grep", default="", metavar="RE", help=text)
     flags = parser.parse_args(arguments)
     if flags.top < 1:
         parser.error("--top must be 1 or more")
@@ -37,26 +33,18 @@ def _runs(arguments: list[str]) -> None:
     from letgo.review.terminal import runs
 
     parser = Parser(prog="letgo runs", description="Every run below a folder, with its verdict.")
-    parser.add_argument(
-        "root", type=Path, nargs="?", default=Path("runs"), metavar="ROOT", help="[runs]"
-    )
+    parser.add_argument("root", type=Path, nargs="?", default="runs", metavar="ROOT", help="[runs]")
     runs(parser.parse_args(arguments).root)
 
 
 def _review(arguments: list[str]) -> None:
-    parser = Parser(
-        prog="letgo review",
-        description="View in the browser which texts would be unlearned, and change the selection.",
-    )
+    text = "View in the browser which texts would be unlearned, and change the selection."
+    parser = Parser(prog="letgo review", description=text)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run to compare with")
     parser.add_argument("--port", type=int, default=0, help="[any free port]")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on [127.0.0.1]; any other address opens the review to every "
-        "machine that can reach it and has its token",
-    )
+    text = "address to listen on [127.0.0.1]; others open the review to those who know its token"
+    parser.add_argument("--host", default="127.0.0.1", help=text)
     flags = parser.parse_args(arguments)
     with requires_extra("letgo review", "review"):
         from letgo.review.server import serve

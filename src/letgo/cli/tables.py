@@ -1,6 +1,5 @@
 """Results as plain text: tables without boxes, of the same width on every terminal."""
 
-import textwrap
 from io import StringIO
 from pathlib import Path
 
@@ -8,17 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from letgo.evaluation.asking import LABELS
+from letgo.review.texts import in_a_line
 from letgo.run.folder import Row, read_json, read_texts
 
 WIDTH = 10_000  # no table is that wide: nothing is wrapped or cut
 
 
 def result_table(metrics: Row) -> str:
-    """Accuracy of base, SFT and LWF with 95 % intervals, and the paired differences LWF - SFT.
-
-    Args:
-        metrics: the content of `metrics.json`. Every metric of `lwf_minus_sft` gets two rows.
-    """
+    """The content of `metrics.json`; every metric in its `lwf_minus_sft` gets two rows."""
     models, differences = metrics["models"], metrics["lwf_minus_sft"]
     sets = list(models["lwf"])
     table = plain_table("accuracy, 95 % interval")
@@ -41,11 +37,7 @@ def result_table(metrics: Row) -> str:
 
 
 def harness_table(result: Row) -> str:
-    """Every metric of every task for base, SFT and LWF, with standard errors.
-
-    Args:
-        result: the content of `harness.json`.
-    """
+    """The content of `harness.json`, with standard errors."""
     models = result["models"]
     table = plain_table("task", "metric")
     for name in ("n", *(LABELS[model] for model in models)):
@@ -61,13 +53,8 @@ def text_table(folder: Path, count: int = 3) -> str:
     """The self-generated texts with the highest and with the lowest forgetting confidence."""
     rows = sorted(read_texts(folder), key=lambda row: (-row["confidence"], row["id"]))
     table = plain_table("confidence", "set", "text")
-    for row in [*rows[:count], None, *rows[-count:]]:
-        if row is None:
-            table.add_row("...")
-            continue
-        text = f"{row['prompt']} -> {row['completion']}"
-        text = textwrap.shorten(text, 90, placeholder=" ...")
-        table.add_row(f"{row['confidence']:.4g}", row["forget_set"], text)
+    for row in rows[:count] + rows[-count:]:
+        table.add_row(f"{row['confidence']:.4g}", row["forget_set"], in_a_line(row, 90))
     return as_text(table)
 
 

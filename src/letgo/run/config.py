@@ -150,12 +150,9 @@ def parse(
     Raises:
         InputError: unknown flag or setting, malformed value, or values that exclude each other.
     """
-    parser = _SettingsParser(
-        (RunConfig, LWFConfig, ModelConfig),
-        prog=f"letgo {command}",
-        parents=list(parents),
-        allow_abbrev=False,
-    )
+    parts = (RunConfig, LWFConfig, ModelConfig)
+    prog = f"letgo {command}"
+    parser = _SettingsParser(parts, prog=prog, parents=list(parents), allow_abbrev=False)
     defaults = {**DEFAULTS, **settings}
     forget = defaults.pop("forget", None)  # not as a default: the flag would extend it
     for name, value in defaults.items():
@@ -220,12 +217,10 @@ def changed_from_default(part: LWFConfig | ModelConfig, leave_out: set[str]) -> 
     """The settings of a dataclass that differ from its class's defaults, as plain values."""
     changed = {}
     for f in dataclasses.fields(part):
-        if f.init and f.name not in leave_out:
-            factory = f.default_factory
-            default = f.default if factory is dataclasses.MISSING else factory()
-            value = _plain(getattr(part, f.name))
-            if value != _plain(default):
-                changed[f.name] = value
+        factory, value = f.default_factory, _plain(getattr(part, f.name, None))
+        default = f.default if factory is dataclasses.MISSING else factory()
+        if f.init and f.name not in leave_out and value != _plain(default):
+            changed[f.name] = value
     return changed
 
 

@@ -38,12 +38,7 @@ def _output(command: list[str]) -> str:
 
 
 def write_config(run: Run, model: str) -> None:
-    """Write `config.yaml`: all settings and their provenance.
-
-    Args:
-        run: an opened run.
-        model: fingerprint of the base model.
-    """
+    """Write `config.yaml`: all settings and their provenance; `model` is a fingerprint."""
     data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}
     if run.validation:
         data["learn_validation"] = run.validation
@@ -56,9 +51,9 @@ def write_config(run: Run, model: str) -> None:
         "data": {name: fingerprint(records) for name, records in data.items()},
         "examples": {name: len(records) for name, records in data.items()},
     }
-    settings = plain_settings(run.config)
+    content = {**plain_settings(run.config), "provenance": provenance}
     text = "# `letgo run --config THIS_FILE --output_dir NEW` repeats this run.\n"
-    text += yaml.safe_dump({**settings, "provenance": provenance}, sort_keys=False)
+    text += yaml.safe_dump(content, sort_keys=False)
     part = run.folder / "config.yaml.part"
     part.write_text(text, encoding="utf-8")
     part.replace(run.folder / "config.yaml")
