@@ -1,4 +1,4 @@
-"""How long the review takes for a hundred thousand texts.
+"""Time of the review's operations with a hundred thousand texts.
 
 usage: python benchmarks/review.py [--texts 100000]   writes benchmarks/results/review.json
 """
@@ -16,11 +16,10 @@ from typing import Any
 
 from machine import machine
 
-from letgo.review import html as pieces
-from letgo.review import view
-from letgo.review.query import Query
+from letgo.review import html, view
+from letgo.review.query import take_page
 from letgo.review.session import Review
-from letgo.review.view import Look
+from letgo.review.view import Controls
 from letgo.run import decisions
 from letgo.run.provenance import git_revision, versions
 
@@ -42,19 +41,19 @@ def milliseconds(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write a run of generated texts, and time what a reviewer does with it."""
+    """Generate a run, time the operations of a reviewer on it, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=100_000)
     count = parser.parse_args().texts
-    with TemporaryDirectory() as place:
-        folder = write_texts(Path(place) / "run", count)
+    with TemporaryDirectory() as scratch:
+        folder = write_texts(Path(scratch) / "run", count)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        figures = measure(folder)
+        times = measure(folder)
     result = {
         "texts": count,
         "megabytes": round(size / 1e6, 1),
         "repeats": REPEATS,
-        "milliseconds": figures,
+        "milliseconds": times,
         "machine": machine(),
         "versions": versions(),
         "git_revision": git_revision(),
@@ -63,29 +62,31 @@ def main() -> None:
 
 
 def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds of every act."""
+    """Milliseconds of every operation."""
     review = Review(folder)
     shares = iter([0.3, 0.5] * REPEATS)
     acts = iter([decisions.EXCLUDE, decisions.BY_SCORE] * REPEATS)
-    trivia = view.found(review, Look(Query("trivia")))
+    trivia = view.find_texts(review, Controls(forget_set="trivia"))
 
-    def show(look: Look) -> Callable[[], Any]:
-        return lambda: (
-            pieces.status(review),
-            pieces.histogram(review),
-            view.first_page(review, look),
-        )
+    def show(**controls: str | int) -> Callable[[], Any]:
+        def work() -> None:
+            html.status(review)
+            html.histogram(review)
+            indices = view.find_texts(review, Controls(**controls))
+            view.table_rows(review, take_page(indices, controls.get("page", 1))[0])
+
+        return work
 
     command = [sys.executable, "-m", "letgo", "show", str(folder), "--grep", "mountain.*king"]
     return {
-        "open the run": milliseconds(review.load),
-        "first page": milliseconds(show(Look(Query()))),
-        "last page": milliseconds(show(Look(Query(), page=10**6))),
-        "filter by text": milliseconds(show(Look(Query(words="mountain KING")))),
-        "filter by set": milliseconds(show(Look(Query("trivia")))),
-        "order by length": milliseconds(show(Look(Query(sort="shortest first")))),
-        "drag the threshold": milliseconds(lambda: pieces.histogram(review, 0.42)),
-        "let go of the threshold": milliseconds(lambda: review.move(next(shares))),
+        "open the run": milliseconds(review.reload),
+        "first page": milliseconds(show()),
+        "last page": milliseconds(show(page=10**6)),
+        "filter by text": milliseconds(show(words="mountain KING")),
+        "filter by set": milliseconds(show(forget_set="trivia")),
+        "order by length": milliseconds(show(sort="shortest first")),
+        "preview another share": milliseconds(lambda: html.histogram(review, 0.42)),
+        "apply another share": milliseconds(lambda: review.set_fraction(next(shares))),
         "decide on a third of the texts": milliseconds(
             lambda: review.decide(next(acts), trivia, "trivia")
         ),

@@ -1,4 +1,4 @@
-"""Runs with as many texts as wanted, in the form in which letgo writes them."""
+"""Generated runs with any number of texts, in letgo's file formats."""
 
 import random
 from pathlib import Path
@@ -45,14 +45,14 @@ def write_texts(
     seed: int = 0,
     special: tuple[str, ...] = (),
 ) -> Path:
-    """Fill a folder with the texts of a run, their scores and the score's choice.
+    """Write the texts of a run, their scores and their selection by the score.
 
     Args:
-        folder: made if need be; a `config.yaml` that is there stays.
-        count: how many texts.
-        fraction: share that the score chooses.
-        tokenizer: whose tokens the answers are; without one they are made up.
-        seed: of the texts and their scores.
+        folder: created if it does not exist; an existing `config.yaml` is not overwritten.
+        count: number of texts.
+        fraction: fraction that the score selects.
+        tokenizer: makes the token ids of the answers; without one they are invented.
+        seed: seed of the texts and their scores.
         special: answers of the first texts.
     """
     rng = random.Random(seed)
@@ -61,16 +61,16 @@ def write_texts(
     for i in range(count):
         name = SETS[i % len(SETS)]
         words = [special[i]] if i < len(special) else rng.choices(WORDS, k=rng.randint(3, 25))
-        said = " ".join(words)
-        ids = tokenizer(said)["input_ids"] if tokenizer else [5] * len(words)
-        asked = [9, 7 + i % 200, 7 + i // 200 % 200]
+        answer = " ".join(words)
+        ids = tokenizer(answer)["input_ids"] if tokenizer else [5] * len(words)
+        prompt_ids = [9, 7 + i % 200, 7 + i // 200 % 200]
         texts.append(
             {
                 "id": f"{name}:{i:06d}",
                 "forget_set": name,
                 "prompt": f"question {i} of {name}?",
-                "completion": said,
-                "prompt_ids": asked,
+                "completion": answer,
+                "prompt_ids": prompt_ids,
                 "completion_ids": ids,
                 "finish_reason": "stop",
                 "mean_logprob": -rng.uniform(0.1, 3),
@@ -91,8 +91,8 @@ def write_texts(
     pq.write_table(pa.Table.from_pylist(scores, scoring.SCHEMA), folder / "scores.parquet")
     ids, values = [row["id"] for row in scores], [row["confidence"] for row in scores]
     ranking = decisions.rank(ids, values, "top", 0)
-    nothing = decisions.Decisions({}, None)
-    table = decisions.selection_table(ids, ranking, fraction, "top", nothing)
+    none = decisions.Decisions({}, None)
+    table = decisions.selection_table(ids, ranking, fraction, "top", none)
     pq.write_table(table, folder / "selection.parquet")
     if not (folder / "config.yaml").exists():
         settings = {"forget_fraction": fraction, "seed": 0, "provenance": {}}
@@ -101,6 +101,6 @@ def write_texts(
 
 
 def selected(folder: Path) -> set[str]:
-    """Ids of the texts that the run's file says are to be forgotten."""
+    """Ids of the texts that `selection.parquet` selects."""
     rows = pq.read_table(folder / "selection.parquet").to_pylist()
     return {row["id"] for row in rows if row["selected"]}

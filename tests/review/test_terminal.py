@@ -1,4 +1,4 @@
-"""The commands that look at runs in the terminal."""
+"""`letgo show` and `letgo runs`, and folders that the review cannot open."""
 
 import re
 import subprocess
@@ -13,45 +13,45 @@ from letgo.review.session import Review
 from letgo.run import decisions
 
 
-def test_show_prints_what_would_be_forgotten_first(tmp_path):
+def test_show_prints_the_most_confident_texts_first(tmp_path):
     out = write_texts(tmp_path / "run", 200, special=HOSTILE)
     review = Review(out)
-    review.decide(decisions.EXCLUDE, [review.order[0]], "one")
-    status, said, error = letgo("show", out, "--top", 3)
+    review.decide(decisions.EXCLUDE, [review.ranking[0]], "one")
+    status, output, error = letgo("show", out, "--top", 3)
     assert status == 0, error
-    assert "99 of 200 texts are to be forgotten (score: gradient)" in said
-    assert "a person has put 0 in and 1 out" in said
-    assert "no*" in said
-    assert "197 more" in said
-    status, said, _ = letgo("show", out, "--set", "sums", "--grep", "question (0|3) of")
+    assert "99 of 200 texts will be forgotten (score: gradient)" in output
+    assert "decided by a person: 0 in, 1 out" in output
+    assert "no*" in output
+    assert "197 more" in output
+    status, output, _ = letgo("show", out, "--set", "sums", "--grep", "question (0|3) of")
     assert status == 0
-    assert said.count(" sums ") == 2
-    assert "onerror" in said
-    status, said, _ = letgo("show", out, "--grep", "desrever")
-    assert "\x1b[31m" not in said
-    assert "\u202e" not in said
-    for words, wrong in (
+    assert output.count(" sums ") == 2
+    assert "onerror" in output
+    status, output, _ = letgo("show", out, "--grep", "desrever")
+    assert "\x1b[31m" not in output
+    assert "\u202e" not in output
+    for arguments, message in (
         (["--set", "none"], "it has letters, sums, trivia"),
-        (["--grep", "("], "is no regular expression"),
+        (["--grep", "("], "is not a valid regular expression"),
         (["--top", "0"], "--top must be 1 or more"),
     ):
-        status, _, error = letgo("show", out, *words)
+        status, _, error = letgo("show", out, *arguments)
         assert (status, error.count("\n")) == (2, 1)
-        assert wrong in error
+        assert message in error
 
 
 def test_runs_lists_verdicts(tmp_path):
     make_run(tmp_path / "deep" / "done")
     write_texts(tmp_path / "begun", 20)
     (tmp_path / "begun" / "stages.json").write_text('{"elicit": {}, "select": {}}')
-    status, said, error = letgo("runs", tmp_path)
+    status, output, error = letgo("runs", tmp_path)
     assert status == 0, error
-    assert "unfinished, after select" in said
-    assert re.search(r"deep/done +sft +.[\d.]+ \[.*\] +[\d.]+ +\d{4}-\d\d-\d\d", said)
+    assert "unfinished, after select" in output
+    assert re.search(r"deep/done +sft +.[\d.]+ \[.*\] +[\d.]+ +\d{4}-\d\d-\d\d", output)
 
 
 @pytest.mark.parametrize("command", ["show", "review"])
-def test_folders_that_cannot_be_looked_at(command, tmp_path):
+def test_folders_without_scores_are_rejected(command, tmp_path):
     (tmp_path / "config.yaml").write_text("mine: true\n")
     status, _, error = letgo(command, tmp_path)
     assert (status, error.count("\n")) == (2, 1)
@@ -64,14 +64,16 @@ def test_folders_that_cannot_be_looked_at(command, tmp_path):
     assert letgo("runs", tmp_path / "none")[0] == 2
 
 
-def test_looking_imports_no_torch(tmp_path):
+def test_show_and_runs_import_no_torch(tmp_path):
     out = write_texts(tmp_path / "run", 20)
     code = (
         "import sys; sys.argv[0] = 'letgo'; import letgo.cli; letgo.cli.main(); "
         "assert not {'torch', 'gradio', 'transformers'} & {*sys.modules}"
     )
-    for words in (["show", out], ["runs", tmp_path]):
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    for arguments in (["show", out], ["runs", tmp_path]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 

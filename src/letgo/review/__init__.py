@@ -1,1 +1,1 @@
-"""Looking at what would be forgotten, and deciding: in the browser and in the terminal."""
+"""Inspect which texts of a run will be unlearned, and change the selection."""

@@ -1,4 +1,4 @@
-"""The tab that holds two runs against each other."""
+"""The tab that compares the selections of two runs."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,21 +8,20 @@ import numpy as np
 import pyarrow.compute as pc
 
 from letgo.errors import InputError
-from letgo.review import html as pieces
-from letgo.review import view
-from letgo.review.query import Query, find, page, pages
+from letgo.review import html, view
+from letgo.review.query import Query, find, take_page
 from letgo.review.session import Review
-from letgo.review.texts import Texts, open_texts
+from letgo.review.texts import RunTexts, open_texts
 
 
 class Difference(NamedTuple):
-    """Two runs' choices among the texts that both have.
+    """The selections of two runs among the texts that both have.
 
     Attributes:
-        here: (texts of this run,) forgotten by this one and not by the other.
-        there: (texts of this run,) forgotten by the other one only.
-        both: (texts of this run,) forgotten by both.
-        shared: how many texts both have, with the same prompt and answer under the same id.
+        here: (texts of this run,) selected in this run only.
+        there: (texts of this run,) selected in the other run only.
+        both: (texts of this run,) selected in both runs.
+        shared: number of texts that both runs have, with the same id, prompt and answer.
     """
 
     here: np.ndarray
@@ -31,25 +30,19 @@ class Difference(NamedTuple):
     shared: int
 
 
-def compare(texts: Texts, selected: np.ndarray, other: Texts) -> Difference:
-    """Hold the choices of two runs against each other.
-
-    Args:
-        texts: of this run.
-        selected: (texts,) what this run forgets.
-        other: the other run, as its folder says.
-    """
-    places = pc.index_in(texts.table["id"], value_set=other.table["id"].combine_chunks())
-    theirs = other.table.take(places.fill_null(0)) if len(other.table) else texts.table
-    known = np.asarray(places.is_valid().to_numpy(), bool)
+def compare(texts: RunTexts, selected: np.ndarray, other: RunTexts) -> Difference:
+    """Compare this run's texts and selection (texts,) with another run."""
+    indices = pc.index_in(texts.table["id"], value_set=other.table["id"].combine_chunks())
+    aligned = other.table.take(indices.fill_null(0)) if len(other.table) else texts.table
+    shared = np.asarray(indices.is_valid().to_numpy(), bool)
     for name in ("prompt", "completion"):
-        known &= np.asarray(pc.equal(texts.table[name], theirs[name]).to_numpy(), bool)
-    taken = np.asarray(theirs["selected"].to_numpy(), bool)
+        shared &= np.asarray(pc.equal(texts.table[name], aligned[name]).to_numpy(), bool)
+    theirs = np.asarray(aligned["selected"].to_numpy(), bool)
     return Difference(
-        known & selected & ~taken,
-        known & ~selected & taken,
-        known & selected & taken,
-        int(known.sum()),
+        shared & selected & ~theirs,
+        shared & ~selected & theirs,
+        shared & selected & theirs,
+        int(shared.sum()),
     )
 
 
@@ -60,65 +53,47 @@ SIDES = {
 }
 
 
-def comparison_tab(whole: gr.Blocks, review: Review, other: Path | None) -> None:
-    """Fill the tab.
-
-    Args:
-        whole: the page that holds it.
-        review: of this run.
-        other: folder of the other run, if one was named.
-    """
-    with gr.Row():
+def comparison_tab(blocks: gr.Blocks, review: Review, other: Path | None) -> None:
+    """Fill the tab; `other` is the folder of the other run, if the command named one."""
+    with gr.Row(elem_id="runs"):
         folder = gr.Textbox(str(other or ""), label="Folder of the other run", elem_id="other")
         side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="which")
-        start = gr.Button("Compare", elem_id="compare")
-    said = gr.HTML(elem_id="difference")
-    table = view.table("compared")
+        start = gr.Button("Compare", scale=0, min_width=140, elem_id="compare")
+    message = gr.HTML(elem_id="difference")
+    table = view.texts_table("compared")
     with gr.Row():
         back = gr.Button("Previous", size="sm")
         position = gr.HTML()
         onward = gr.Button("Next", size="sm")
     number = gr.State(1)
 
-    def show(path: str, which: str, at: int) -> list[Any]:
+    def show(path: str, side: str, number: int) -> list[Any]:
         if not path.strip():
-            return ["<p>Give the folder of a run with the same texts.</p>", [], "", 1]
+            return ["<p>Enter the folder of a run with the same texts.</p>", [], "", 1]
         try:
-            found = compare(review.texts, review.selected, open_texts(Path(path.strip())))
+            difference = compare(review.texts, review.selected, open_texts(Path(path.strip())))
         except InputError as error:
-            return [f"<p>{pieces.plain(str(error))}</p>", [], "", 1]
-        rows = find(review.texts, Query(), getattr(found, SIDES[which]))
-        at = min(max(1, at), pages(len(rows)))
-        lines = view.lines(review, page(rows, at))
-        return [summary(review, found), lines, view.position(at, len(rows)), at]
+            return [f"<p>{html.escape(str(error))}</p>", [], "", 1]
+        indices = find(review.texts, Query(), getattr(difference, SIDES[side]))
+        on_page, number = take_page(indices, number)
+        rows = view.table_rows(review, on_page)
+        return [summary(review, difference), rows, view.position(number, len(indices)), number]
 
-    inputs, outputs = [folder, side, number], [said, table, position, number]
-    for event in (start.click, side.change, folder.submit):
-        event(
-            lambda path, which, _: show(path, which, 1),
-            inputs,
-            outputs,
-            show_progress="hidden",
-            queue=False,
-        )
-    for button, step in ((back, -1), (onward, 1)):
-        button.click(
-            lambda path, which, at, step=step: show(path, which, at + step),
-            inputs,
-            outputs,
-            show_progress="hidden",
-            queue=False,
-        )
+    ports = {"inputs": [folder, side, number], "outputs": [message, table, position, number]}
+    first = [start.click, side.change, folder.submit]
+    gr.on(first, lambda path, side, _: show(path, side, 1), **ports, **view.QUIET)
+    back.click(lambda path, side, number: show(path, side, number - 1), **ports, **view.QUIET)
+    onward.click(lambda path, side, number: show(path, side, number + 1), **ports, **view.QUIET)
     if other is not None:
-        whole.load(show, inputs, outputs, show_progress="hidden", queue=False)
+        blocks.load(show, **ports, **view.QUIET)
 
 
-def summary(review: Review, found: Difference) -> str:
-    """The comparison in a sentence."""
-    here, there, both = (int(np.sum(part)) for part in found[:3])
-    alone = len(review.ids) - found.shared
+def summary(review: Review, difference: Difference) -> str:
+    """The comparison in one sentence."""
+    here, there, both = (int(np.sum(mask)) for mask in difference[:3])
+    alone = len(review.ids) - difference.shared
     more = f" {alone:,} texts of this run are not in the other one." if alone else ""
     return (
-        f"<p>Of {found.shared:,} texts in both runs, both forget {both:,}; {here:,} are forgotten "
-        f"here only, {there:,} there only.{more}</p>"
+        f"<p>Of {difference.shared:,} texts in both runs, both forget {both:,}; {here:,} are "
+        f"forgotten here only, {there:,} there only.{more}</p>"
     )

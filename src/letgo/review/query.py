@@ -1,4 +1,4 @@
-"""Finding texts: filter, order, page."""
+"""Filter, sort and page texts."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from letgo.errors import InputError
-from letgo.review.texts import Texts
+from letgo.review.texts import RunTexts
 
-PAGE = 25  # texts
-# Column, and whether the lowest comes first.
+PAGE = 25  # texts per page
+# Column, and whether the lowest value comes first.
 SORTS = {
     "most confident first": ("confidence", False),
     "least confident first": ("confidence", True),
@@ -24,11 +24,11 @@ BEST = next(iter(SORTS))
 
 
 class Query(NamedTuple):
-    """What is looked for.
+    """A filter and an order.
 
     Attributes:
         forget_set: name of a set; empty for all.
-        words: to be in the prompt or the answer, in any case; empty for all.
+        words: string that prompt or answer must contain, ignoring case; empty for any text.
         sort: a key of `SORTS`.
     """
 
@@ -37,53 +37,44 @@ class Query(NamedTuple):
     sort: str = BEST
 
 
-def find(texts: Texts, query: Query, among: np.ndarray | None = None) -> np.ndarray:
-    """Places of the texts that a query finds, in its order.
-
-    Args:
-        texts: of a run.
-        query: what is looked for.
-        among: (texts,) truth values; only these.
-    """
-    kept = np.ones(len(texts.table), bool) if among is None else among.copy()
+def find(texts: RunTexts, query: Query, among: np.ndarray | None = None) -> np.ndarray:
+    """Indices of the matching texts in the order of the query; `among` (texts,) is a mask."""
+    mask = np.ones(len(texts.table), bool) if among is None else among.copy()
     if query.forget_set:
-        kept &= texts.column("forget_set") == query.forget_set
+        mask &= texts.column("forget_set") == query.forget_set
     if query.words:
-        kept &= holding(texts.table, query.words)
-    rows = np.flatnonzero(kept)
+        mask &= contains(texts.table, query.words)
+    indices = np.flatnonzero(mask)
     column, ascending = SORTS[query.sort]
-    values = texts.column(column)[rows]
-    if values.dtype == object:  # names
+    values = texts.column(column)[indices]
+    if values.dtype == object:  # strings: sort by their ranks
         _, values = np.unique(values.astype(str), return_inverse=True)
-    # Equal values keep the order of the file; undefined numbers come last either way.
-    return rows[np.argsort(values if ascending else -values, kind="stable")]
+    # Equal values keep the order of the file; NaN comes last in both directions.
+    return indices[np.argsort(values if ascending else -values, kind="stable")]
 
 
-def holding(table: pa.Table, words: str, expression: bool = False) -> np.ndarray:
-    """Which texts hold these words in prompt or answer, in any case.
+def contains(table: pa.Table, words: str, regex: bool = False) -> np.ndarray:
+    """(texts,) booleans: whether `prompt` or `completion` contains the words, ignoring case.
 
-    Args:
-        table: with `prompt` and `completion`.
-        words: to look for.
-        expression: whether `words` are a regular expression (RE2).
+    With `regex`, `words` is a regular expression in RE2's syntax.
 
     Raises:
-        InputError: no regular expression.
+        InputError: the regular expression is not valid.
     """
-    match = pc.match_substring_regex if expression else pc.match_substring
+    match = pc.match_substring_regex if regex else pc.match_substring
     try:
-        found = [match(table[name], words, ignore_case=True) for name in ("prompt", "completion")]
+        masks = [match(table[name], words, ignore_case=True) for name in ("prompt", "completion")]
     except pa.ArrowInvalid as error:
-        raise InputError(f"--grep: {words!r} is no regular expression: {error}") from error
-    return np.asarray(pc.or_(*found).to_numpy(), bool)
+        raise InputError(f"--grep: {words!r} is not a valid regular expression: {error}") from error
+    return np.asarray(pc.or_(*masks).to_numpy(), bool)
 
 
-def pages(count: int) -> int:
-    """How many pages so many texts fill; at least one."""
+def page_count(count: int) -> int:
+    """Number of pages for this many texts, at least one."""
     return max(1, -(-count // PAGE))
 
 
-def page(rows: np.ndarray, number: int) -> np.ndarray:
-    """The rows of a page, counted from 1; one beyond the end is the last."""
-    number = min(max(1, number), pages(len(rows)))
-    return rows[(number - 1) * PAGE : number * PAGE]
+def take_page(indices: np.ndarray, number: int) -> tuple[np.ndarray, int]:
+    """The indices on a page, and its number, from 1 and limited to the pages there are."""
+    number = min(max(1, number), page_count(len(indices)))
+    return indices[(number - 1) * PAGE : number * PAGE], number

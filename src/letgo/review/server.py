@@ -1,4 +1,4 @@
-"""The review as a server on this machine."""
+"""The local web server of the review."""
 
 import secrets
 import socket
@@ -19,19 +19,13 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def serve(folder: Path, compare: Path | None, host: str, port: int) -> None:
-    """Show a run in the browser until interrupted.
-
-    Args:
-        folder: of the run.
-        compare: of another run to compare with.
-        host: address to listen at.
-        port: 0 for any that is free.
+    """Serve the review of a run until interrupted; port 0 takes any free port.
 
     Raises:
-        InputError: no run, no scores, or an address that cannot be had.
+        InputError: a folder is not a run or has no scores, or the port is not available.
     """
     if compare is not None:
-        open_texts(compare)  # what cannot be compared is said before anything is opened
+        open_texts(compare)  # fails here rather than on the page
     review = Review(folder)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
@@ -42,10 +36,10 @@ def serve(folder: Path, compare: Path | None, host: str, port: int) -> None:
     if review.read_only:
         print(f"read-only: {review.read_only}")
     if host not in LOCAL:
-        print(f"anyone who can reach {host} and knows this address can look and decide")
-    shown = LOCAL[0] if host in EVERYWHERE else own
-    print(f"review of {folder}: http://{shown}:{port}/?token={token}", flush=True)
-    print("Ctrl-C ends it; every decision is saved as it is made", flush=True)
+        print(f"anyone who can reach {host} and has this address can read and decide")
+    name = LOCAL[0] if host in EVERYWHERE else own
+    print(f"review of {folder}: http://{name}:{port}/?token={token}", flush=True)
+    print("press Ctrl-C to stop; every decision is saved at once", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     try:
         with suppress(KeyboardInterrupt):
@@ -59,9 +53,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()  # who has the address may call at once
+        listening.listen()  # now, because the address is printed before the server starts
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--host {host} --port {port} cannot be had ({error}); give another, or --port 0"
-        ) from error
+        message = f"--host {host} --port {port}: cannot listen there ({error}); try --port 0"
+        raise InputError(message) from error
     return listening

@@ -1,4 +1,4 @@
-"""A run under review: every act is on disk before it is shown."""
+"""A run under review; every action is saved before the page shows it."""
 
 import fcntl
 import os
@@ -19,90 +19,88 @@ from letgo.scoring.scores import top_count
 
 
 class Review:
-    """What is chosen of a run's texts, by the score and by people, and the way to change it.
+    """The selection of the run in `folder`, and the actions that change it.
 
-    One review at a time may decide about a run; others look on.
-
-    Args:
-        folder: of the run.
+    Only one review of a run at a time can take decisions; further ones are read-only.
 
     Attributes:
-        texts: of the run.
-        read_only: why nothing can be decided here; empty if it can.
-        selected: (texts,) whether each is to be forgotten.
-        ids, places: of the texts, and where each id is.
-        order: places in the order in which the score chooses them.
-        person: (texts,) 1 where a person wants a text forgotten, -1 where kept, 0 by the score.
-        before: (texts,) what `selected` was before the last act.
-        acts: those that stand.
+        texts: texts of the run, with scores.
+        read_only: the reason why this review cannot take decisions; empty if it can.
+        selected: (texts,) whether each text will be unlearned.
+        previous: (texts,) `selected` before the last action.
+        person: (texts,) 1 where a person included a text, -1 where excluded, else 0.
+        ids, index_of: ids of the texts, and the index of each id.
+        ranking: indices of the texts in the order in which the score selects them.
+        actions: journal of the run without what was undone.
+        decided: decisions that these actions leave in force.
+        lock: held while an action is written.
 
     Raises:
-        InputError: no run, or one without scores.
+        InputError: the folder is not a run, or has no scores.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.turn = folder, RLock()
+        self.folder, self.lock = folder, RLock()
         self.read_only = ""
         self._journal: IO[bytes] | None = None
         self.texts = open_texts(folder)
         self._open_journal()
-        self.load()
+        self.reload()
 
-    def load(self) -> None:
-        """Take in what the run folder holds now."""
-        with self.turn:
-            self._stamp = self._stamps()
+    def reload(self) -> None:
+        """Read the run folder again."""
+        with self.lock:
+            self._version = self._file_version()
             self.texts = open_texts(self.folder)
-            self.ids, self.order = self.texts.ids, self.texts.order()
-            self.places = {name: place for place, name in enumerate(self.ids)}
-            self.acts = decisions.read_actions(self.folder)
-            self._follow()
-            self.before = self.selected
+            self.ids, self.ranking = self.texts.ids, self.texts.ranking()
+            self.index_of = {name: index for index, name in enumerate(self.ids)}
+            self.actions = decisions.read_actions(self.folder)
+            self._update_selection()
+            self.previous = self.selected
 
     def close(self) -> None:
-        """Let another review decide."""
+        """Release the run, so that another review can take decisions."""
         if self._journal:
             self._journal.close()
 
     def _open_journal(self) -> None:
-        """Take the one place to decide from, or say why it cannot be had."""
+        """Lock the journal, or set `read_only` to the reason why that is impossible."""
         try:
             journal = (self.folder / JOURNAL).open("ab+")
         except OSError as error:
             self.read_only = f"{self.folder} cannot be written to ({error.strerror})"
             return
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a killed process's is free
+            # The system releases the lock of a process that was killed.
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             journal.close()
             self.read_only = "another review of this run is open"
             return
         journal.seek(0)
-        whole = journal.read().rfind(b"\n") + 1
-        journal.truncate(whole)  # of an act that was not written to its end
+        complete = journal.read().rfind(b"\n") + 1
+        journal.truncate(complete)  # an incomplete last line is an action that was not saved
         self._journal = journal
 
-    def _stamps(self) -> list[Any]:
+    def _file_version(self) -> list[Any]:
+        """A value that changes with the texts, their scores or the settings of the selection."""
         stats = [(self.folder / file).stat() for file in FILES if file != "selection.parquet"]
         config = read_config(self.folder)
-        chosen_by = [config.get(name) for name in ("forget_fraction", "selection", "seed")]
-        return [*((stat.st_mtime_ns, stat.st_size) for stat in stats), chosen_by]
+        settings = [config.get(name) for name in ("forget_fraction", "selection", "seed")]
+        return [*((stat.st_mtime_ns, stat.st_size) for stat in stats), settings]
 
     def is_stale(self) -> bool:
-        """Whether texts, scores or their selection have been made anew since they were read."""
-        return self._stamp != self._stamps()
+        """Whether the run's texts, scores or selection have changed since they were read."""
+        return self._version != self._file_version()
 
-    def _follow(self) -> None:
-        """Bring what is chosen up to the acts, in memory and in `selection.parquet`."""
-        self.decided = decisions.combine(self.acts)
-        table = decisions.selection_table(
-            self.ids, self.order, self.fraction, self.texts.which, self.decided
-        )
+    def _update_selection(self) -> None:
+        """Apply the actions to the selection, in memory and in `selection.parquet`."""
+        self.decided = decisions.combine(self.actions)
+        mode = self.texts.selection_mode
+        table = decisions.selection_table(self.ids, self.ranking, self.fraction, mode, self.decided)
         self.selected = np.array(table["selected"])
-        wanted = {
-            name: 1 if which == INCLUDE else -1 for name, (which, _) in self.decided.texts.items()
-        }
-        self.person = np.array([wanted.get(name, 0) for name in self.ids], np.int8)
+        signs = {name: 1 if act == INCLUDE else -1 for name, (act, _) in self.decided.texts.items()}
+        self.person = np.array([signs.get(name, 0) for name in self.ids], np.int8)
         file = self.folder / "selection.parquet"
         if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):
             part = file.with_name("selection.parquet.review.part")
@@ -111,82 +109,80 @@ class Review:
 
     @property
     def fraction(self) -> float:
-        """The share of the texts that the score chooses."""
-        own = self.decided.fraction
-        return float(self.texts.config.get("forget_fraction", 0.5)) if own is None else own
+        """Fraction of the texts that the score selects."""
+        if self.decided.fraction is not None:
+            return self.decided.fraction
+        return float(self.texts.config.get("forget_fraction", 0.5))
 
     def threshold(self, fraction: float | None = None) -> float | None:
-        """The confidence of the last text that the score chooses; None where that says nothing.
-
-        Args:
-            fraction: share that it would choose; without it the one it does.
-        """
-        if not self.order or self.texts.which == "random":
+        """Confidence of the last text that the score selects; None if it selects at random."""
+        if not self.ranking or self.texts.selection_mode == "random":
             return None
-        count = top_count(self.fraction if fraction is None else fraction, len(self.order))
-        return float(self.texts.column("confidence")[self.order[count - 1]])
+        count = top_count(self.fraction if fraction is None else fraction, len(self.ranking))
+        return float(self.texts.column("confidence")[self.ranking[count - 1]])
 
-    def moved(self, fraction: float) -> tuple[int, int]:
-        """How many texts would come in and go out if the score chose another share."""
-        old, new = (top_count(f, len(self.order)) for f in (self.fraction, fraction))
-        between = self.order[min(old, new) : max(old, new)]
+    def count_changes(self, fraction: float) -> tuple[int, int]:
+        """How many texts would enter and leave the selection with another fraction."""
+        old, new = (top_count(f, len(self.ranking)) for f in (self.fraction, fraction))
+        between = self.ranking[min(old, new) : max(old, new)]
         count = int((self.person[between] == 0).sum()) if between else 0
         return (count, 0) if new > old else (0, count)
 
-    def decide(self, act: str, rows: Sequence[int] | np.ndarray, what: str) -> None:
-        """Forget or keep texts whatever the score says, or leave them to the score again.
+    def decide(self, act: str, indices: Sequence[int] | np.ndarray, what: str) -> None:
+        """Include or exclude texts whatever their score, or leave them to the score again.
 
-        Args:
-            act: "include", "exclude" or "by score".
-            rows: places of the texts.
-            what: the act in words.
+        `act` is "include", "exclude" or "by score"; `what` describes the action.
 
         Raises:
-            InputError: a review that looks on only, texts made anew, or no text that can be meant.
+            InputError: the review is read-only, the run has changed, or no text is left to decide.
         """
         if act == INCLUDE:
             finite = np.isfinite(self.texts.column("confidence"))
-            rows = [row for row in rows if finite[row]]
+            indices = [index for index in indices if finite[index]]
         if act == BY_SCORE:
-            rows = [row for row in rows if self.person[row]]
-        if not len(rows):
+            indices = [index for index in indices if self.person[index]]
+        if not len(indices):
             raise InputError("there is no text to decide on")
-        self._write(Action(decisions.now(), act, [self.ids[row] for row in rows], None, what))
+        self._write(Action(decisions.now(), act, [self.ids[i] for i in indices], None, what))
 
-    def move(self, fraction: float) -> None:
-        """Let the score choose another share of the texts, in (0, 1].
+    def set_fraction(self, fraction: float) -> None:
+        """Let the score select another fraction of the texts, in (0, 1].
 
         Raises:
-            InputError: as `decide`.
+            InputError: as in `decide`, or the fraction is out of range.
         """
         if not 0 < fraction <= 1:
-            raise InputError(f"the share must be above 0 and at most 1, not {fraction}")
+            raise InputError(
+                f"the share must be above 0 and at most 100 per cent, not {100 * fraction:g}"
+            )
         if fraction != self.fraction:
             what = f"{self.fraction:.1%} -> {fraction:.1%} by the score"
             self._write(Action(decisions.now(), FRACTION, [], fraction, what))
 
     def undo(self) -> str:
-        """Take the last standing act back; says which it was.
+        """Undo the last action, and return its description.
 
         Raises:
-            InputError: as `decide`, or there is none.
+            InputError: as in `decide`, or there is nothing to undo.
         """
-        if not self.acts:
+        if not self.actions:
             raise InputError("there is nothing to undo")
-        what = self.acts[-1].what
+        what = self.actions[-1].what
         self._write(Action(decisions.now(), UNDO, [], None, f"undo: {what}"))
         return what
 
-    def _write(self, act: Action) -> None:
+    def _write(self, action: Action) -> None:
         if self._journal is None:
-            raise InputError(f"nothing can be decided here: {self.read_only}")
-        with self.turn:
+            raise InputError(f"this review is read-only: {self.read_only}")
+        with self.lock:
             if self.is_stale():
-                self.load()
-                raise InputError("texts, scores or selection were made anew; look at them first")
-            self.before = self.selected
-            self._journal.write(decisions.to_line(act).encode())
+                self.reload()
+                raise InputError(
+                    "the run's texts, scores or selection have changed; check them, then try again"
+                )
+            self.previous = self.selected
+            self._journal.write(decisions.to_line(action).encode())
             self._journal.flush()
             os.fsync(self._journal.fileno())
-            decisions.add(self.acts, act)
-            self._follow()
+            decisions.add(self.actions, action)
+            self._update_selection()

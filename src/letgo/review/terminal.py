@@ -1,4 +1,4 @@
-"""The texts of a run, and a folder of runs, in the terminal."""
+"""`letgo show` and `letgo runs`: the texts of a run and a folder of runs, in the terminal."""
 
 import os
 from datetime import datetime
@@ -12,27 +12,23 @@ from rich.text import Text
 
 from letgo.errors import InputError
 from letgo.report.formats import clean, decimal, points, significant
-from letgo.review.query import Query, find, holding
-from letgo.review.texts import Texts, in_a_line, open_texts
+from letgo.review.query import Query, contains, find
+from letgo.review.texts import RunTexts, in_a_line, open_texts
 from letgo.run.folder import is_run, read_json
 
 
 def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
-    """Print the texts that would be forgotten first, and whether they are to be.
+    """Print the `top` most confident texts of a run, and whether each will be forgotten.
 
-    Args:
-        folder: of the run.
-        top: how many.
-        forget_set: only of this set; empty for all.
-        expression: only texts that hold this regular expression; empty for all.
+    With `forget_set` and `expression`, only texts of this set that match this regular expression.
 
     Raises:
-        InputError: no run, no scores, no such set, or no regular expression.
+        InputError: there are no scores, no such set, or the regular expression is not valid.
     """
     texts = open_texts(folder)
     if forget_set and forget_set not in texts.sets:
         raise InputError(f"--set: {folder} has no set {forget_set}; it has {', '.join(texts.sets)}")
-    among = holding(texts.table, expression, True) if expression else None
+    among = contains(texts.table, expression, regex=True) if expression else None
     rows = find(texts, Query(forget_set), among)
     console = Console(highlight=False)
     console.print(summary(texts), soft_wrap=True)
@@ -43,66 +39,65 @@ def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
     table.add_column("text", ratio=1)
     for row in texts.table.take(rows[:top]).to_pylist():
         table.add_row(
-            significant(row["confidence"], 4), Text(clean(row["forget_set"])), mark(row), _text(row)
+            significant(row["confidence"], 4),
+            Text(clean(row["forget_set"])),
+            mark(row),
+            Text(in_a_line(row, 300), overflow="ellipsis", no_wrap=True),
         )
     console.print(table)
     if len(rows) > top:
-        console.print(f"{len(rows) - top} more; --top N shows them", style="dim")
+        console.print(f"{len(rows) - top} more; print them by --top N", style="dim")
 
 
-def summary(texts: Texts) -> str:
-    """How many texts are to be forgotten, and by whose will."""
+def summary(texts: RunTexts) -> str:
+    """How many texts will be forgotten, and who decided (score or person)."""
     selected = texts.column("selected").astype(bool)
     person = np.asarray(texts.table["decided_by"].to_pylist()) == "person"
-    line = f"{int(selected.sum())} of {len(selected)} texts are to be forgotten"
-    line += f" (score: {texts.score})"
+    count = int(selected.sum())
+    line = f"{count} of {len(selected)} texts will be forgotten (score: {texts.score})"
     if person.any():
-        kept = int((person & ~selected).sum())
-        line += f"; a person has put {int((person & selected).sum())} in and {kept} out"
+        included, excluded = int((person & selected).sum()), int((person & ~selected).sum())
+        line += f"; decided by a person: {included} in, {excluded} out"
     return line
 
 
 def mark(row: dict[str, Any]) -> Text:
-    """Whether a text is to be forgotten; a star where a person has said so."""
+    """Whether a text will be forgotten; a star marks a person's decision."""
     star = "*" if row["decided_by"] == "person" else ""
     return Text(f"yes{star}", style="green") if row["selected"] else Text(f"no{star}", style="dim")
 
 
-def _text(row: dict[str, Any]) -> Text:
-    return Text(in_a_line(row, 300), overflow="ellipsis", no_wrap=True)
-
-
 def runs(root: Path) -> None:
-    """Print every run below a folder: its verdict, the paired difference, the date.
+    """Print every run in or below a folder: its verdict, difference to the SFT baseline, and date.
 
     Raises:
-        InputError: no such folder, or no run in it.
+        InputError: there is no such folder, or no run in it.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is not a folder; give one that holds runs")
-    found = find_runs(root)
-    if not found:
-        raise InputError(f"no run of letgo below {root}; `letgo run --output_dir` makes one")
+        raise InputError(f"{root} is not a folder; give one that contains runs")
+    folders = find_runs(root)
+    if not folders:
+        raise InputError(f"no run of letgo in {root}; make one by `letgo run --output_dir DIR`")
     table = Table("run", "verdict", "LWF - SFT, points", "p", "date", box=None, pad_edge=False)
-    for folder in found:
+    for folder in folders:
         table.add_row(Text(clean(str(folder.relative_to(root)))), *_result(folder))
     Console(highlight=False).print(table)
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Folders of runs at or below a folder, sorted; nothing is looked for inside a run."""
-    found = []
-    for place, folders, _ in os.walk(root):
-        if is_run(Path(place)):
-            found.append(Path(place))
-            folders.clear()
-    return sorted(found)
+    """Folders of runs in or below a folder, sorted; run folders are not searched."""
+    runs = []
+    for path, subfolders, _ in os.walk(root):
+        if is_run(Path(path)):
+            runs.append(Path(path))
+            subfolders.clear()
+    return sorted(runs)
 
 
 def _result(folder: Path) -> list[str]:
     metrics = read_json(folder / "metrics.json")
-    done = folder / ("metrics.json" if metrics else "config.yaml")
-    date = datetime.fromtimestamp(done.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    newest = folder / ("metrics.json" if metrics else "config.yaml")
+    date = datetime.fromtimestamp(newest.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     if not metrics:
         last = list(read_json(folder / "stages.json"))[-1:]
         return [f"unfinished, after {last[0]}" if last else "nothing yet", "", "", date]

@@ -1,4 +1,4 @@
-"""How hard each token of a text is for the base model; the model is loaded when first asked."""
+"""NLL of each token of an answer under the base model, which is loaded on first use."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,9 +9,9 @@ from typing import Any
 from letgo.run.base import load_base, load_base_tokenizer
 from letgo.run.folder import read_table
 
-Piece = tuple[str, float]
-# Texts are opened in threads; a model that two of them load at once may come out broken.
-_one_by_one = Lock()
+Piece = tuple[str, float]  # part of a text, NLL in nats
+# Requests run in threads; two of them loading one model at once could corrupt it.
+_loading = Lock()
 
 
 @cache
@@ -19,7 +19,7 @@ def load(folder: Path) -> tuple[Any, Any, bool]:
     """The base model of a run, its tokenizer, and whether it computes in bfloat16.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the model cannot be loaded.
     """
     from transformers.utils import logging
 
@@ -32,37 +32,27 @@ def load(folder: Path) -> tuple[Any, Any, bool]:
     return load_base(config), tokenizer, bool(config.training.bf16)
 
 
-def pieces(folder: Path, name: str) -> list[Piece]:
+def losses_by_piece(folder: Path, name: str) -> list[Piece]:
     """The answer of a text in pieces, each with the NLL of its tokens under the base model.
 
-    Args:
-        folder: of the run.
-        name: the text's id.
-
-    Returns:
-        (letters, nats) of each piece; a letter of several tokens is one piece with their sum.
+    Tokens that share a character are one piece.
 
     Raises:
-        InputError: as `load`.
+        InputError: as in `load`.
     """
-    with _one_by_one:
+    with _loading:
         model, tokenizer, bf16 = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
     file = folder / "self_knowledge.parquet"
     row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
     answer = row["completion_ids"]
-    return letters(tokenizer, answer, losses(model, row["prompt_ids"], answer, bf16))
+    return join_tokens(tokenizer, answer, token_losses(model, row["prompt_ids"], answer, bf16))
 
 
-def losses(model: Any, prompt: Sequence[int], answer: Sequence[int], bf16: bool) -> list[float]:
-    """NLL of every token of an answer, in nats.
-
-    Args:
-        model: any causal language model.
-        prompt: token ids before the answer.
-        answer: token ids.
-        bf16: whether to compute in bfloat16.
-    """
+def token_losses(
+    model: Any, prompt: Sequence[int], answer: Sequence[int], bf16: bool
+) -> list[float]:
+    """NLL in nats of every token of an answer, given token ids."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -71,25 +61,19 @@ def losses(model: Any, prompt: Sequence[int], answer: Sequence[int], bf16: bool)
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     with torch.inference_mode(), autocast(bf16):
         logits = model(input_ids=ids, use_cache=False).logits[0]  # (tokens, vocabulary)
-    said = logits[len(prompt) - 1 : -1].float()
-    nll = cross_entropy(said, ids[0, len(prompt) :], reduction="none")
+    predictions = logits[len(prompt) - 1 : -1].float()  # (answer tokens, vocabulary)
+    nll = cross_entropy(predictions, ids[0, len(prompt) :], reduction="none")
     return [float(value) for value in nll]
 
 
-def letters(tokenizer: Any, ids: Sequence[int], values: Sequence[float]) -> list[Piece]:
-    """Tokens as the letters they add to the text, with their values.
-
-    Args:
-        tokenizer: of the model.
-        ids: token ids.
-        values: in the same order; those of tokens that end within a letter are summed.
-    """
-    found: list[Piece] = []
-    shown, total = "", 0.0
+def join_tokens(tokenizer: Any, ids: Sequence[int], values: Sequence[float]) -> list[Piece]:
+    """Tokens as strings; tokens that end within a character are joined and their values added."""
+    pieces: list[Piece] = []
+    previous, total = "", 0.0
     for end, value in enumerate(values, start=1):
         text, total = tokenizer.decode(ids[:end]), total + value
         if text.endswith("\ufffd") and end < len(ids):
             continue
-        found.append((text[len(shown) :], total))
-        shown, total = text, 0.0
-    return found
+        pieces.append((text[len(previous) :], total))
+        previous, total = text, 0.0
+    return pieces

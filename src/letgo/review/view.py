@@ -1,131 +1,123 @@
-"""From a review and what is looked for to the values that the page shows."""
+"""Values of the page's components, computed from a review and the page's controls."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
 
 from letgo.errors import InputError
 from letgo.report.formats import clean, shorten, significant
-from letgo.review import html as pieces
-from letgo.review import token_losses as tokens
-from letgo.review.query import Query, find, page, pages
+from letgo.review import html
+from letgo.review.query import BEST, Query, find, page_count
 from letgo.review.session import Review
 from letgo.review.texts import in_a_line
+from letgo.review.token_losses import losses_by_piece
 
 HEADERS = ["id", "set", "confidence", "forget", "text"]
-SHOWN = {
+SUBSETS = {
     "all": "all texts",
-    "chosen": "to be forgotten",
+    "selected": "to be forgotten",
     "kept": "kept",
     "person": "decided by a person",
-    "moved": "moved by the last step",
+    "changed": "changed by the last action",
 }
+# Options of events: gradio's queue can lose answers to events in quick succession.
+QUIET = {"show_progress": "hidden", "queue": False}
 
 
-class Look(NamedTuple):
-    """Where somebody is looking: the query, which texts, the page.
+class Controls(NamedTuple):
+    """Values of the controls on the tab "Texts".
 
     Attributes:
-        query: what is looked for.
-        shown: a key of `SHOWN`.
-        page: counted from 1.
+        percent: number in the box for the share; None if it is empty.
+        forget_set, words, sort: as in `Query`.
+        subset: a key of `SUBSETS`.
+        page: number of the page, from 1.
+        opened: id of the text at the side; empty for none.
+        coloured: whether its tokens are coloured by their loss.
     """
 
-    query: Query
-    shown: str = "all"
+    percent: float | None = None
+    forget_set: str = ""
+    words: str = ""
+    subset: str = "all"
+    sort: str = BEST
     page: int = 1
+    opened: str = ""
+    coloured: bool = False
 
 
-def found(review: Review, look: Look) -> np.ndarray:
-    """Places of all texts that are looked at, in their order."""
+def find_texts(review: Review, controls: Controls) -> np.ndarray:
+    """Indices of all texts that the controls list, in their order."""
     among = {
         "all": None,
-        "chosen": review.selected,
+        "selected": review.selected,
         "kept": ~review.selected,
         "person": review.person != 0,
-        "moved": review.selected != review.before,
-    }[look.shown]
-    return find(review.texts, look.query, among)
+        "changed": review.selected != review.previous,
+    }[controls.subset]
+    query = Query(controls.forget_set, controls.words.strip(), controls.sort)
+    return find(review.texts, query, among)
 
 
-def lines(review: Review, rows: np.ndarray) -> list[list[str]]:
-    """Texts as rows of the table, all of them plain strings."""
-    texts = review.texts.table.take(rows).to_pylist()
+def describe(controls: Controls, count: int) -> str:
+    """The listed texts in words."""
+    text = f"{count:,} texts"
+    if controls.subset != "all":
+        text += f", {SUBSETS[controls.subset]}"
+    if controls.forget_set:
+        text += f" of the set {clean(controls.forget_set)}"
+    if words := controls.words.strip():
+        text += f' with "{shorten(clean(words), 40)}"'
+    return text
+
+
+def table_rows(review: Review, indices: np.ndarray) -> list[list[str]]:
+    """Texts as rows of the table, in the order of `HEADERS`."""
+    texts = review.texts.table.take(indices).to_pylist()
     return [
         [
             clean(text["id"]),
             clean(text["forget_set"]),
             significant(text["confidence"], 4),
-            ("yes" if review.selected[row] else "no") + ("*" if review.person[row] else ""),
+            ("yes" if review.selected[index] else "no") + ("*" if review.person[index] else ""),
             in_a_line(text, 200),
         ]
-        for row, text in zip(rows, texts, strict=True)
+        for index, text in zip(indices, texts, strict=True)
     ]
 
 
-def table(name: str) -> gr.Dataframe:
-    """An empty table of texts, under a name for the style sheet."""
+def texts_table(elem_id: str) -> gr.Dataframe:
+    """An empty table of texts."""
     return gr.Dataframe(
         headers=HEADERS,
         datatype="str",
         interactive=False,
         type="array",
-        elem_id=name,
+        elem_id=elem_id,
         buttons=[],
         max_height=1000,
-        column_widths=[130, 80, 105, 75, 320],
+        column_widths=[150, 80, 105, 75, 300],
     )
 
 
-def percent(review: Review) -> float:
-    """The share that the score chooses, as the slider shows it."""
-    return round(100 * review.fraction, 1)
-
-
-def named(review: Review, look: Look, count: int) -> str:
-    """The texts that are looked at, in words."""
-    said = f"{count:,} texts"
-    if look.shown != "all":
-        said += f", {SHOWN[look.shown]}"
-    if look.query.forget_set:
-        said += f" of the set {clean(look.query.forget_set)}"
-    if look.query.words:
-        said += f' with "{shorten(clean(look.query.words), 40)}"'
-    return said
-
-
 def position(number: int, count: int) -> str:
-    """Which page of how many, in words."""
-    last = pages(count)
-    return f"page {min(max(1, number), last):,} of {last:,} ({count:,} texts)"
+    """The page number, the number of pages and the number of texts, in words."""
+    return f"page {number:,} of {page_count(count):,} ({count:,} texts)"
+
+
+def percent(review: Review) -> float:
+    """Share of the texts that the score selects, as the number box shows it."""
+    return round(100 * review.fraction, 2)
 
 
 def text(review: Review, name: str, coloured: bool) -> str:
-    """One text as HTML, coloured by loss where that is asked for and the base model can be had."""
-    if name not in review.places:
+    """The text with this id as HTML, coloured if the base model can be loaded."""
+    if name not in review.index_of:
         return '<p class="label">Choose a text in the table to read it.</p>'
-    row = review.places[name]
-    if not coloured:
-        return pieces.opened(review, row, None)
+    pieces, note = None, ""
     try:
-        return pieces.opened(review, row, tokens.pieces(review.folder, name))
+        pieces = losses_by_piece(review.folder, name) if coloured else None
     except InputError as error:
-        return pieces.opened(review, row, None, f"not coloured: {error}")
-
-
-def first_page(review: Review, look: Look) -> tuple[np.ndarray, list[list[str]], Any]:
-    """All places that are looked at, the lines of the page, and its position."""
-    rows = found(review, look)
-    return rows, lines(review, page(rows, look.page)), position(look.page, len(rows))
-
-
-def brief(what: str) -> str:
-    """An act for a button."""
-    return shorten(clean(what), 40)
-
-
-def title(folder: Path) -> str:
-    """The name of a run for a page."""
-    return clean(folder.resolve().name)
+        note = f"not coloured: {error}"
+    return html.text(review, review.index_of[name], pieces, note)
