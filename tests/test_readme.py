@@ -1,4 +1,4 @@
-"""The figures in the README are those of the committed results."""
+"""The numbers in the README against the committed results."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from letgo.cli.tables import result_table
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_demo_table_is_the_measured_one():
+def test_the_demo_table_matches_the_committed_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     result = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
     assert result_table(result["metrics"]) in readme

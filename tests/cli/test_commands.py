@@ -7,7 +7,7 @@ import sys
 from helpers.commands import flags, letgo
 
 
-def test_figures_are_written_beside_a_finished_report(finished, tmp_path):
+def test_report_writes_figures_of_a_finished_run(finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "out")
     before = (out / "report.html").read_bytes()
     status, text, error = letgo("report", "--output_dir", out, "--figures", "pdf,svg")
@@ -38,7 +38,7 @@ def test_help_and_version_import_no_torch():
     assert "no command 'fly'" in letgo("fly")[2]
 
 
-def test_quiet_says_nothing_but_the_result(tiny, data, tmp_path):
+def test_quiet_prints_results_only(tiny, data, tmp_path):
     words = flags(tiny, data, tmp_path / "out", quiet="true")
     status, out, error = letgo("run", *words)
     assert status == 0
