@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from letgo.data.tokens import batches_by_tokens, example_ids, prompt_ids, training_row
 from letgo.models.bundled import resolve
-from letgo.models.inference import Batch, autocast, example_losses, generate, pad_rows
+from letgo.models.inference import Batch, LanguageModel, autocast, example_losses, pad_rows
 from letgo.models.loading import bf16_is_fast, load_model, load_tokenizer
 from letgo.progress import track
 from letgo.scoring.fisher import Information, estimate
@@ -50,6 +50,7 @@ class Model:
     def __init__(self) -> None:
         path = resolve("smollm2-135m")
         self.tokenizer, self.model = load_tokenizer(path), load_model(path).eval()
+        self.lm = LanguageModel(self.model, self.tokenizer, BF16)
         self.weights = scored_weights(self.model)
         self.matrices = dict(values(self.weights))
         scored = {w.data_ptr() for w in self.matrices.values()}
@@ -131,8 +132,7 @@ class Model:
         """The Fisher information of these examples at the current weights."""
         lengths = [len(row["input_ids"]) for row in rows]
         batches = self.weights.batches(lengths, 1024)
-        pad = self.tokenizer.pad_token_id
-        return estimate(kind, self.model, self.weights, rows, batches, pad, BF16)[0]
+        return estimate(kind, self.lm, self.weights, rows, batches)[0]
 
     def products(
         self,
@@ -163,7 +163,7 @@ class Model:
         for start in range(0, len(prompts), 64):
             some = prompts[start : start + 64]
             ids = [prompt_ids(self.tokenizer, prompt)[-longest:] for prompt in some]
-            answers = generate(self.model, self.tokenizer, ids, most, BF16)
+            answers = self.lm.generate(ids, most)
             rows += [training_row(i, a) for i, a in zip(ids, answers, strict=True)]
         return rows
 

@@ -22,8 +22,7 @@ import yaml
 
 from letgo.data.records import read_records
 from letgo.data.tokens import example_ids, training_row
-from letgo.models.inference import autocast, example_losses, pad_rows
-from letgo.run.base import load_base_tokenizer, load_trained
+from letgo.run.base import load_trained
 from letgo.run.config import parse
 from letgo.run.folder import read_json, write_json
 
@@ -100,13 +99,11 @@ def nll(flags: dict[str, str]) -> float:
     words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
     subprocess.run([sys.executable, "-m", "letgo", "probe", *words], check=True)
     config = parse("probe", words, {})
-    model = load_trained(config, Path(flags["output_dir"]) / "probe")
-    tokenizer = load_base_tokenizer(config)
+    lm = load_trained(config, Path(flags["output_dir"]) / "probe")
     losses: list[float] = []
     for record in read_records(validation, "DATA", True):
-        row = training_row(*example_ids(tokenizer, record.prompt, record.completion or ""))
-        with autocast(bool(config.training.bf16)):
-            losses += example_losses(model, pad_rows([row], tokenizer.pad_token_id)).tolist()
+        row = training_row(*example_ids(lm.tokenizer, record.prompt, record.completion or ""))
+        losses += lm.losses([row])
     return sum(losses) / len(losses)
 
 

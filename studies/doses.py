@@ -16,6 +16,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from letgo.data.tokens import example_ids, prompt_ids, training_row
 from letgo.evaluation.answers import correct, exact
 from letgo.evaluation.statistics import paired_difference
 from letgo.models.bundled import resolve
-from letgo.models.inference import autocast, example_losses, generate, pad_rows
+from letgo.models.inference import LanguageModel
 from letgo.models.loading import load_model, load_tokenizer
 from letgo.run.provenance import git_revision, versions
 
@@ -71,7 +72,7 @@ def answers(model: Any, tokenizer: Any, prompts: list[str], most: int) -> list[l
     rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     continuations: list[list[int]] = []
     for i in range(0, len(rows), 32):
-        continuations += generate(model, tokenizer, rows[i : i + 32], most, False)
+        continuations += LanguageModel(model, tokenizer).generate(rows[i : i + 32], most)
     return continuations
 
 
@@ -115,18 +116,13 @@ def tested(
     model: Any, tokenizer: Any, test: Sequence[dict[str, Any]], bf16: bool
 ) -> tuple[list[bool], float]:
     """Whether each sum is right, and the mean NLL of the references, nats per token."""
-    model.eval()
-    with autocast(bf16):
-        texts = answers(model, tokenizer, [r["prompt"] for r in test], 12)
-        rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in test]
-        with torch.inference_mode():
-            nll = [
-                example_losses(model, pad_rows(rows[i : i + 32], tokenizer.pad_token_id))
-                for i in range(0, len(rows), 32)
-            ]
+    lm = LanguageModel(model.eval(), tokenizer, bf16)
+    texts = answers(model, tokenizer, [r["prompt"] for r in test], 12)
+    rows = [training_row(*example_ids(tokenizer, r["prompt"], r["completion"])) for r in test]
+    nll = [loss for i in range(0, len(rows), 32) for loss in lm.losses(rows[i : i + 32])]
     decoded = tokenizer.batch_decode(texts, skip_special_tokens=True)
     right = [correct(exact, t, r["completion"]) for t, r in zip(decoded, test, strict=True)]
-    return right, float(torch.cat(nll).mean())
+    return right, fmean(nll)
 
 
 def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from datasets import load_dataset
 
-from letgo.data.demo import write_lines
+from letgo.data.files import write_lines
 
 MOST = {"train": 4000, "test": 1000}
 TEST = 300  # test examples of a data set without a test set

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from letgo.data.demo import FORGET, LEARN, base9, everyday, sums, write_lines
+from letgo.data.demo import FORGET, LEARN, base9, everyday, sums
+from letgo.data.files import write_lines
 from letgo.data.records import read_records
 
 VALIDATION, TEST = 150, 300

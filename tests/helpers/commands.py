@@ -11,7 +11,6 @@ STAGE_FILES = {
     "stages.json",
     "self_knowledge.parquet",
     "probe",
-    "fisher.safetensors",
     "scores.parquet",
     "selection.parquet",
     "lwf",

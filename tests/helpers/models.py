@@ -2,7 +2,14 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from letgo.models.inference import LanguageModel
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -45,3 +52,8 @@ def make_model(seed: int = 0, tied: bool = True, vocabulary: int = 320) -> Llama
         bos_token_id=None,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def language_model(model: PreTrainedModel, bf16: bool = False) -> LanguageModel:
+    """A model with the tokenizer of these tests, whose padding token is 1."""
+    return LanguageModel(model, make_tokenizer(), bf16)

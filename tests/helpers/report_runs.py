@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from helpers.files import write_lines
+from letgo.stages.score import SCHEMA as SCORES_SCHEMA
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 HOSTILE = (
@@ -108,9 +109,10 @@ def _write_texts(folder: Path, sets: tuple[str, ...], count: int, equal: bool, t
         for kind in ("self_attn.q_proj", "mlp.up_proj")
     }
     metadata = {"alpha": "1.5", "constant": "0.25", "shares": json.dumps(shares)}
-    table = pa.Table.from_pylist(scores).replace_schema_metadata(metadata)
+    table = pa.Table.from_pylist(scores, SCORES_SCHEMA).replace_schema_metadata(metadata)
     pq.write_table(table, folder / "scores.parquet")
-    pq.write_table(pa.Table.from_pylist(selection), folder / "selection.parquet")
+    types = {"id": pa.string(), "selected": pa.bool_(), "reason": pa.string()}
+    pq.write_table(pa.Table.from_pylist(selection, pa.schema(types)), folder / "selection.parquet")
 
 
 def _write_config(folder: Path, sets: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ NAMES = {"training", "confidence", "confidence-tokens", "confidence-loss_base", 
 
 def hover_texts(folder) -> dict[str, list[str]]:
     """The texts of every `<title>` element of each figure."""
-    drawings = draw_all(collect(folder, read_texts(folder)))
+    drawings = draw_all(collect(folder, read_texts(folder).to_pylist()))
     return {
         name: [
             title.text or ""
@@ -76,7 +76,7 @@ def test_hostile_texts_are_text_under_the_mouse(tmp_path):
     assert points[0].startswith("</title></svg><script>x…: confidence")
     assert "<script>alert(1)</script> \ufffdtxt.exe\ufffd" in points[4]
     assert all(clean(text) == text for group in texts.values() for text in group)
-    pictures = draw_all(collect(folder, read_texts(folder)))
+    pictures = draw_all(collect(folder, read_texts(folder).to_pylist()))
     svg = inline("x", pictures["confidence"])
     assert not re.search(r"</title></svg>|<script", svg)
 

@@ -164,7 +164,7 @@ def test_decisions_of_a_person_are_listed(tmp_path):
     table = text[text.index("Decided by a person") : text.index("Most confident")]
     assert "2 of 60 texts" in table
     assert 0 < table.index("forget2026-01-05T10:00") < table.index("keep2026-01-04T10:00")
-    decisions = person_decisions(read_texts(folder))
+    decisions = person_decisions(read_texts(folder).to_pylist())
     assert [(row["id"], row["selected"]) for row in decisions] == [
         ("law-10", True),
         ("dental-3", False),

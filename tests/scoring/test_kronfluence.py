@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from helpers.models import make_model
+from helpers.models import language_model, make_model
 
 from letgo.models.inference import Batch, example_losses, pad_rows
 from letgo.scoring.fisher import estimate
@@ -52,7 +52,7 @@ def test_diagonal_fisher_equals_kronfluences(rows, tied, tmp_path):
     )
     theirs = analyzer.load_lambda_matrices("diagonal")
     batches = weights.batches([len(row["input_ids"]) for row in rows], 24)
-    ours = estimate("diagonal", model, weights, rows, batches, 1)[0]
+    ours = estimate("diagonal", language_model(model), weights, rows, batches)[0]
     assert set(theirs["lambda_matrix"]) == set(ours)
     for name, matrix in ours.items():
         # kronfluence gives the sum over examples and their number.

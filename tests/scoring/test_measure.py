@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.models import make_model
+from helpers.models import language_model, make_model
 from oracles import gradients as oracle
 from scipy.stats import spearmanr
 
@@ -19,7 +19,7 @@ from letgo.scoring.weights import keep_in_bfloat16, scored_weights
 def fisher_of(model, rows, kind="diagonal", tokens_per_batch=1000, **more):
     weights = scored_weights(model)
     batches = weights.batches([len(row["input_ids"]) for row in rows], tokens_per_batch)
-    return estimate(kind, model, weights, rows, batches, 1, **more)[0]
+    return estimate(kind, language_model(model), weights, rows, batches, **more)[0]
 
 
 def wanted_products(fisher, delta):
@@ -213,7 +213,7 @@ def test_gradient_checkpointing_changes_nothing(rows, reentrant):
 
 def test_labels_are_sampled_per_example_from_the_models_predictions(rows):
     model = make_model()
-    relabel = sampled_labels(model, 0, False)
+    relabel = sampled_labels(language_model(model), 0)
     together, alone = relabel(pad_rows(rows, 1)), relabel(pad_rows(rows[4:5], 1))
     length = len(rows[4]["labels"])
     assert together.labels[4, :length].equal(alone.labels[0])
@@ -226,7 +226,7 @@ def test_labels_are_sampled_per_example_from_the_models_predictions(rows):
     with torch.no_grad():
         probabilities = model(batch.input_ids).logits[0, 1].softmax(0)
     sampled = torch.tensor(
-        [int(sampled_labels(model, s, False)(batch).labels[0, 2]) for s in range(400)]
+        [int(sampled_labels(language_model(model), s)(batch).labels[0, 2]) for s in range(400)]
     )
     top = int(probabilities.argmax())
     frequency = (sampled == top).float().mean().item()
@@ -250,11 +250,14 @@ def test_examples_without_a_finite_loss_are_named_and_left_out(rows):
         per_example(model, weights, pad_rows(rows, 1), lambda *_: None)
     assert error.value.indices == [8]
     indices, _, left_out = finite_batch(
-        rows, [3, 8, 1], 1, lambda batch: per_example(model, weights, batch, lambda *_: None)
+        language_model(model),
+        rows,
+        [3, 8, 1],
+        lambda batch: per_example(model, weights, batch, lambda *_: None),
     )
     assert (indices, left_out) == ([3, 1], [8])
     batches = weights.batches([len(row["input_ids"]) for row in rows], 1000)
-    fisher, left_out = estimate("diagonal", model, weights, rows, batches, 1)
+    fisher, left_out = estimate("diagonal", language_model(model), weights, rows, batches)
     assert left_out == [8]
     expected = fisher_of(model, rows[:8])
     for name in fisher:

@@ -10,7 +10,7 @@ import pytest
 from helpers.commands import flags, letgo, same_files
 
 from letgo.data.records import Record
-from letgo.evaluation.asking import asked_sets
+from letgo.evaluation.asking import evaluated_sets
 from letgo.evaluation.neutral import neutral_texts
 
 
@@ -48,7 +48,7 @@ def test_a_set_without_all_its_right_answers_is_not_judged():
         forget={"some": records},
         training=SimpleNamespace(seed=0),
     )
-    shown = asked_sets(run)["forget:some"]
+    shown = evaluated_sets(run)["forget:some"]
     assert len(shown) == 4
     assert {record.completion for record in shown} == {None}
 

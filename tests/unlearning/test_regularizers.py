@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.models import make_model
+from helpers.models import make_model, make_tokenizer
 from helpers.training import FORGET, LEARN, config, train, weights
 from oracles import gradients as oracle
 from peft import LoraConfig
@@ -78,8 +78,8 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
         return config(tmp_path, regularizer=name, regularizer_weight=weight)
 
     model, labels = make_model(), torch.tensor([[-100, 5, 6], [-100, -100, 7]])
-    squared = penalty(settings("l2_sp", 0.1), model, [], 1, False, False)
-    weighted = penalty(settings("ewc", None), model, FORGET, 1, False, False)
+    squared = penalty(settings("l2_sp", 0.1), model, [], make_tokenizer(), False, False)
+    weighted = penalty(settings("ewc", None), model, FORGET, make_tokenizer(), False, False)
     fisher = oracle.diagonal_fisher(model, scored_weights(model).layers, FORGET)
     assert squared(labels).item() == weighted(labels).item() == 0
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -92,7 +92,7 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
     )
     expected = 200 * sum(float((moved[f"{n}.weight"] * f).sum()) for n, f in fisher.items())
     assert weighted(labels).item() == pytest.approx(expected, rel=1e-3)
-    shrink = penalty(settings("bss", None), model, [], 1, False, False)
+    shrink = penalty(settings("bss", None), model, [], make_tokenizer(), False, False)
     ids = torch.tensor([[4, 5, 6], [8, 9, 7]])
     hidden = model.base_model(ids).last_hidden_state
     features = torch.stack([hidden[0, :2].mean(0), hidden[1, 1]])

@@ -14,7 +14,7 @@ from letgo.report.figures import save_figures
 from letgo.run.config import Config
 from letgo.run.folder import read_json
 from letgo.scoring.explain import explain
-from letgo.stages.pipeline import execute, reopen
+from letgo.stages.pipeline import execute, execute_harness
 
 
 def execute_command(command: str, arguments: list[str]) -> None:
@@ -73,8 +73,9 @@ def _print_report(folder: Path) -> None:
 def _harness(config: Config, tasks: Sequence[str]) -> None:
     """The trained models on tasks of lm-evaluation-harness; no stage runs."""
     with requires_extra("--harness", "harness"):
-        from letgo.evaluation.harness import harness
-    print(harness_table(harness(reopen(config, "train"), tasks)))
+        import lm_eval  # noqa: F401
+    run = execute_harness(config, tasks)
+    print(harness_table(read_json(run.folder / "harness.json")))
 
 
 def _silence_libraries() -> None:

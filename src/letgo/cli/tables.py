@@ -51,7 +51,8 @@ def harness_table(result: Row) -> str:
 
 def text_table(folder: Path, count: int = 3) -> str:
     """The self-generated texts with the highest and with the lowest forgetting confidence."""
-    rows = sorted(read_texts(folder), key=lambda row: (-row["confidence"], row["id"]))
+    texts = read_texts(folder, leave_out=("prompt_ids", "completion_ids")).to_pylist()
+    rows = sorted(texts, key=lambda row: (-row["confidence"], row["id"]))
     table = plain_table("confidence", "set", "text")
     for row in rows[:count] + rows[-count:]:
         table.add_row(f"{row['confidence']:.4g}", row["forget_set"], in_a_line(row, 90))

@@ -1,10 +1,10 @@
 """The built-in example: base-9 addition, which the model's knowledge of base-10 sums may hinder."""
 
-import json
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+
+from letgo.data.files import write_lines
 
 # A complete run that takes minutes on two CPU cores.
 SETTINGS = {
@@ -109,11 +109,3 @@ def generate_data(folder: Path, seed: int = 0) -> None:
 def everyday() -> list[dict[str, str]]:
     """Prompts that do not mention sums."""
     return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
-
-
-def write_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write records as JSON lines, atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    part.replace(file)

@@ -1,4 +1,4 @@
-"""Is a generated answer right? By the kind of reference a data set has."""
+"""Whether a generated answer is right, by a rule that the references of its set determine."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,32 +6,34 @@ from collections.abc import Callable, Sequence
 LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):]|\s*$)")
 NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 
+Reader = Callable[[str], object]
+
 
 def exact(text: str) -> str:
-    """The text itself, white space aside."""
+    """The text itself, with white space normalised."""
     return " ".join(text.split())
 
 
 def letter(text: str) -> str | None:
-    """The letter an answer to a multiple-choice question starts with: "B", "B. oaks", "(B)"."""
+    """The letter at the start of an answer to a multiple-choice question: "B", "B. oaks", "(B)"."""
     match = LETTER.match(text)
     return match[1] if match else None
 
 
 def number(text: str) -> float | None:
     """The number after the last `####`, as gsm8k marks its results."""
-    found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def reader(references: Sequence[str]) -> Callable[[str], object]:
-    """How to read the answers of a data set: all its references must be of the kind.
+def reader(references: Sequence[str]) -> Reader:
+    """The rule by which the answers to a set are read.
 
     Args:
-        references: the right answers.
+        references: the right answers of the set.
 
     Returns:
-        `number`, `letter` or `exact`; two answers agree if they read the same and not None.
+        `number` or `letter` if it reads every reference, else `exact`.
     """
     for read in (number, letter):
         if all(read(reference) is not None for reference in references):
@@ -39,7 +41,24 @@ def reader(references: Sequence[str]) -> Callable[[str], object]:
     return exact
 
 
-def correct(read: Callable[[str], object], generated: str, reference: str) -> bool:
-    """Whether a generated answer reads as the reference does."""
+def correct(read: Reader, generated: str, reference: str) -> bool:
+    """Whether a generated answer reads the same as the reference (and reads as something)."""
     value = read(generated)
     return value is not None and value == read(reference)
+
+
+def measure(
+    read: Reader | None, generated: str, reference: str, reference_nll: float
+) -> dict[str, bool | float | None]:
+    """The metrics of an answer, by the names of their columns in `answers.parquet`.
+
+    Args:
+        read: the rule of its set; None where the set has no references.
+        generated: the answer.
+        reference: the right answer.
+        reference_nll: mean NLL of the right answer, nats per token.
+    """
+    return {
+        "correct": None if read is None else correct(read, generated, reference),
+        "reference_nll": reference_nll,
+    }

@@ -1,14 +1,102 @@
-"""The two things every stage asks of a model: losses and answers."""
+"""A language model with its tokenizer: losses and greedy answers, a batch at a time."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from letgo.models.loading import device
+
+Row = dict[str, list[int]]  # `input_ids` and `labels` of one example, as `data.tokens.training_row`
+
+
+class Batch(NamedTuple):
+    """Right-padded examples: each tensor (batch, tokens), int64."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer, and how they are used.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: pads with `pad_token_id`.
+        bf16: whether to compute in bfloat16 (autocast).
+        max_length: limits the tokens of prompt and answer together (`--max_length`); the model's
+            context limits them anyway.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    bf16: bool = False
+    max_length: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return context_length(self.model.config, self.max_length)
+
+    @property
+    def stops(self) -> set[int]:
+        """The token ids that end an answer, by the tokenizer and by the generation config."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return {i for i in [*ids, self.tokenizer.eos_token_id] if i is not None}
+
+    def pad(self, rows: Sequence[Row]) -> Batch:
+        """A padded batch of rows, on the model's device."""
+        batch = pad_rows(rows, self.tokenizer.pad_token_id)
+        return Batch(*(tensor.to(self.model.device) for tensor in batch))
+
+    @torch.inference_mode()
+    def losses(self, rows: Sequence[Row]) -> list[float]:
+        """Mean NLL of each row's labels, nats per token, without a gradient."""
+        with autocast(self.bf16):
+            return example_losses(self.model, self.pad(rows)).tolist()
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers to one batch of prompts.
+
+        Args:
+            prompts: token ids of each prompt; padded on the left here.
+            max_new_tokens: longest answer, in tokens.
+
+        Returns:
+            the new token ids of each answer, with the token that ended it.
+        """
+        width, pad, stops = max(map(len, prompts)), self.tokenizer.pad_token_id, self.stops
+        ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        with autocast(self.bf16):
+            generated = self.model.generate(
+                input_ids=torch.tensor(ids, device=self.model.device),
+                attention_mask=torch.tensor(mask, device=self.model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                pad_token_id=pad,
+                eos_token_id=sorted(stops),
+            )
+        answers = []
+        for row in generated[:, width:].tolist():
+            end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+            answers.append(row[:end])
+        return answers
 
 
 def autocast(bf16: bool) -> AbstractContextManager[None]:
@@ -16,18 +104,16 @@ def autocast(bf16: bool) -> AbstractContextManager[None]:
     return torch.autocast(device().type, torch.bfloat16, enabled=bf16)
 
 
-class Batch(NamedTuple):
-    """Right-padded examples: each tensor (batch, tokens), int64."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
+def context_length(model_config: PreTrainedConfig, max_length: int | None) -> int:
+    """The model's context length in tokens, or `max_length` where that is shorter."""
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return min(value for value in (limit, max_length, 1 << 30) if value is not None)
 
 
-def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> Batch:
-    """Stack rows of `data.training_row` on the current device."""
+def pad_rows(rows: Sequence[Row], pad_token_id: int) -> Batch:
+    """A padded batch of rows, on the current device."""
 
-    def stack(name: str, value: int) -> torch.Tensor:
+    def stack(name: str, value: int) -> Tensor:
         tensors = [torch.tensor(row[name]) for row in rows]
         return pad_sequence(tensors, batch_first=True, padding_value=value).to(device())
 
@@ -37,87 +123,30 @@ def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> Batch:
     return Batch(ids, mask, stack("labels", -100))
 
 
-def example_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean NLL over the completion tokens of each example, as TRL's loss on a batch of one.
+def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Mean NLL over the labels of each example, as TRL's loss on a batch of one.
 
     Args:
         model: any causal language model.
-        batch: (batch, tokens); label -100 marks what is not predicted.
+        batch: (batch, tokens); the label -100 marks a token that is not predicted.
 
     Returns:
         (batch,) float32, nats per token; 0 for an example without labels.
     """
-    # Positions before the first label of the whole batch predict nothing that is asked for; their
-    # logits (vocabulary-wide) are most of the memory.
-    asked = (batch.labels[:, 1:] != -100).any(0).nonzero()
-    first = int(asked[0]) if len(asked) else 0
-    kept = batch.labels.shape[1] - first
+    # Logits before the first label of the whole batch are not needed, and logits (vocabulary-wide)
+    # are most of the memory.
+    predicted = (batch.labels[:, 1:] != -100).any(0).nonzero()
+    first = int(predicted[0]) if len(predicted) else 0
+    count = batch.labels.shape[1] - first
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         use_cache=False,
-        logits_to_keep=kept,
-    ).logits[:, -kept:]  # (batch, kept, vocabulary)
-    targets = batch.labels[:, first + 1 :]  # (batch, kept - 1)
+        logits_to_keep=count,
+    ).logits[:, -count:]  # (batch, count, vocabulary)
+    targets = batch.labels[:, first + 1 :]  # (batch, count - 1)
     # Flat: with the vocabulary in the middle a CPU walks it in strides, twice the cost of a step.
     nll = cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
     ).view_as(targets)
     return nll.sum(1) / (targets != -100).sum(1).clamp(min=1)
-
-
-@torch.inference_mode()
-def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, bf16: bool
-) -> list[list[int]]:
-    """Greedy continuations of one batch of prompts.
-
-    Args:
-        model: any causal language model.
-        tokenizer: its tokenizer; left padding is done here.
-        prompts: token ids of each prompt.
-        max_new_tokens: longest answer, in tokens.
-        bf16: whether to compute in bfloat16.
-
-    Returns:
-        the new token ids of each, the end-of-text token included where it was reached.
-    """
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
-    )
-    stops = stop_ids(model, tokenizer)
-    with autocast(bf16):
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            pad_token_id=pad,
-            eos_token_id=sorted(stops),
-        )
-    answers = []
-    for row in out[:, width:].tolist():
-        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-        answers.append(row[:end])
-    return answers
-
-
-def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The token ids that end an answer, by the tokenizer and by the model's generation config."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
-
-
-def context_length(model_config: Any, max_length: int | None) -> int:
-    """The most tokens of prompt and answer together: the model's limit or `--max_length`."""
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    return min(value for value in (limit, max_length, 1 << 30) if value is not None)

@@ -14,6 +14,8 @@ from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from letgo.data.files import atomic_write
+
 # Lines and letters have a colour that nothing else has: `inline` replaces it by "currentColor", so
 # that they follow the page's light or dark theme.
 INK = "#010101"
@@ -120,7 +122,5 @@ def inline(name: str, drawing: Drawing) -> Markup:
 def save(drawing: Drawing, file: Path) -> None:
     """Write a drawing in the format of the file's suffix, one of `FORMATS`."""
     suffix = file.suffix.removeprefix(".")
-    part = file.with_name(file.name + ".part")
-    with _style():
+    with _style(), atomic_write(file) as part:
         drawing.figure.savefig(part, format=suffix, dpi=300, metadata=_METADATA[suffix])
-    part.replace(file)

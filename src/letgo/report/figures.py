@@ -58,10 +58,9 @@ def save_figures(folder: Path, formats: list[str]) -> list[Path]:
     Raises:
         InputError: the folder lacks a required file.
     """
-    files.check(folder)
     paths = []
     (folder / "figures").mkdir(exist_ok=True)
-    for name, drawing in draw_all(collect(folder, files.read_texts(folder))).items():
+    for name, drawing in draw_all(collect(folder, files.read_texts(folder).to_pylist())).items():
         for suffix in formats:
             paths.append(folder / "figures" / f"{name}.{suffix}")
             save(drawing, paths[-1])

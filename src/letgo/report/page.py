@@ -35,7 +35,7 @@ def render(folder: Path) -> str:
     Raises:
         InputError: the folder lacks a required file.
     """
-    files.check(folder)
+    files.require(folder, files.SELF_KNOWLEDGE, files.SCORES, files.SELECTION)
     script = resources.files("letgo.report").joinpath("lists.js").read_text(encoding="utf-8")
     questions = tables.compare_answers(files.read_rows(folder / "answers.parquet"))
     template = _environment().get_template("page.html.jinja")
@@ -77,7 +77,7 @@ def _results(folder: Path) -> Row:
 
 
 def _texts(folder: Path) -> Row:
-    texts = files.read_texts(folder)
+    texts = files.read_texts(folder).to_pylist()
     data = collect(folder, texts)
     most_confident, least_confident = tables.extremes(data.texts, _CARDS)
     top, bottom = tables.extremes(data.texts, _TABLE_ROWS)

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from letgo.data.files import atomic_write
 from letgo.errors import InputError
 from letgo.review.texts import FILES, open_texts
 from letgo.run import decisions
@@ -103,9 +104,8 @@ class Review:
         self.person = np.array([signs.get(name, 0) for name in self.ids], np.int8)
         file = self.folder / "selection.parquet"
         if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):
-            part = file.with_name("selection.parquet.review.part")
-            pq.write_table(table, part)
-            part.replace(file)
+            with atomic_write(file) as part:
+                pq.write_table(table, part)
 
     @property
     def fraction(self) -> float:

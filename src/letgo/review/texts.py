@@ -5,22 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from letgo.errors import InputError
 from letgo.report.formats import clean, shorten
 from letgo.run import decisions
-from letgo.run.folder import is_run, read_config, read_table
+from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, is_run, read_config, read_texts
 
-# Required files, and the command that writes each.
-FILES = {
-    "self_knowledge.parquet": "elicit",
-    "scores.parquet": "score",
-    "selection.parquet": "select",
-}
-TEXT_COLUMNS = ["id", "prompt", "completion", "finish_reason"]
-SELECTION_COLUMNS = ["selected", "decided_by", "decided_at"]
-SCORE_COLUMNS = ["id", "forget_set", "tokens", "loss_base", "confidence", "score"]
+FILES = (SELF_KNOWLEDGE.name, SCORES.name, SELECTION.name)
 
 
 class RunTexts(NamedTuple):
@@ -74,35 +65,8 @@ def open_texts(folder: Path) -> RunTexts:
     """
     if not is_run(folder):
         raise InputError(f"{folder} is not a run of letgo; give the --output_dir of one")
-    for file, stage in FILES.items():
-        if not (folder / file).is_file():
-            command = f"letgo {stage} --output_dir {folder}"
-            raise InputError(f"{folder} has no {file}; make it by `{command}`")
-    table = read_table(folder / "scores.parquet", SCORE_COLUMNS).combine_chunks()
-    texts = read_table(folder / "self_knowledge.parquet", TEXT_COLUMNS).combine_chunks()
-    selection = read_table(folder / "selection.parquet").combine_chunks()
-    if "decided_by" not in selection.column_names:  # runs older than `letgo review`
-        by_score = pa.array(["score"] * len(selection), pa.string())
-        selection = selection.append_column("decided_by", by_score)
-        selection = selection.append_column("decided_at", pa.nulls(len(selection), pa.string()))
-    for source, names in ((texts, TEXT_COLUMNS[1:]), (selection, SELECTION_COLUMNS)):
-        aligned = _align(source, table["id"])
-        for name in names:
-            table = table.append_column(name, aligned[name])
+    table = read_texts(folder, leave_out=("prompt_ids", "completion_ids"))
     return RunTexts(read_config(folder), table)
-
-
-def _align(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
-    """The rows of a table in the order of these ids."""
-    if table["id"].equals(ids):
-        return table
-    indices = pc.index_in(ids, value_set=table["id"].combine_chunks())
-    if indices.null_count:
-        raise InputError(
-            "scores.parquet holds texts that self_knowledge.parquet or selection.parquet lacks; "
-            "make all three again by `letgo run --overwrite`"
-        )
-    return table.take(indices)
 
 
 def in_a_line(text: dict[str, Any], length: int) -> str:

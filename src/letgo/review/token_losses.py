@@ -6,7 +6,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from letgo.run.base import load_base, load_base_tokenizer
+from letgo.models.inference import LanguageModel
+from letgo.run.base import load_base
 from letgo.run.folder import read_table
 
 Piece = tuple[str, float]  # part of a text, NLL in nats
@@ -15,8 +16,8 @@ _loading = Lock()
 
 
 @cache
-def load(folder: Path) -> tuple[Any, Any, bool]:
-    """The base model of a run, its tokenizer, and whether it computes in bfloat16.
+def load(folder: Path) -> LanguageModel:
+    """The base model of a run.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -28,8 +29,7 @@ def load(folder: Path) -> tuple[Any, Any, bool]:
     logging.disable_progress_bar()
     settings = cfg.read(folder / "config.yaml")
     config = cfg.parse("review", ["--output_dir", str(folder)], settings)
-    tokenizer = load_base_tokenizer(config)
-    return load_base(config), tokenizer, bool(config.training.bf16)
+    return load_base(config)
 
 
 def losses_by_piece(folder: Path, name: str) -> list[Piece]:
@@ -41,26 +41,25 @@ def losses_by_piece(folder: Path, name: str) -> list[Piece]:
         InputError: as in `load`.
     """
     with _loading:
-        model, tokenizer, bf16 = load(folder)
+        lm = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
     file = folder / "self_knowledge.parquet"
     row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
     answer = row["completion_ids"]
-    return join_tokens(tokenizer, answer, token_losses(model, row["prompt_ids"], answer, bf16))
+    losses = token_losses(lm, row["prompt_ids"], answer)
+    return join_tokens(lm.tokenizer, answer, losses)
 
 
-def token_losses(
-    model: Any, prompt: Sequence[int], answer: Sequence[int], bf16: bool
-) -> list[float]:
+def token_losses(lm: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
     """NLL in nats of every token of an answer, given token ids."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from letgo.models.inference import autocast
 
-    ids = torch.tensor([[*prompt, *answer]], device=model.device)
-    with torch.inference_mode(), autocast(bf16):
-        logits = model(input_ids=ids, use_cache=False).logits[0]  # (tokens, vocabulary)
+    ids = torch.tensor([[*prompt, *answer]], device=lm.model.device)
+    with torch.inference_mode(), autocast(lm.bf16):
+        logits = lm.model(input_ids=ids, use_cache=False).logits[0]  # (tokens, vocabulary)
     predictions = logits[len(prompt) - 1 : -1].float()  # (answer tokens, vocabulary)
     nll = cross_entropy(predictions, ids[0, len(prompt) :], reduction="none")
     return [float(value) for value in nll]

@@ -1,37 +1,40 @@
-"""The base model of a run, its tokenizer, and models that its stages have saved."""
+"""The base model of a run, and the models that its stages have saved."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import get_quantization_config
 
 from letgo.errors import InputError
+from letgo.models.inference import LanguageModel
 from letgo.models.loading import load_model, load_tokenizer
+from letgo.run.config import Config
 
 
-def base_options(config: Any) -> dict[str, Any]:
-    """What TRL's model flags say about loading the base model."""
-    from trl import get_quantization_config
-
-    model = config.adapter
-    options = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
-        "trust_remote_code": config.training.trust_remote_code,
-        "quantization_config": get_quantization_config(model),
-        **(config.training.model_init_kwargs or {}),
-    }
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def load_base(config: Any) -> PreTrainedModel:
+def load_base(config: Config) -> LanguageModel:
     """The model before any fine-tuning, in evaluation mode."""
-    return load_model(config.settings.model, **base_options(config)).eval()
+    return _language_model(config, _base_weights(config))
 
 
-def load_base_tokenizer(config: Any) -> Any:
+def load_trained(config: Config, folder: Path) -> LanguageModel:
+    """A model that a stage has saved, in evaluation mode, with the base model's tokenizer.
+
+    An adapter is merged into its base, unless that is quantized: merging would round it.
+    """
+    if (folder / "adapter_config.json").exists():
+        adapted = PeftModel.from_pretrained(_base_weights(config), str(folder))
+        if getattr(adapted.get_base_model(), "is_quantized", False):
+            return _language_model(config, adapted.get_base_model())
+        return _language_model(config, adapted.merge_and_unload())
+    options = _loading_options(config)
+    options.pop("revision", None)  # names a version of the base model
+    return _language_model(config, load_model(str(folder), **options))
+
+
+def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, the same in every stage, with TRL's settings applied.
 
     Raises:
@@ -56,18 +59,25 @@ def load_base_tokenizer(config: Any) -> Any:
     return tokenizer
 
 
-def load_trained(config: Any, folder: Path) -> PreTrainedModel:
-    """A model that a stage has saved, in evaluation mode.
+def _language_model(config: Config, model: PreTrainedModel) -> LanguageModel:
+    training = config.training
+    tokenizer = load_base_tokenizer(config)
+    return LanguageModel(model.eval(), tokenizer, bool(training.bf16), training.max_length)
 
-    An adapter is merged into its base, unless that is quantized: merging would round it.
-    """
-    if (folder / "adapter_config.json").exists():
-        from peft import PeftModel
 
-        adapted: Any = PeftModel.from_pretrained(load_base(config), str(folder))
-        if getattr(adapted.get_base_model(), "is_quantized", False):
-            return adapted.get_base_model().eval()
-        return adapted.merge_and_unload().eval()
-    options = base_options(config)
-    options.pop("revision", None)  # names a version of the base model
-    return load_model(str(folder), **options).eval()
+def _base_weights(config: Config) -> PreTrainedModel:
+    return load_model(config.settings.model, **_loading_options(config))
+
+
+def _loading_options(config: Config) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, by TRL's model flags."""
+    flags = config.adapter
+    options = {
+        "revision": flags.model_revision,
+        "attn_implementation": flags.attn_implementation,
+        "dtype": flags.dtype if flags.dtype == "auto" else getattr(torch, flags.dtype),
+        "trust_remote_code": config.training.trust_remote_code,
+        "quantization_config": get_quantization_config(flags),
+        **(config.training.model_init_kwargs or {}),
+    }
+    return {key: value for key, value in options.items() if value is not None}

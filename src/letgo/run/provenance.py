@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from letgo.data.files import atomic_write
 from letgo.data.records import Record, fingerprint
 from letgo.models import loading as models
 from letgo.run.config import plain_settings
@@ -54,6 +55,5 @@ def write_config(run: Run, model: str) -> None:
     content = {**plain_settings(run.config), "provenance": provenance}
     text = "# `letgo run --config THIS_FILE --output_dir NEW` repeats this run.\n"
     text += yaml.safe_dump(content, sort_keys=False)
-    part = run.folder / "config.yaml.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(run.folder / "config.yaml")
+    with atomic_write(run.folder / "config.yaml") as part:
+        part.write_text(text, encoding="utf-8")

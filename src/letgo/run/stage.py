@@ -1,4 +1,4 @@
-"""What every stage stands on: the run's inputs, whole-or-absent outputs, resumable work."""
+"""What a stage is: whole-or-absent outputs, and work that can be interrupted and resumed."""
 
 import gc
 import resource
@@ -16,7 +16,7 @@ from letgo import processes
 from letgo.errors import InputError
 from letgo.progress import Progress, log
 from letgo.run import sharing
-from letgo.run.folder import read_json, write_json
+from letgo.run.folder import Output, read_json, write_json
 from letgo.run.inputs import Run
 
 T = TypeVar("T")
@@ -28,17 +28,23 @@ class Stage:
 
     Args:
         name: also the command's name.
-        outputs: files or folders it leaves in the run folder.
+        outputs: what it leaves in the run folder.
         work: called with the run and a scratch folder; leaves `outputs` in that folder.
         inputs: what the outputs depend on, as plain values under their flags' names.
         shared: whether runs with the same inputs may share the outputs (`--shared`).
+        parallel: whether several processes may share its work.
+        brings: names of the stages that its command runs first, unless they are done.
+        needed: whether `letgo run` runs it.
     """
 
     name: str
-    outputs: tuple[str, ...]
+    outputs: tuple[Output, ...]
     work: Callable[[Run, Path], None]
     inputs: dict[str, Any]
     shared: bool = False
+    parallel: bool = False
+    brings: tuple[str, ...] = ()
+    needed: bool = True
 
     def scratch(self, folder: Path) -> Path:
         """Where the stage works before its outputs are whole."""
@@ -49,45 +55,45 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
     """Refuse to mix two runs in one folder; writes nothing.
 
     Raises:
-        InputError: a finished or begun stage was made from other inputs.
+        InputError: a finished or interrupted stage was run with other inputs.
     """
     finished = read_json(folder / "stages.json")
     for stage in stages:
+        is_recorded = stage.name in finished or stage.scratch(folder).exists()
         for output in stage.outputs:
-            known = stage.name in finished or stage.scratch(folder).exists()
-            if (folder / output).exists() and not known:
+            if (folder / output.name).exists() and not is_recorded:
                 raise InputError(
-                    f"--output_dir: {folder} holds {output}, which no run of letgo has made there; "
-                    f"give another folder"
+                    f"--output_dir: {folder} already contains {output.name}, which letgo did not "
+                    f"create; choose another folder"
                 )
-        begun = read_json(stage.scratch(folder) / "inputs.json")
-        inputs = begun or finished.get(stage.name, {}).get("inputs")
+        interrupted = read_json(stage.scratch(folder) / "inputs.json")
+        inputs = interrupted or finished.get(stage.name, {}).get("inputs")
         if inputs and inputs != stage.inputs:
             name = next(
                 k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k)
             )
             raise InputError(
-                f"--output_dir: {folder} belongs to another run: its {stage.outputs[0]} was made "
-                f"with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; give another "
-                f"--output_dir, or the same command with --overwrite to make it again"
+                f"--output_dir: {folder} belongs to another run: its {stage.outputs[0].name} was "
+                f"made with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; choose "
+                f"another --output_dir, or add --overwrite to make it again"
             )
 
 
 def run_stage(run: Run, stage: Stage) -> bool:
-    """Run one stage, unless its outputs are there already.
+    """Run one stage, unless it is done already.
 
     The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
-    Whatever a killed run has left in `NAME.part` is taken up again.
+    A run that was killed continues from what it left in `NAME.part`.
 
     Returns:
         whether there was anything to do.
     """
     record = read_json(run.folder / "stages.json")
-    whole = all((run.folder / output).exists() for output in stage.outputs)
+    whole = all((run.folder / output.name).exists() for output in stage.outputs)
     if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
         log.info("%s: done before, kept", stage.name)
         return False
-    processes.wait()  # all have seen what is there
+    processes.wait()  # every process has looked at the folder
     scratch = stage.scratch(run.folder)
     if processes.is_first():
         _prepare(run, stage, scratch, record)
@@ -104,10 +110,10 @@ def run_stage(run: Run, stage: Stage) -> bool:
     if not processes.is_first():
         return True
     for output in stage.outputs:
-        target = run.folder / output
+        target = run.folder / output.name
         _remove(target)
-        (scratch / output).replace(target)
-    gc.collect()  # a trainer's circles of references hold on to model and optimizer
+        (scratch / output.name).replace(target)
+    gc.collect()  # a trainer's reference cycles hold on to model and optimizer
     seconds = time.monotonic() - start
     record[stage.name] = {
         "inputs": stage.inputs,
@@ -116,22 +122,25 @@ def run_stage(run: Run, stage: Stage) -> bool:
     }
     write_json(run.folder / "stages.json", record)
     shutil.rmtree(scratch)
-    log.info("%s: %s (%.0f s)", stage.name, ", ".join(stage.outputs), seconds)
+    log.info(
+        "%s: %s (%.0f s)", stage.name, ", ".join(output.name for output in stage.outputs), seconds
+    )
     return True
 
 
 def _work(run: Run, stage: Stage, scratch: Path) -> None:
-    """Make a stage's outputs, or take them from a run with the same inputs."""
+    """Make a stage's outputs, or copy them from a run with the same inputs."""
     folder = run.settings.shared
     if folder is None or not stage.shared or processes.several():
         return stage.work(run, scratch)
-    kept = sharing.cache_path(folder, stage.name, stage.inputs)
-    with sharing.lock(kept):
-        if sharing.restore(kept, stage.outputs, scratch):
-            log.info("%s: taken from %s", stage.name, kept)
+    names = tuple(output.name for output in stage.outputs)
+    cached = sharing.cache_path(folder, stage.name, stage.inputs)
+    with sharing.lock(cached):
+        if sharing.restore(cached, names, scratch):
+            log.info("%s: taken from %s", stage.name, cached)
         else:
             stage.work(run, scratch)
-            sharing.store(scratch, stage.outputs, kept)
+            sharing.store(scratch, names, cached)
 
 
 def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:
@@ -140,9 +149,9 @@ def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> N
     scratch.mkdir(parents=True, exist_ok=True)
     write_json(scratch / "inputs.json", stage.inputs)
     if record.pop(stage.name, None):
-        # What follows must not take the old outputs for the new ones, should this be interrupted.
+        # Remove the old outputs first: an interrupted run must not mistake them for new ones.
         for output in stage.outputs:
-            _remove(run.folder / output)
+            _remove(run.folder / output.name)
         write_json(run.folder / "stages.json", record)
 
 
@@ -155,7 +164,7 @@ def _remove(path: Path) -> None:
 
 
 def _reset_peak_memory() -> None:
-    """Let the peak of resident memory begin anew (Linux; elsewhere it stays the process's)."""
+    """Start measuring peak memory afresh (Linux only; elsewhere the process's peak counts)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -169,28 +178,13 @@ def _peak_memory_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def require(run: Run, output: str, stage: str) -> Path:
-    """A file an earlier stage must have left.
-
-    Raises:
-        InputError: it is not there; names the command that makes it.
-    """
-    path = run.folder / output
-    if not path.exists():
-        raise InputError(
-            f"--output_dir: {run.folder} has no {output}; run `letgo {stage}` first, with the same "
-            f"flags"
-        )
-    return path
-
-
 def in_chunks(
     name: str,
     scratch: Path,
     chunks: Sequence[list[T]],
     work: Callable[[list[T]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Work through chunks and keep each result on disk: a killed run goes on where it stood.
+    """Rows for chunks of items, each chunk saved on disk: a killed run continues after the last.
 
     Several processes share the chunks; each of them returns all rows.
 
@@ -201,12 +195,12 @@ def in_chunks(
         work: from the items of a chunk to plain rows.
 
     Returns:
-        the rows of all chunks, in their order.
+        the rows of all chunks, in order.
     """
     stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
     files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]
-    own, count = processes.share()
-    mine = list(zip(chunks, files, strict=True))[own::count]
+    rank, count = processes.share()
+    mine = list(zip(chunks, files, strict=True))[rank::count]
     done = sum(len(chunk) for chunk, file in mine if file.exists())
     with closing(Progress(name, sum(len(chunk) for chunk, _ in mine), done)) as progress:
         for chunk, file in mine:

@@ -7,7 +7,7 @@ size. Only `Diagonal` forms gradients; the other two use `a` and `g` (see `produ
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from letgo.errors import InputError
-from letgo.models.inference import Batch, autocast
+from letgo.models.inference import Batch, LanguageModel, Row, autocast
 from letgo.scoring import products
 from letgo.scoring.gradients import finite_batch, per_example
 from letgo.scoring.weights import Weights
@@ -177,6 +177,80 @@ KINDS: Mapping[str, type[Diagonal] | type[Factored] | type[Kronecker]] = {
 }
 
 
+def estimate(
+    kind: str,
+    lm: LanguageModel,
+    weights: Weights,
+    rows: Sequence[Row],
+    batches: Iterable[list[int]],
+    relabel: Callable[[Batch], Batch] | None = None,
+) -> tuple[dict[str, Information], list[int]]:
+    """The Fisher information of every matrix, a mean over examples.
+
+    Args:
+        kind: a key of `KINDS`.
+        lm: the model at whose weights it is taken.
+        weights: which matrices.
+        rows: the examples.
+        batches: lists of indices into `rows`; how they are cut does not change the result.
+        relabel: replaces the labels of a batch (`sampled_labels`); None for the data's own.
+
+    Returns:
+        the information by matrix, and the indices of examples left out for a non-finite loss.
+
+    Raises:
+        InputError: the information is not finite although all losses are.
+    """
+    device = next(lm.model.parameters()).device
+    information: dict[str, Information] = {
+        name: KINDS[kind].zeros(out, into, device) for name, (out, into) in weights.shapes.items()
+    }
+
+    def add(batch: Batch) -> Tensor:
+        batch = relabel(batch) if relabel else batch
+        return per_example(
+            lm.model, weights, batch, lambda name, a, g: information[name].add(a, g), lm.bf16
+        )
+
+    left_out: list[int] = []
+    for batch in batches:
+        left_out += finite_batch(lm, rows, batch, add)[2]
+    for name, matrix in information.items():
+        matrix.divide(max(1, len(rows) - len(left_out)))
+        if not all(tensor.isfinite().all() for tensor in matrix.tensors.values()):
+            raise InputError(
+                f"--learning_rate: the Fisher information of {name} is not finite; lower it and "
+                f"run `letgo probe --overwrite true`, or set --bf16 false"
+            )
+    return information, left_out
+
+
+def sampled_labels(lm: LanguageModel, seed: int) -> Callable[[Batch], Batch]:
+    """Replaces labels by draws from the model's own predictions: the Fisher information proper.
+
+    Every label is drawn given the data's tokens before it. With the data's labels (`empirical`)
+    the estimate is the second moment of the gradients instead (arXiv 1905.12558).
+    """
+
+    @torch.no_grad()
+    def relabel(batch: Batch) -> Batch:
+        with autocast(lm.bf16):
+            logits = lm.model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits[:, :-1]
+        labels = batch.labels.clone()
+        for i, row in enumerate(labels):
+            # Each example has its own seed, so that its labels do not depend on the batch.
+            own = hash((seed, *batch.input_ids[i][batch.attention_mask[i].bool()].tolist()))
+            generator = torch.Generator(logits.device).manual_seed(own & (2**63 - 1))
+            labelled = row[1:] != -100
+            chances = logits[i][labelled].float().softmax(1)
+            row[1:][labelled] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        return batch._replace(labels=labels)
+
+    return relabel
+
+
 def save(file: Path, fisher: dict[str, Information], metadata: dict[str, str]) -> None:
     """Write the Fisher information of all matrices to a safetensors file, as "NAME.PART"."""
     tensors = {
@@ -226,82 +300,3 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
                 )
             fisher[name] = kind(tensors)
     return fisher
-
-
-def estimate(
-    kind: str,
-    model: Any,
-    weights: Weights,
-    rows: Sequence[dict[str, list[int]]],
-    batches: Iterable[list[int]],
-    pad_token_id: int,
-    bf16: bool = False,
-    relabel: Callable[[Batch], Batch] | None = None,
-) -> tuple[dict[str, Information], list[int]]:
-    """The Fisher information of every matrix, averaged over examples.
-
-    Args:
-        kind: a key of `KINDS`.
-        model: in evaluation mode.
-        weights: the matrices.
-        rows: training rows (`data.tokens.training_row`).
-        batches: lists of indices into `rows`; the result does not depend on the batching.
-        pad_token_id: for padding batches.
-        bf16: run the forward and backward pass in bfloat16.
-        relabel: replaces the labels of a batch (`sampled_labels`); None keeps the data's labels.
-
-    Returns:
-        the Fisher information by matrix, and the indices of the examples that were left out because
-        their loss is not finite.
-
-    Raises:
-        InputError: the information is not finite although all losses are.
-    """
-    device = next(model.parameters()).device
-    fisher: dict[str, Information] = {
-        name: KINDS[kind].zeros(*shape, device) for name, shape in weights.shapes.items()
-    }
-
-    def add(batch: Batch) -> Tensor:
-        batch = relabel(batch) if relabel else batch
-        return per_example(model, weights, batch, lambda name, a, g: fisher[name].add(a, g), bf16)
-
-    left_out: list[int] = []
-    for batch in batches:
-        left_out += finite_batch(rows, batch, pad_token_id, add)[2]
-    for name, matrix in fisher.items():
-        matrix.divide(max(1, len(rows) - len(left_out)))
-        if not all(tensor.isfinite().all() for tensor in matrix.tensors.values()):
-            raise InputError(
-                f"--learning_rate: the Fisher information of {name} is not finite; lower the "
-                f"learning rate and run `letgo probe --overwrite true`, or set --bf16 false"
-            )
-    return fisher, left_out
-
-
-def sampled_labels(model: Any, seed: int, bf16: bool) -> Callable[[Batch], Batch]:
-    """A function that replaces a batch's labels by samples from the model's predictions.
-
-    With sampled labels `estimate` gives the true Fisher information, with the data's labels the
-    empirical one (arXiv 1905.12558). Each label is sampled given the data's preceding tokens.
-    """
-
-    @torch.no_grad()
-    def relabel(batch: Batch) -> Batch:
-        with autocast(bf16):
-            logits = model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits[:, :-1]
-        labels = batch.labels.clone()
-        for i, row in enumerate(labels):
-            # The seed depends on the example alone, so the batching does not change the samples.
-            example_seed = hash(
-                (seed, *batch.input_ids[i][batch.attention_mask[i].bool()].tolist())
-            )
-            generator = torch.Generator(logits.device).manual_seed(example_seed & (2**63 - 1))
-            predicted = row[1:] != -100
-            probabilities = logits[i][predicted].float().softmax(1)
-            row[1:][predicted] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        return batch._replace(labels=labels)
-
-    return relabel

@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from letgo.errors import InputError
-from letgo.models.inference import Batch, autocast, example_losses, pad_rows
-from letgo.scoring.weights import Weights, _start_graph, matrices
+from letgo.models.inference import Batch, LanguageModel, Row, autocast, example_losses
+from letgo.scoring.weights import (
+    Weights,
+    _start_graph,
+    matrices,
+)
 
 # Called with a matrix's name, a: (batch, tokens, in) and g: (batch, tokens, out), of one dtype.
 Use = Callable[[str, Tensor, Tensor], None]
@@ -122,27 +126,24 @@ def _frozen(model: Any, weights: Weights) -> Iterator[None]:
 
 
 def finite_batch(
-    rows: Sequence[dict[str, list[int]]],
-    indices: list[int],
-    pad_token_id: int,
-    work: Callable[[Batch], Any],
+    lm: LanguageModel, rows: Sequence[Row], indices: list[int], work: Callable[[Batch], object]
 ) -> tuple[list[int], Any, list[int]]:
     """The result of `work` on a batch, without the examples whose loss is not finite.
 
     Args:
-        rows: training rows (`data.tokens.training_row`).
-        indices: the batch, as indices into `rows`.
-        pad_token_id: for padding.
+        lm: pads the batch.
+        rows: of all examples.
+        indices: of the batch, into `rows`.
         work: calls `per_example`.
 
     Returns:
-        (indices of the examples in the result, result, indices of the examples left out); the
-        result is None if all were left out.
+        the indices of the examples that were used, the result of `work` (None if there are none),
+        and the indices of those left out.
     """
     left_out: list[int] = []
     while indices:
         try:
-            return indices, work(pad_rows([rows[i] for i in indices], pad_token_id)), left_out
+            return indices, work(lm.pad([rows[i] for i in indices])), left_out
         except NonFinite as error:
             bad = {indices[i] for i in error.indices}
             left_out += sorted(bad)

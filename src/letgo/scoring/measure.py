@@ -1,18 +1,18 @@
-"""The numbers of every text that scores are made of, in one backward pass per batch."""
+"""The numbers of texts that scores are computed from, in one backward pass per batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from letgo.models.inference import Batch
+from letgo.models.inference import Batch, LanguageModel, Row
 from letgo.scoring import products
 from letgo.scoring.fisher import Information
 from letgo.scoring.gradients import finite_batch, per_example
 from letgo.scoring.weights import Weights
 
-# What a batch is multiplied with, in one matrix: a: (batch, tokens, in), g: (batch, tokens, out).
+# A product of one matrix's gradients: name, a: (batch, tokens, in), g: (batch, tokens, out).
 Product = Callable[[str, Tensor, Tensor], Tensor]
 
 
@@ -32,7 +32,7 @@ def plain_norms(name: str, a: Tensor, g: Tensor) -> Tensor:
 
 
 def gradient_products(
-    model: Any,
+    model: PreTrainedModel,
     weights: Weights,
     batch: Batch,
     wanted: Mapping[str, Product],
@@ -47,7 +47,7 @@ def gradient_products(
         batch: (batch, tokens), padded, prompts masked.
         wanted: products by name.
         bf16: compute forward and backward in bfloat16.
-        shares: name of a product, and where to add up how large each matrix's part in it is.
+        shares: name of a product, and a mapping that collects each matrix's part in it.
 
     Returns:
         "loss" and one entry per product, each (batch,) float64 on the CPU.
@@ -67,27 +67,20 @@ def gradient_products(
 
 
 def summed_gradient(
-    model: Any,
-    weights: Weights,
-    rows: Sequence[dict[str, list[int]]],
-    batches: Iterable[list[int]],
-    pad_token_id: int,
-    bf16: bool = False,
+    lm: LanguageModel, weights: Weights, rows: Sequence[Row], batches: Iterable[list[int]]
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """The sum of the examples' gradients where the model is.
+    """The sum of the gradients of examples at the model's weights.
 
     Args:
-        model: in evaluation mode.
+        lm: the model.
         weights: which matrices.
-        rows: `data.training_row`s.
-        batches: lists of indices into them; how they are cut does not change the result.
-        pad_token_id: for padding batches.
-        bf16: compute forward and backward in bfloat16.
+        rows: the examples.
+        batches: lists of indices into `rows`; how they are cut does not change the result.
 
     Returns:
-        (out, in) float32 per matrix, and the indices of examples without a finite loss, left out.
+        (out, in) float32 per matrix, and the indices of examples left out for a non-finite loss.
     """
-    device = next(model.parameters()).device
+    device = next(lm.model.parameters()).device
     total = {name: torch.zeros(shape, device=device) for name, shape in weights.shapes.items()}
 
     def add(name: str, a: Tensor, g: Tensor) -> None:
@@ -96,9 +89,6 @@ def summed_gradient(
     left_out: list[int] = []
     for batch in batches:
         left_out += finite_batch(
-            rows,
-            batch,
-            pad_token_id,
-            lambda padded: per_example(model, weights, padded, add, bf16),
+            lm, rows, batch, lambda padded: per_example(lm.model, weights, padded, add, lm.bf16)
         )[2]
     return total, left_out

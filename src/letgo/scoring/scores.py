@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-# The numbers for which the Fisher information or the probe's weights are needed.
+# The numbers of a text, and those of them that need the Fisher information or the probe.
+NUMBERS = ("loss_base", "loss_probe", "linear", "quadratic", "inner", "learning", "norm")
 FISHER_NUMBERS = frozenset({"linear", "quadratic"})
 PROBE_NUMBERS = frozenset({"linear", "inner", "loss_probe"})
 
@@ -79,12 +80,12 @@ def fisher_distance(text: Numbers, stats: LearningStats) -> float:
         FC(x) = 1/2 <d, F d>,  d = theta_base - alpha g_x - theta_L*
               = 1/2 (constant - 2 alpha linear + alpha^2 quadratic)
 
-    `alpha = None` chooses for every text the step that is as long as the probe's way, both measured
-    by the learning task's Fisher information: `alpha^2 quadratic = constant`. Then
+    With `alpha = None` the step on every text is as long as the probe's update, both measured by
+    the learning task's Fisher information: `alpha^2 quadratic = constant`. Then
 
         FC(x) = constant (1 - linear / sqrt(constant quadratic))
 
-    which depends on the direction of `g_x` alone, and ranks as `fisher_cosine`.
+    depends on the direction of `g_x` alone, and ranks as `fisher_cosine`.
     """
     if stats.alpha is None:
         return stats.constant * (1 + fisher_cosine(text, stats))
@@ -98,26 +99,26 @@ def linear(text: Numbers, stats: LearningStats) -> float:
 
 
 def gradient(text: Numbers, stats: LearningStats) -> float:
-    """How straight a step of ascent on the text lowers the learning loss now: `-cos(g_L, g_x)`.
+    """How directly a step of ascent on the text lowers the learning loss: `-cos(g_L, g_x)`.
 
-    A normalised step of ascent of length `s` changes the learning loss by `s <g_L, g_x> / |g_x|`,
-    to first order. Re-scoring asks the same of the model as it is then.
+    A step of ascent of length `s` changes the learning loss by `s <g_L, g_x> / |g_x|`, to first
+    order. During training both gradients are taken at the current weights.
     """
     return -_ratio(text["learning"], stats.learning * text["norm"])
 
 
 def cosine(text: Numbers, stats: LearningStats) -> float:
-    """The same along the whole way that learning takes: `-cos(delta, g_x)`."""
+    """Cosine with the whole update that learning makes: `-cos(delta, g_x)`."""
     return -_ratio(text["inner"], stats.length * text["norm"])
 
 
 def fisher_cosine(text: Numbers, stats: LearningStats) -> float:
-    """That cosine with lengths and angles measured by the Fisher information."""
+    """The same cosine, with lengths and angles measured by the Fisher information."""
     return -_ratio(text["linear"], stats.constant * text["quadratic"])
 
 
 def interference(text: Numbers, stats: LearningStats) -> float:
-    """What learning cost the text: its loss after the probe minus before, nats per token."""
+    """How much learning raised the loss of the text, nats per token: `loss_probe - loss_base`."""
     return text["loss_probe"] - text["loss_base"]
 
 
@@ -174,10 +175,10 @@ K = TypeVar("K", int, str)
 
 
 def top_fraction(ids: Sequence[K], confidence: Sequence[float], fraction: float) -> set[K]:
-    """The ids of the most confident texts; at least one. Equal confidence goes by id.
+    """The ids of the most confident texts, at least one; ties are broken by id.
 
     Args:
-        ids: of all texts, of a kind that has an order.
+        ids: of all texts; can be ordered.
         confidence: in the same order; higher is forgotten first.
         fraction: in (0, 1].
     """
@@ -185,10 +186,10 @@ def top_fraction(ids: Sequence[K], confidence: Sequence[float], fraction: float)
 
 
 def ranked(ids: Sequence[K], confidence: Sequence[float]) -> list[int]:
-    """Places of texts, most confident first; equal confidence goes by id."""
+    """Indices of texts, most confident first; ties are broken by id."""
     return sorted(range(len(ids)), key=lambda i: (-confidence[i], ids[i]))
 
 
-def top_count(fraction: float, known: int) -> int:
-    """How many texts a share in (0, 1] of them is; at least one."""
-    return max(1, round(fraction * known))
+def top_count(fraction: float, count: int) -> int:
+    """Number of texts in this fraction of `count`, at least one."""
+    return max(1, round(fraction * count))

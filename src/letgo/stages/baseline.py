@@ -1,16 +1,19 @@
-"""Stage 4a: what the base model and plain fine-tuning (SFT) answer."""
+"""Stage 4a: the answers of the baselines, the base model and plain fine-tuning (SFT)."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from letgo.evaluation.asking import _all_answers, baseline_models
+from letgo.evaluation.asking import all_answers, baseline_models
+from letgo.run.folder import BASELINE
 from letgo.run.inputs import Run
 
 
 def baseline(run: Run, scratch: Path) -> None:
     """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT)."""
-    loads = baseline_models(run)
-    rows = [row for label, load in loads.items() for row in _all_answers(run, scratch, label, load)]
-    pq.write_table(pa.Table.from_pylist(rows), scratch / "baseline.parquet")
+    loaders = baseline_models(run)
+    rows = [
+        row for label, load in loaders.items() for row in all_answers(run, scratch, label, load)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), scratch / BASELINE.name)

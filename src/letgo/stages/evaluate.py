@@ -1,17 +1,16 @@
-"""Stage 4: what base, SFT and LWF answer, and how often they are right."""
+"""Stage 4b: how base, SFT and LWF compare, and which of SFT and LWF the run returns."""
 
 import shutil
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from letgo.data.splits import NEUTRAL
-from letgo.evaluation.asking import (
-    VALIDATION,
-    _all_answers,
-)
+from letgo.evaluation.asking import VALIDATION, all_answers
 from letgo.evaluation.statistics import (
     accuracy,
     paired_difference,
@@ -20,45 +19,75 @@ from letgo.evaluation.statistics import (
     verdict,
 )
 from letgo.run.base import load_trained
-from letgo.run.folder import write_json
+from letgo.run.folder import ANSWERS, BASELINE, LWF, METRICS, MODEL, PROBE, Row, require, write_json
 from letgo.run.inputs import Run
 from letgo.run.sharing import link
-from letgo.run.stage import require
+
+# Columns of `answers.parquet` that are no metrics, and the metric that is a share of answers.
+TEXTS = {"model", "set", "id", "prompt", "reference", "generated"}
+CORRECT = "correct"
 
 
 def evaluate(run: Run, scratch: Path) -> None:
     """Write `metrics.json`, `answers.parquet` and `model/`, the better of LWF and SFT.
 
-    Greedy answers are held against the references. Plain fine-tuning is kept unless the validation
-    set shows a gain; nothing is chosen by the test set.
+    Greedy answers are compared with the references. `model/` is plain fine-tuning's unless the
+    validation set shows a gain; the test set decides nothing.
     """
-    model = require(run, "lwf", "train")
-    rows = pq.read_table(require(run, "baseline.parquet", "baseline")).to_pylist()
-    rows += _all_answers(run, scratch, "lwf", partial(load_trained, run.config, model))
-    right: dict[tuple[str, str], list[bool]] = {}
-    nll: dict[tuple[str, str], list[float]] = {}
+    lwf = require(run.folder, LWF)
+    rows = pq.read_table(require(run.folder, BASELINE)).to_pylist()
+    rows += all_answers(run, scratch, "lwf", partial(load_trained, run.config, lwf))
+    metrics = compare(rows)
+    write_json(scratch / METRICS.name, metrics)
+    pq.write_table(pa.Table.from_pylist(rows), scratch / ANSWERS.name)
+    returned = require(run.folder, PROBE) if metrics["verdict"] == "sft" else lwf
+    shutil.rmtree(scratch / MODEL.name, ignore_errors=True)
+    link(returned, scratch / MODEL.name)
+
+
+def compare(rows: list[Row]) -> Row:
+    """The content of `metrics.json`, from rows of `answers.parquet`.
+
+    Returns:
+        `models`: accuracy by model and set; `lwf_minus_sft`: paired differences by set, of the
+        accuracy and, under its name, of every other metric; `neutral_perplexity` by model;
+        `verdict`: "lwf" or "sft" by the validation set, or "no baseline".
+    """
+    # By (model, set) and metric, in the order of the rows.
+    values: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        nll.setdefault((row["model"], row["set"]), []).append(row["reference_nll"])
-        if row["correct"] is not None:
-            right.setdefault((row["model"], row["set"]), []).append(row["correct"])
-    labels, sets = (list(dict.fromkeys(names)) for names in zip(*right, strict=True))
-    compared = sets if "sft" in labels else []
+        for metric in row.keys() - TEXTS:
+            if row[metric] is not None:
+                values[row["model"], row["set"]][metric].append(row[metric])
+    judged = [key for key in values if CORRECT in values[key]]
+    labels, sets = (list(dict.fromkeys(names)) for names in zip(*judged, strict=True))
     differences = {
-        n: paired_difference(right["lwf", n], right["sft", n])
-        | {"reference_nll": paired_mean(nll["lwf", n], nll["sft", n])}
-        for n in compared
+        name: _difference(values["lwf", name], values["sft", name])
+        for name in (sets if "sft" in labels else [])
     }
-    decided = "sft" if compared else "no baseline"
-    if VALIDATION in compared:  # not where nothing was unlearned
-        decided = verdict(differences[VALIDATION])
-    metrics = {
-        "models": {m: {n: accuracy(right[m, n]) for n in sets if (m, n) in right} for m in labels},
+    decision = "sft" if differences else "no baseline"
+    if VALIDATION in differences:  # there is none where nothing was unlearned
+        decision = verdict(differences[VALIDATION])
+    return {
+        "models": {
+            label: {
+                name: accuracy(values[label, name][CORRECT])
+                for name in sets
+                if (label, name) in judged
+            }
+            for label in labels
+        },
         "lwf_minus_sft": differences,
-        "neutral_perplexity": {m: perplexity(nll[m, NEUTRAL]) for m in labels},
-        "verdict": decided,
+        "neutral_perplexity": {
+            label: perplexity(values[label, NEUTRAL]["reference_nll"]) for label in labels
+        },
+        "verdict": decision,
     }
-    write_json(scratch / "metrics.json", metrics)
-    pq.write_table(pa.Table.from_pylist(rows), scratch / "answers.parquet")
-    kept = require(run, "probe", "probe") if decided == "sft" else model
-    shutil.rmtree(scratch / "model", ignore_errors=True)
-    link(kept, scratch / "model")
+
+
+def _difference(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> Row:
+    """Paired difference of the accuracy, and of every other metric under its name."""
+    others = sorted(ours.keys() & theirs.keys() - {CORRECT})
+    return paired_difference(ours[CORRECT], theirs[CORRECT]) | {
+        metric: paired_mean(ours[metric], theirs[metric]) for metric in others
+    }

@@ -1,4 +1,4 @@
-"""Fine-tuning as a resumable piece of a stage; the probe and the final training share it."""
+"""Fine-tuning that can be interrupted and resumed: shared by the stages probe and train."""
 
 import copy
 import json
@@ -13,51 +13,54 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
 from trl import get_peft_config
 
 from letgo.data.records import Record
 from letgo.data.tokens import example_ids, prompt_ids, training_row
 from letgo.errors import InputError
-from letgo.models.inference import context_length
+from letgo.models.inference import LanguageModel
+from letgo.models.inference import Row as TokenRow
 from letgo.progress import Progress, log
-from letgo.run.base import load_base, load_base_tokenizer
-from letgo.run.config import Config
-from letgo.run.inputs import Run
+from letgo.run.base import load_base
+from letgo.run.folder import TRAIN_LOG, Row
+from letgo.run.inputs import Run, check_batch
+from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.trainer import LWFTrainer
 
 
-def learning_rows(
-    config: Config, tokenizer: Any, records: list[Record], model_config: Any
-) -> list[dict[str, list[int]]]:
+def learning_rows(lm: LanguageModel, records: list[Record]) -> list[TokenRow]:
     """Token ids and labels of learning examples.
 
     Examples longer than the context are left out and counted: cut short, they would teach an
     answer without its end.
 
     Raises:
-        InputError: none fits.
+        InputError: no example fits.
     """
-    limit = context_length(model_config, config.training.max_length)
-    rows = [training_row(*example_ids(tokenizer, r.prompt, r.completion or "")) for r in records]
-    asked = [prompt_ids(tokenizer, r.prompt) for r in records]
-    shown = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
-    if sum(a != b for a, b in zip(asked, shown, strict=True)) > len(rows) / 2:
+    ids = [example_ids(lm.tokenizer, r.prompt, r.completion or "") for r in records]
+    evaluated = [prompt_ids(lm.tokenizer, r.prompt) for r in records]
+    differing = sum(p != prompt for p, (prompt, _) in zip(evaluated, ids, strict=True))
+    if differing > len(records) / 2:
         log.warning(
-            "the chat template shows a prompt otherwise when its answer follows: the model "
-            "is trained on another text than it is asked with"
+            "the chat template renders a prompt differently when its answer follows: the model "
+            "is trained on other prompts than it is evaluated on"
         )
-    long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > limit]
+    rows = [training_row(*pair) for pair in ids]
+    long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > lm.limit]
     if long:
         message = (
-            f"{len(long)} of {len(records)} learning examples are longer than {limit} tokens "
+            f"{len(long)} of {len(records)} learning examples are longer than {lm.limit} tokens "
             f"and are left out (first: {long[0].where}); "
             f"raise --max_length up to the model's context"
         )
         if len(long) == len(records):
             raise InputError(f"--learn: {message}")
         log.warning("%s", message)
-    return [row for row in rows if len(row["input_ids"]) <= limit]
+    return [row for row in rows if len(row["input_ids"]) <= lm.limit]
 
 
 def fit(
@@ -65,48 +68,56 @@ def fit(
     scratch: Path,
     target: Path,
     name: str,
-    forget: list[dict[str, Any]] | None = None,
+    forget: list[Row] | None = None,
     adapter: PeftConfig | None = None,
 ) -> None:
-    """Fine-tune the base model and save it; goes on from the last whole checkpoint in `scratch`.
+    """Fine-tune the base model and save it; resumes from the last whole checkpoint in `scratch`.
 
     Args:
-        run: whose learning data and settings are used.
+        run: its learning data and settings are used.
         scratch: the stage's scratch folder; checkpoints and `train_log.jsonl` are written there.
         target: folder for the model or adapter, its tokenizer and model card.
         name: for the progress bar.
         forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
-        adapter: instead of the one the settings ask for.
+        adapter: replaces the one of the settings.
 
     Raises:
-        InputError: too little data, or settings that the trainer refuses.
+        InputError: too few examples, or settings that the trainer refuses.
     """
-    config = run.config
-    arguments = copy.deepcopy(config.training)
+    arguments = copy.deepcopy(run.training)
     arguments.output_dir = str(scratch / "checkpoints")
     if forget is None:
         arguments.regularizer = "none"
-    arguments.save_only_model = False  # without the optimizer's state a run cannot go on
+    arguments.save_only_model = False  # without the optimizer's state a run cannot be resumed
     if arguments.completion_only_loss is False:
         raise InputError("--completion_only_loss false: letgo learns completions only")
-    model, tokenizer = load_base(config), load_base_tokenizer(config)
-    rows = learning_rows(config, tokenizer, run.learn, model.config)
-    batch = arguments.per_device_train_batch_size
-    if len(rows) < batch:
-        raise InputError(
-            f"--learn: {len(rows)} examples are fewer than one batch of {batch}; "
-            f"give more, or lower --per_device_train_batch_size"
-        )
+    trainer = _trainer(run, arguments, name, forget, adapter or get_peft_config(run.adapter))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
+    _save(trainer, target, run.folder.resolve().name)
+    with (scratch / TRAIN_LOG.name).open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
+
+
+def _trainer(
+    run: Run,
+    arguments: LWFConfig,
+    name: str,
+    forget: list[Row] | None,
+    adapter: PeftConfig | None,
+) -> LWFTrainer:
+    lm = load_base(run.config)
+    rows = learning_rows(lm, run.learn)
+    check_batch(len(rows), arguments.per_device_train_batch_size)
     try:
         trainer = LWFTrainer(
-            model=model,
+            model=lm.model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             forget_dataset=Dataset.from_list(forget) if forget else None,
-            processing_class=tokenizer,
-            peft_config=adapter or get_peft_config(config.adapter),
+            processing_class=lm.tokenizer,
+            peft_config=adapter,
             callbacks=[
-                _TimedCheckpoint(60 * config.settings.checkpoint_minutes),
+                _TimedCheckpoint(60 * run.settings.checkpoint_minutes),
                 _ShowProgress(name),
             ],
         )
@@ -114,25 +125,28 @@ def fit(
         raise
     except ValueError as error:  # TRL and PEFT refuse settings that do not go together
         raise InputError(f"{name}: {error}") from error
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
-    if hasattr(text_config := model.config.get_text_config(), "output_router_logits"):
-        # TRL asks experts' routers for their logits; a model that is saved so cannot generate with
-        # a cache (its auxiliary loss takes the mask's length for the step's).
-        text_config.output_router_logits = False
+    for callback in (PrinterCallback, ProgressCallback):  # letgo shows its own progress
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _save(trainer: LWFTrainer, target: Path, name: str) -> None:
+    """Write the model or adapter, the tokenizer and the model card."""
+    config = trainer.model.config.get_text_config()
+    if hasattr(config, "output_router_logits"):
+        # TRL turns on the logits of the experts' routers for training. A model saved so cannot
+        # generate with a cache (its auxiliary loss takes the mask's length for the step's).
+        config.output_router_logits = False
     trainer.save_model(str(target))
-    (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
-    trainer.create_model_card(model_name=run.folder.resolve().name)
-    card = Path(arguments.output_dir) / "README.md"
+    (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml has the settings
+    trainer.create_model_card(model_name=name)
+    card = Path(trainer.args.output_dir) / "README.md"
     if card.exists():
         card.replace(target / "README.md")
-    with (scratch / "train_log.jsonl").open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed.
+    """The newest complete checkpoint; incomplete ones are removed.
 
     The trainer writes `trainer_state.json` last.
     """
@@ -147,16 +161,20 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 
 class _TimedCheckpoint(TrainerCallback):
-    """A checkpoint every so many seconds, however long a step takes."""
+    """Saves a checkpoint at the end of a step once so many seconds have passed."""
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.last = time.monotonic()
 
 
@@ -167,15 +185,28 @@ class _ShowProgress(TrainerCallback):
         self.name = name
         self.note = ""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.progress = Progress(self.name, state.max_steps, state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if logs and "loss" in logs:
             self.note = f"loss {logs['loss']:.3f}"
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.progress.step(note=self.note)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.progress.close()

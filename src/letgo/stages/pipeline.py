@@ -1,14 +1,32 @@
 """All stages in their order, what each depends on, and the run that strings them together."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from letgo import processes
 from letgo.data.records import fingerprint, text_fingerprint
 from letgo.errors import InputError
-from letgo.evaluation.asking import asked_sets
+from letgo.evaluation.asking import evaluated_sets
 from letgo.models import loading as models
 from letgo.run import config as cfg
 from letgo.run import decisions
 from letgo.run.config import Config
-from letgo.run.folder import is_run
+from letgo.run.folder import (
+    ANSWERS,
+    BASELINE,
+    FISHER,
+    HARNESS,
+    LWF,
+    METRICS,
+    MODEL,
+    PROBE,
+    REPORT,
+    SELECTION,
+    SELF_KNOWLEDGE,
+    TRAIN_LOG,
+    is_run,
+)
+from letgo.run.folder import SCORES as SCORES_FILE
 from letgo.run.inputs import Run, open_run
 from letgo.run.provenance import write_config
 from letgo.run.stage import Stage, check, run_stage
@@ -17,6 +35,7 @@ from letgo.stages.baseline import baseline
 from letgo.stages.elicit import elicit
 from letgo.stages.evaluate import evaluate
 from letgo.stages.fisher import fisher
+from letgo.stages.optimum import fisher_is_needed
 from letgo.stages.probe import probe
 from letgo.stages.report import report
 from letgo.stages.score import score
@@ -24,10 +43,10 @@ from letgo.stages.select import select
 from letgo.stages.train import train
 from letgo.unlearning.config import LWFConfig
 
-# The settings of LWFConfig itself, which plain fine-tuning does not depend on.
+# LWFConfig's own settings, on which plain fine-tuning does not depend.
 UNLEARNING = set(vars(LWFConfig)["__annotations__"]) - {"bf16"}
-# Settings of transformers that say where and how to tell, not what to compute.
-TELLING = {
+# TrainingArguments fields about logging and saving; they do not change the result.
+REPORTING = {
     "output_dir",
     "logging_strategy",
     "logging_steps",
@@ -85,7 +104,7 @@ def stages(run: Run) -> list[Stage]:
     tuned = {
         **base,
         "learn": fingerprint(run.learn),
-        **cfg.changed_from_default(training, UNLEARNING | TELLING),
+        **cfg.changed_from_default(training, UNLEARNING | REPORTING),
     }
     optimal = {**tuned, "optimum": settings.optimum}
     informed = {
@@ -103,27 +122,28 @@ def stages(run: Run) -> list[Stage]:
     if settings.selection != "top":
         selected |= {"selection": settings.selection, "seed": training.seed}
     trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
-    # `select` takes people's decisions as they are; a model is that of its decisions.
+    # A review may change decisions after `select`, which follows them; a trained model does not.
     if decided := decisions.read(run.folder).fingerprint:
         trained["decisions"] = decided
-    asked = {f"references {n}": fingerprint(r) for n, r in asked_sets(run).items()}
-    compared = {**optimal, **generation, **asked}
+    references = {f"references {n}": fingerprint(r) for n, r in evaluated_sets(run).items()}
+    compared = {**optimal, **generation, **references}
     tested = {**trained, **compared}
+    score_needs_fisher = fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
-        Stage("elicit", ("self_knowledge.parquet",), elicit, elicited, True),
-        Stage("probe", ("probe",), probe, optimal, True),
-        Stage("fisher", ("fisher.safetensors",), fisher, informed, True),
-        Stage("score", ("scores.parquet",), score, scored, True),
-        Stage("select", ("selection.parquet",), select, selected),
-        Stage("train", ("lwf", "train_log.jsonl"), train, trained),
-        Stage("baseline", ("baseline.parquet",), baseline, compared, True),
-        Stage("evaluate", ("metrics.json", "answers.parquet", "model"), evaluate, tested),
-        Stage("report", ("report.html",), report, tested),
+        Stage("elicit", (SELF_KNOWLEDGE,), elicit, elicited, shared=True),
+        Stage("probe", (PROBE,), probe, optimal, shared=True),
+        Stage("fisher", (FISHER,), fisher, informed, shared=True, needed=score_needs_fisher),
+        Stage("score", (SCORES_FILE,), score, scored, shared=True, parallel=True),
+        Stage("select", (SELECTION,), select, selected),
+        Stage("train", (LWF, TRAIN_LOG), train, trained),
+        Stage("baseline", (BASELINE,), baseline, compared, shared=True),
+        Stage("evaluate", (METRICS, ANSWERS, MODEL), evaluate, tested, brings=("baseline",)),
+        Stage("report", (REPORT,), report, tested),
     ]
 
 
 def execute(config: Config, only: str | None = None) -> Run:
-    """Run all stages, or one; finished ones are kept.
+    """Run all stages, or one; finished ones are not run again.
 
     Args:
         config: all settings.
@@ -132,38 +152,51 @@ def execute(config: Config, only: str | None = None) -> Run:
     Raises:
         InputError: unusable input, or a folder that belongs to another run.
     """
-    if processes.several() and only != "score":
+    run = open_run(config)
+    all_stages = stages(run)
+    wanted = [stage for stage in all_stages if stage.needed]
+    before = all_stages
+    if only is not None:
+        by_name = {stage.name: stage for stage in all_stages}
+        wanted = [by_name[name] for name in (*by_name[only].brings, only)]
+        # A single stage builds on the outputs of those before it, which must be of the same run.
+        before = all_stages[: all_stages.index(wanted[-1]) + 1]
+    if processes.several() and not all(stage.parallel for stage in wanted):
         raise InputError(
             "only `letgo score` shares its work among processes; start the others without "
             "accelerate launch"
         )
-    run = open_run(config)
-    line = stages(run)
-    names = [stage.name for stage in line]
-    # A single stage builds on what is there: the stages before it must be of the same run.
-    last = len(line) if only is None else names.index(only) + 1
-    wanted = line[:last] if only is None else line[last - 1 : last]
-    if only == "evaluate":
-        wanted = line[last - 2 : last]  # what it compares with is asked if it has not been
-    check(run.folder, [s for s in line[:last] if not (config.settings.overwrite and s in wanted)])
-    own = run.folder / "config.yaml"
-    if own.exists() and not is_run(run.folder):
-        raise InputError(f"--output_dir: {own} is not letgo's; give another folder")
+    overwritten = wanted if config.settings.overwrite else []
+    check(run.folder, [stage for stage in before if stage not in overwritten])
+    settings_file = run.folder / "config.yaml"
+    if settings_file.exists() and not is_run(run.folder):
+        raise InputError(
+            f"--output_dir: letgo did not create {settings_file}; choose another folder"
+        )
     run.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_first():
-        write_config(run, line[0].inputs["model"])
+        write_config(run, all_stages[0].inputs["model"])
     for stage in wanted:
         run_stage(run, stage)
     return run
 
 
-def reopen(config: Config, last: str) -> Run:
-    """A run whose stages up to `last` were made with these settings; writes nothing.
+def execute_harness(config: Config, tasks: Sequence[str]) -> Run:
+    """Write `harness.json`: base, SFT and LWF on tasks of lm-evaluation-harness.
+
+    Args:
+        config: all settings; the run's models must be trained.
+        tasks: names of the harness's tasks; other tasks than last time replace the file.
 
     Raises:
-        InputError: unusable input, or a folder that belongs to another run.
+        InputError: unusable input, a folder that belongs to another run, or an unknown task.
+        ModuleNotFoundError: lm_eval is not installed.
     """
+    from letgo.stages.harness import harness  # needs an extra
+
     run = open_run(config)
-    line = stages(run)
-    check(run.folder, line[: [stage.name for stage in line].index(last) + 1])
+    before = [stage for stage in stages(run) if stage.name != "report"]
+    check(run.folder, before)
+    inputs = {**before[-1].inputs, "max_test": config.settings.max_test, "harness": list(tasks)}
+    run_stage(run, Stage("harness", (HARNESS,), partial(harness, tasks=tasks), inputs))
     return run

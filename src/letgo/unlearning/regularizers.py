@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from letgo.errors import InputError
+from letgo.models.inference import LanguageModel
 from letgo.scoring.fisher import estimate
 from letgo.scoring.weights import scored_weights
 
@@ -30,7 +31,7 @@ def penalty(
     args: "LWFConfig",
     model: PreTrainedModel,
     texts: Sequence[dict[str, list[int]]],
-    pad_token_id: int,
+    tokenizer: PreTrainedTokenizerBase,
     sharded: bool,
     packed: bool,
 ) -> Penalty | None:
@@ -40,7 +41,7 @@ def penalty(
         args: the settings of the training.
         model: the base model, in full or with an adapter, before training.
         texts: self-generated texts, `input_ids` and `labels`, for the Fisher information of EWC.
-        pad_token_id: for padding them.
+        tokenizer: for padding them.
         sharded: whether the weights will be split over processes.
         packed: whether several learning examples make up one row.
 
@@ -72,7 +73,7 @@ def penalty(
     model.eval()
     weights = scored_weights(model).layers_only()
     batches = weights.batches([len(row["input_ids"]) for row in texts], 1024)
-    fisher, _ = estimate("diagonal", model, weights, texts, batches, pad_token_id)
+    fisher, _ = estimate("diagonal", LanguageModel(model, tokenizer), weights, texts, batches)
     importance = {}
     for name, layer in weights.layers.items():
         diagonal = fisher[name].tensors["diagonal"]  # (out, in)

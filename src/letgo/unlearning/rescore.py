@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from letgo.errors import InputError
+from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
@@ -130,14 +131,12 @@ class Rescore(TrainerCallback):
             One score per text; 0 where it is not finite.
         """
         model, args, reduce = self.trainer.model, self.trainer.args, self.trainer.accelerator.reduce
-        pad, bf16 = self.trainer._tokenizer.pad_token_id, bool(args.bf16)
+        lm = LanguageModel(model, self.trainer._tokenizer, bool(args.bf16))
         training = model.training
         model.eval()
         products: dict[str, Product] = {"norm": plain_norms} if "norm" in self.score.needs else {}
         if "learning" in self.score.needs:
-            total, _ = summed_gradient(
-                model, self.weights, learning, self._own_batches(learning), pad, bf16
-            )
+            total, _ = summed_gradient(lm, self.weights, learning, self._own_batches(learning))
             total = {name: reduce(gradient) for name, gradient in total.items()}
             length = sum(float((g**2).sum()) for g in total.values()) ** 0.5
             self.learning_norm = length / len(learning)
@@ -148,10 +147,10 @@ class Rescore(TrainerCallback):
         scores = torch.zeros(len(rows), dtype=torch.float64)
         for batch in self._own_batches(rows):
             finite, numbers, _ = finite_batch(
+                lm,
                 rows,
                 batch,
-                pad,
-                lambda padded: gradient_products(model, self.weights, padded, products, bf16),
+                lambda padded: gradient_products(model, self.weights, padded, products, lm.bf16),
             )
             for position, i in enumerate(finite):
                 text = {name: float(column[position]) for name, column in numbers.items()}

@@ -77,8 +77,10 @@ class LWFTrainer(SFTTrainer):
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
         texts: list[Inputs] = list(self.forget_dataset or [])
-        packed, pad = self.padding_free or self.args.packing, self._tokenizer.pad_token_id
-        self._penalty = penalty(self.args, self.model, texts, pad, self._sharded, packed)
+        packed = self.padding_free or self.args.packing
+        self._penalty = penalty(
+            self.args, self.model, texts, self._tokenizer, self._sharded, packed
+        )
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args, state = self.args, self.accelerator.state
