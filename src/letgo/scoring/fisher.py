@@ -192,8 +192,8 @@ def estimate(
         lm: the model at whose weights it is taken.
         weights: which matrices.
         rows: the examples.
-        batches: lists of indices into `rows`; how they are cut does not change the result.
-        relabel: replaces the labels of a batch (`sampled_labels`); None for the data's own.
+        batches: lists of indices into `rows`; the result does not depend on the batching.
+        relabel: replaces the labels of a batch (`sampled_labels`); None keeps the data's labels.
 
     Returns:
         the information by matrix, and the indices of examples left out for a non-finite loss.
@@ -203,7 +203,7 @@ def estimate(
     """
     device = next(lm.model.parameters()).device
     information: dict[str, Information] = {
-        name: KINDS[kind].zeros(out, into, device) for name, (out, into) in weights.shapes.items()
+        name: KINDS[kind].zeros(*shape, device) for name, shape in weights.shapes.items()
     }
 
     def add(batch: Batch) -> Tensor:

@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from letgo.errors import InputError
 from letgo.models.inference import Batch, LanguageModel, Row, autocast, example_losses
-from letgo.scoring.weights import (
-    Weights,
-    _start_graph,
-    matrices,
-)
+from letgo.scoring.weights import Weights, _start_graph, matrices
 
 # Called with a matrix's name, a: (batch, tokens, in) and g: (batch, tokens, out), of one dtype.
 Use = Callable[[str, Tensor, Tensor], None]
@@ -132,8 +128,8 @@ def finite_batch(
 
     Args:
         lm: pads the batch.
-        rows: of all examples.
-        indices: of the batch, into `rows`.
+        rows: token ids and labels of all examples.
+        indices: the batch, as indices into `rows`.
         work: calls `per_example`.
 
     Returns:

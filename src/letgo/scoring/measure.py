@@ -75,7 +75,7 @@ def summed_gradient(
         lm: the model.
         weights: which matrices.
         rows: the examples.
-        batches: lists of indices into `rows`; how they are cut does not change the result.
+        batches: lists of indices into `rows`; the result does not depend on the batching.
 
     Returns:
         (out, in) float32 per matrix, and the indices of examples left out for a non-finite loss.
