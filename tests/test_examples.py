@@ -1,7 +1,8 @@
-"""Every script of examples/ runs as its docstring says, here on a tiny model."""
+"""The scripts of examples/ run on a tiny model, and the diffs of CONTRIBUTING.md apply."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def run_example(name: str, *arguments: object) -> str:
@@ -61,3 +63,21 @@ def test_the_docstring_says_how_to_run_it(file):
     docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     assert f"python examples/{file.name}" in (docstring or "")
     assert f'"{file.name}"' in Path(__file__).read_text(encoding="utf-8"), "run by no test"
+
+
+def test_the_worked_examples_of_contributing_apply():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    diffs = re.findall(r"^```diff\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(diffs) == 2
+    command = ["git", "apply", "--check", "-"]
+    result = subprocess.run(command, input="".join(diffs), text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0
+
+
+def test_the_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## To add X")[2].partition("###")[0]
+    files = set(re.findall(r"`([a-z_]+/[a-z_.]+)`", table))
+    missing = [name for name in files if not (ROOT / "src" / "letgo" / name).is_file()]
+    assert files
+    assert not missing
