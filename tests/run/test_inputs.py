@@ -103,7 +103,7 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     words = flags(tiny, data, out, score="fisher_distance", alpha=0.5, overwrite="true")
     status, _, error = letgo("run", *words)
     assert status == 0, error
-    assert error.count("done before, kept") == 4  # elicit, probe, fisher, baseline
+    assert error.count("done before, kept") == 3  # elicit, probe, baseline
     new = pq.read_table(out / "scores.parquet").schema.metadata
     assert new[b"alpha"] == b"0.5"
 

@@ -89,5 +89,5 @@ def test_a_model_that_only_ends_its_answers(tiny, data, tmp_path):
     AutoTokenizer.from_pretrained(tiny).save_pretrained(silent)
     status, _, error = letgo("run", *flags(silent, data, tmp_path / "out"))
     assert status == 2
-    assert "--forget: the model generates nothing at all from letters" in error
+    assert "--forget: the model answers nothing to any prompt of letters" in error
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml"}

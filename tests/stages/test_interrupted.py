@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.commands import STAGE_FILES, digest, environment, flags, letgo
 from helpers.files import write_lines
+from safetensors.torch import load_file
 
 KILLING = Path(__file__).parents[1] / "helpers" / "killing.py"
 
@@ -41,7 +42,6 @@ def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path)
         "elicit",
         "probe",
         "probe checkpoint",
-        "fisher",
         "score",
         "train",
         "train renames",
@@ -102,3 +102,16 @@ def test_a_disk_that_is_really_full(tiny, data, tmp_path, size):
         assert {path.name for path in (disk / "out").iterdir()} == STAGE_FILES
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+def test_killed_while_the_fisher_information_is_written(finished, tmp_path):
+    """A default run needs none; its own command makes it, whole or not at all."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    command = [sys.executable, KILLING, "fisher", "fisher", "--output_dir", out]
+    assert subprocess.run(command, capture_output=True, env=environment()).returncode == -9
+    assert not (out / "fisher.safetensors").exists()
+    status, _, error = letgo("fisher", "--output_dir", out)
+    assert status == 0, error
+    assert load_file(out / "fisher.safetensors")
+    assert {path.name for path in out.iterdir()} == STAGE_FILES | {"fisher.safetensors"}
