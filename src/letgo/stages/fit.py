@@ -5,7 +5,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig
@@ -15,7 +14,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 from trl import get_peft_config
 
@@ -74,9 +72,9 @@ def fit(
     """Fine-tune the base model and save it; resumes from the last whole checkpoint in `scratch`.
 
     Args:
-        run: its learning data and settings are used.
-        scratch: the stage's scratch folder; checkpoints and `train_log.jsonl` are written there.
-        target: folder for the model or adapter, its tokenizer and model card.
+        run: its learning data and settings.
+        scratch: gets the checkpoints and `train_log.jsonl`.
+        target: gets the model or adapter, its tokenizer and model card.
         name: for the progress bar.
         forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
         adapter: replaces the one of the settings.
@@ -167,14 +165,12 @@ class _TimedCheckpoint(TrainerCallback):
         self.seconds, self.last = seconds, time.monotonic()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, _: object, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, *_: object, **kwargs: object) -> None:
         self.last = time.monotonic()
 
 
@@ -182,31 +178,17 @@ class _ShowProgress(TrainerCallback):
     """The trainer's steps in letgo's progress bar."""
 
     def __init__(self, name: str):
-        self.name = name
-        self.note = ""
+        self.name, self.note = name, ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, _: object, state: TrainerState, *__: object, **kwargs: object) -> None:
         self.progress = Progress(self.name, state.max_steps, state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs and "loss" in logs:
+    def on_log(self, *_: object, logs: dict[str, float], **kwargs: object) -> None:
+        if "loss" in logs:
             self.note = f"loss {logs['loss']:.3f}"
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, *_: object, **kwargs: object) -> None:
         self.progress.step(note=self.note)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *_: object, **kwargs: object) -> None:
         self.progress.close()

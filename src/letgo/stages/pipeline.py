@@ -10,23 +10,9 @@ from letgo.evaluation.asking import evaluated_sets
 from letgo.models import loading as models
 from letgo.run import config as cfg
 from letgo.run import decisions
+from letgo.run import folder as files
 from letgo.run.config import Config
-from letgo.run.folder import (
-    ANSWERS,
-    BASELINE,
-    FISHER,
-    HARNESS,
-    LWF,
-    METRICS,
-    MODEL,
-    PROBE,
-    REPORT,
-    SELECTION,
-    SELF_KNOWLEDGE,
-    TRAIN_LOG,
-    is_run,
-)
-from letgo.run.folder import SCORES as SCORES_FILE
+from letgo.run.folder import is_run
 from letgo.run.inputs import Run, open_run
 from letgo.run.provenance import write_config
 from letgo.run.stage import Stage, check, run_stage
@@ -46,41 +32,14 @@ from letgo.unlearning.config import LWFConfig
 # LWFConfig's own settings, on which plain fine-tuning does not depend.
 UNLEARNING = set(vars(LWFConfig)["__annotations__"]) - {"bf16"}
 # TrainingArguments fields about logging and saving; they do not change the result.
-REPORTING = {
-    "output_dir",
-    "logging_strategy",
-    "logging_steps",
-    "logging_first_step",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "project",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "save_only_model",
-    "save_on_each_node",
-    "push_to_hub",
-    "hub_token",
-    "hub_private_repo",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_always_push",
-    "hub_revision",
-    "resume_from_checkpoint",
-    "skip_memory_metrics",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "trackio_space_id",
-    "trackio_bucket_id",
-    "trackio_static_space_id",
-    "use_cpu",
-    "per_device_eval_batch_size",
-    "local_rank",
-}
+REPORTING = """
+    output_dir logging_strategy logging_steps logging_first_step log_level log_level_replica
+    log_on_each_node disable_tqdm report_to run_name project save_strategy save_steps
+    save_total_limit save_only_model save_on_each_node push_to_hub hub_token hub_private_repo
+    hub_model_id hub_strategy hub_always_push hub_revision resume_from_checkpoint
+    skip_memory_metrics dataloader_num_workers dataloader_pin_memory trackio_space_id
+    trackio_bucket_id trackio_static_space_id use_cpu per_device_eval_batch_size local_rank
+"""
 
 
 def stages(run: Run) -> list[Stage]:
@@ -104,7 +63,7 @@ def stages(run: Run) -> list[Stage]:
     tuned = {
         **base,
         "learn": fingerprint(run.learn),
-        **cfg.changed_from_default(training, UNLEARNING | REPORTING),
+        **cfg.changed_from_default(training, UNLEARNING.union(REPORTING.split())),
     }
     optimal = {**tuned, "optimum": settings.optimum}
     informed = {
@@ -130,15 +89,21 @@ def stages(run: Run) -> list[Stage]:
     tested = {**trained, **compared}
     score_needs_fisher = fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
-        Stage("elicit", (SELF_KNOWLEDGE,), elicit, elicited, shared=True),
-        Stage("probe", (PROBE,), probe, optimal, shared=True),
-        Stage("fisher", (FISHER,), fisher, informed, shared=True, needed=score_needs_fisher),
-        Stage("score", (SCORES_FILE,), score, scored, shared=True, parallel=True),
-        Stage("select", (SELECTION,), select, selected),
-        Stage("train", (LWF, TRAIN_LOG), train, trained),
-        Stage("baseline", (BASELINE,), baseline, compared, shared=True),
-        Stage("evaluate", (METRICS, ANSWERS, MODEL), evaluate, tested, brings=("baseline",)),
-        Stage("report", (REPORT,), report, tested),
+        Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True),
+        Stage("probe", (files.PROBE,), probe, optimal, shared=True),
+        Stage("fisher", (files.FISHER,), fisher, informed, shared=True, needed=score_needs_fisher),
+        Stage("score", (files.SCORES,), score, scored, shared=True, parallel=True),
+        Stage("select", (files.SELECTION,), select, selected),
+        Stage("train", (files.LWF, files.TRAIN_LOG), train, trained),
+        Stage("baseline", (files.BASELINE,), baseline, compared, shared=True),
+        Stage(
+            "evaluate",
+            (files.METRICS, files.ANSWERS, files.MODEL),
+            evaluate,
+            tested,
+            brings=("baseline",),
+        ),
+        Stage("report", (files.REPORT,), report, tested),
     ]
 
 
@@ -198,5 +163,5 @@ def execute_harness(config: Config, tasks: Sequence[str]) -> Run:
     before = [stage for stage in stages(run) if stage.name != "report"]
     check(run.folder, before)
     inputs = {**before[-1].inputs, "max_test": config.settings.max_test, "harness": list(tasks)}
-    run_stage(run, Stage("harness", (HARNESS,), partial(harness, tasks=tasks), inputs))
+    run_stage(run, Stage("harness", (files.HARNESS,), partial(harness, tasks=tasks), inputs))
     return run
