@@ -1,10 +1,10 @@
-"""What unlearning costs beside plain fine-tuning, side by side in one run.
+"""Time and memory of unlearning, compared with plain fine-tuning in the same run.
 
 usage: python benchmarks/training.py [--quick] --json FILE
 
-Short runs of TRL's SFTTrainer and of LWFTrainer (N_u = 10) take turns on SmolLM2-135M with equal
-batch shapes; ratios are medians over the turns. Peak memory is that of a process of its own. What
-re-scoring adds is measured apart: how often it comes is a setting.
+Short runs of TRL's SFTTrainer and of LWFTrainer (N_u = 10) alternate on SmolLM2-135M with equal
+batch shapes; ratios are medians over the rounds. Peak memory is measured in separate processes. The
+cost of re-scoring is measured separately, because its interval is a setting.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def compare(rounds: int) -> dict[str, Any]:
 
 
 def rescoring(rounds: int, count: int = 32) -> dict[str, Any]:
-    """What scoring a text anew costs, or taking a learning example for it, in learning examples."""
+    """Time to re-score a text, or to use a learning example for it, in learning examples."""
     from letgo.scoring.scores import DEFAULT_SCORE, SCORES
     from letgo.scoring.weights import trained_weights
     from letgo.unlearning.rescore import Rescore
@@ -141,7 +141,7 @@ def rescoring(rounds: int, count: int = 32) -> dict[str, Any]:
 
 
 def peak(kind: str, loss: str, times: int) -> float:
-    """Peak resident memory of a short run in a process of its own, in bytes; the median."""
+    """Median peak resident memory of a short run in a separate process, in bytes."""
     command = [sys.executable, __file__, "--peak", kind, loss]
     peaks = []
     for _ in range(times):
@@ -163,7 +163,7 @@ def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and losses")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:

@@ -22,8 +22,8 @@ from letgo.errors import InputError
 def fsdp_on_the_cpu():
     """Let accelerate use FSDP over gloo.
 
-    It takes the FSDP settings up only where there are GPUs, and falls back to data parallelism
-    without a word; all that comes after works on the CPU too.
+    It uses the FSDP settings only if there are GPUs, and falls back to data parallelism
+    without a warning; everything after that works on the CPU too.
     """
     prepare = AcceleratorState.__init__
 
@@ -37,7 +37,7 @@ def fsdp_on_the_cpu():
 
 
 class Stop(TrainerCallback):
-    """Saves and stops after a step."""
+    """Stops after a step, with a checkpoint."""
 
     def __init__(self, at):
         self.at = at
@@ -47,7 +47,7 @@ class Stop(TrainerCallback):
 
 
 def run(case, folder):
-    """Kind of distribution, final weights and log of one case; or what the trainer refused."""
+    """Kind of distribution, final weights and log of one case, or the trainer's error message."""
     at, resume = case.pop("interrupted_at", None), None
     try:
         if at:
@@ -76,16 +76,18 @@ def main():
     fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if fsdp:
         fsdp_on_the_cpu()
-    found = {
+    trained = {
         name: run(case, results.parent / name)
         for name, case in json.loads(cases.read_text()).items()
     }
     if int(os.environ["RANK"]) == 0:
-        torch.save(found, results)
+        torch.save(trained, results)
     processes.shutdown()
-    if fsdp:  # caches of DTensor hold the group, whose threads an interpreter may not end beside
+    if (
+        fsdp
+    ):  # DTensor's caches keep the process group alive, and Python may not exit before its threads
         os._exit(0)
-    tasks = Path("/proc/self/task")  # of Linux
+    tasks = Path("/proc/self/task")  # on Linux
     left = [name for task in tasks.glob("*/comm") if "gloo" in (name := task.read_text())]
     assert not left, left
 

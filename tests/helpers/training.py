@@ -1,4 +1,4 @@
-"""Small trainings of a tiny model, watched step by step."""
+"""Short trainings of a tiny model, and records of their steps."""
 
 import math
 
@@ -12,11 +12,11 @@ from letgo import LWFConfig, LWFTrainer
 
 def example_rows(count, seed):
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    rows = []
     for i in range(count):
         ids = torch.randint(4, 300, (5 + i % 7,), generator=generator).tolist()
-        made.append({"input_ids": ids, "labels": [-100] * 2 + ids[2:]})
-    return made
+        rows.append({"input_ids": ids, "labels": [-100] * 2 + ids[2:]})
+    return rows
 
 
 LEARN, FORGET = example_rows(22, 0), example_rows(9, 1)
@@ -114,7 +114,7 @@ def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
 
 
 class Moves(TrainerCallback):
-    """How far each optimizer step moves the weights, and what it leaves in AdamW's moments."""
+    """The length of each optimizer step's update, and AdamW's first moments after it."""
 
     def __init__(self):
         self.distances, self.moments = [], []

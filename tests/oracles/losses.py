@@ -1,4 +1,4 @@
-"""The unlearning losses text by text from the full logits, as their papers have them."""
+"""The unlearning losses, text by text from the full logits, as in their papers."""
 
 import math
 
@@ -7,9 +7,11 @@ import torch
 
 def token_log_probs(logits, labels):
     """Log-probabilities of the labelled tokens of one text: (labels,), and their positions."""
-    places = [t for t in range(1, len(labels)) if labels[t] != -100]
+    positions = [t for t in range(1, len(labels)) if labels[t] != -100]
     logs = torch.log_softmax(logits.float(), -1)
-    return torch.stack([logs[t - 1, labels[t]] for t in places]), logs[[t - 1 for t in places]]
+    return torch.stack([logs[t - 1, labels[t]] for t in positions]), logs[
+        [t - 1 for t in positions]
+    ]
 
 
 def loss(name, logits, labels, reference, learning, beta):

@@ -8,10 +8,10 @@ from letgo.errors import InputError
 from letgo.unlearning.checks import check_overlap, prompts
 
 
-def test_texts_of_another_tokenizer_are_refused(tmp_path):
-    strange = [{"input_ids": [5, 999], "labels": [-100, 999]}] * 4
+def test_texts_of_another_tokenizer_are_rejected(tmp_path):
+    foreign = [{"input_ids": [5, 999], "labels": [-100, 999]}] * 4
     with pytest.raises(InputError, match="another tokenizer: they contain token 999"):
-        unlearner(tmp_path, forget=strange)
+        unlearner(tmp_path, forget=foreign)
     tokenizer = make_tokenizer()
     ids = tokenizer("a b c")["input_ids"]
     fitting = {"prompt_ids": [9, 8], "completion_ids": ids, "completion": tokenizer.decode(ids)}
@@ -45,7 +45,7 @@ def test_overlap_with_learning_prompts_is_counted_and_bounded(tmp_path, caplog):
         unlearner(tmp_path, forget=LEARN)
 
 
-def test_warnings_that_a_user_should_see(tmp_path, caplog):
+def test_warnings_about_few_texts_and_few_steps(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="letgo"):
         trainer = unlearner(tmp_path, forget=FORGET[:2], unlearning_interval=50)
         trainer.get_train_dataloader()

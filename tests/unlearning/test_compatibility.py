@@ -1,4 +1,4 @@
-"""What the documentation's table says LWFTrainer works together with: it runs, and unlearns."""
+"""The features in the table of docs/training.md: training runs with them, and unlearns."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ ADAPTED = ["q_proj", "up_proj"]
 
 
 def unlearned(trainer):
-    """The figures of the unlearning steps; checks that they are finite and moved something."""
+    """The log lines of the unlearning steps, which must be finite with a positive strength."""
     steps = [entry for entry in trainer.state.log_history if "unlearn/loss" in entry]
     assert len(steps) == trainer.plan.unlearned(99) > 0
     values = torch.tensor([[e["unlearn/nll"], e["unlearn/grad_norm"]] for e in steps])
@@ -43,14 +43,14 @@ def unlearned(trainer):
         ({"unlearning_loss": "npo"}, LoraConfig(r=2, target_modules=ADAPTED, use_dora=True)),
     ],
 )
-def test_works_with(tmp_path, changes, peft):
+def test_unlearning_works_with(tmp_path, changes, peft):
     interval = 1 if "packing" in changes else 3
     arguments = config(tmp_path, **{"unlearning_interval": interval, **changes})
     unlearned(train(LWFTrainer, arguments, FORGET, peft=peft))
 
 
 def test_packed_learning_data_and_padded_texts_to_forget(tmp_path):
-    """Every text to forget has the NLL it has alone, although learning rows are packed."""
+    """Packing the learning data does not change the NLL of the texts."""
     arguments = config(
         tmp_path,
         packing=True,
@@ -81,7 +81,7 @@ def test_packed_learning_data_and_padded_texts_to_forget(tmp_path):
 
 
 def test_assistant_only_loss_of_conversations(tmp_path):
-    """A setting about learning data; the texts to forget are prompts and completions."""
+    """The setting is about the learning data; the texts are prompts and completions."""
     tokenizer = make_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}"
@@ -110,12 +110,12 @@ def test_assistant_only_loss_of_conversations(tmp_path):
 
 
 def test_torch_compile(tmp_path):
-    """Captured as graphs, forward and backward; the code generator behind them takes minutes."""
+    """With `aot_eager`, which captures both passes; the default backend compiles for minutes."""
     arguments = config(tmp_path, torch_compile=True, torch_compile_backend="aot_eager", max_steps=4)
     unlearned(train(LWFTrainer, arguments, FORGET))
 
 
-def test_figures_reach_tensorboard(tmp_path):
+def test_metrics_reach_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -154,7 +154,7 @@ def test_learning_steps_are_those_of_trl(tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"ignore_data_skip": True}, "--ignore_data_skip: "),
         ({"train_sampling_strategy": "group_by_length"}, "--train_sampling_strategy group_by_len"),
@@ -167,16 +167,16 @@ def test_learning_steps_are_those_of_trl(tmp_path, changes):
         ),
     ],
 )
-def test_what_would_come_out_wrong_is_refused(tmp_path, changes, said):
-    """With unlearning alone: without it TRL decides."""
-    with pytest.raises(InputError, match=said):
+def test_settings_that_would_give_wrong_results_are_rejected(tmp_path, changes, message):
+    """Only with unlearning; without it TRL decides."""
+    with pytest.raises(InputError, match=message):
         train(LWFTrainer, config(tmp_path, **changes), FORGET)
     if "max_steps" not in changes:
         train(LWFTrainer, config(tmp_path, **changes, unlearning_interval=0), FORGET)
 
 
 @pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
-def test_schedules_that_go_by_an_evaluation(tmp_path, kind):
+def test_learning_rate_schedules_that_follow_an_evaluation(tmp_path, kind):
     """The rate falls as in TRL's trainer; unlearning steps do not count as evaluations."""
     arguments = {
         "lr_scheduler_type": kind,
@@ -206,7 +206,7 @@ def test_schedules_that_go_by_an_evaluation(tmp_path, kind):
 @pytest.mark.parametrize("loss", ["bounded_ga", "npo", "simnpo", "graddiff", "kl_uniform"])
 def test_models_without_loss_arguments(tmp_path, loss):
     """The trainer counts no labels for them and divides by micro-batches; the loss is the same."""
-    figures = []
+    values = []
     for accepts, accumulation in ((True, 1), (False, 1), (False, 2)):
         model = make_model()
         model.accepts_loss_kwargs = accepts
@@ -218,14 +218,14 @@ def test_models_without_loss_arguments(tmp_path, loss):
             unlearning_schedule="early",
         )
         steps = unlearned(train(LWFTrainer, arguments, FORGET, model=model))
-        figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
-    for other in figures[1:]:
+        values.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
+    for other in values[1:]:
         torch.testing.assert_close(
-            torch.tensor(other), torch.tensor(figures[0]), rtol=1e-3, atol=1e-5
+            torch.tensor(other), torch.tensor(values[0]), rtol=1e-3, atol=1e-5
         )
 
 
-def test_a_collator_of_one_s_own_sees_the_columns_that_it_sees_in_trl(tmp_path):
+def test_a_custom_collator_gets_the_same_columns_as_in_trl(tmp_path):
     tokenizer = make_tokenizer()
     trainer = LWFTrainer(
         model=make_model(),

@@ -18,6 +18,8 @@ from helpers.training import FORGET, config, train
 
 from letgo import LWFTrainer
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 CONFIGS = files("letgo") / "accelerate_configs"
 # The same optimizer steps of 8 examples: 2 processes x 2 x 2 are 4 x 2 or 1 x 8 on one. The last
@@ -31,8 +33,8 @@ RATE = {"unlearning_rate": 2e-3}  # and with it, shared state
 NPO, GRADDIFF = {"unlearning_loss": "npo"}, {"unlearning_loss": "graddiff"}
 RATES = {"rate": RATE, "npo, rate": {**NPO, **RATE}, "graddiff, rate": {**GRADDIFF, **RATE}}
 STRENGTHS = {"strength": {}, "npo, strength": NPO, "graddiff, strength": GRADDIFF}
-# Norms are summed over the shards: of the gradient, of a learning update, of what is known before
-# the first one, and of the running mean.
+# These need norms over all shards: of the gradient, of a learning update, of the estimate before
+# the first update, and of the running mean.
 SHARDS = {
     "rate": RATE,
     "npo, strength": NPO,
@@ -41,12 +43,12 @@ SHARDS = {
     "adaptive": {"unlearning_schedule": "adaptive"},
 }
 RESCORED = {"rescored": {**RATE, "rescore_interval": 2, "rescore_texts": 9, "forget_fraction": 0.9}}
-# DeepSpeed cannot size a step. With every text above the ceiling an unlearning step is none at all.
-UNSIZED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
+# DeepSpeed cannot scale a step. With every text above the ceiling an unlearning step has no effect.
+DEEPSPEED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
 
 
 def environment():
-    """Of a launcher's processes: on the CPU, on this machine."""
+    """Environment of a launcher: on the CPU of this machine."""
     return {
         **os.environ,
         "PYTHONPATH": str(TESTS),
@@ -59,9 +61,9 @@ def environment():
 
 @contextmanager
 def launched(folder, name, cases):
-    """Two processes of `distributed_worker.py` under one of our configurations, at work.
+    """Two running processes of `distributed_worker.py` under one of our configurations.
 
-    Gives a function that waits for what they find.
+    Yields a function that waits for their results.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -71,9 +73,9 @@ def launched(folder, name, cases):
     )
     log = folder / "log.txt"
 
-    def found():
+    def results():
         assert running.wait(timeout=300) == 0, log.read_text()[-3000:]
-        return torch.load(folder / "found.pt", weights_only=True)
+        return torch.load(folder / "results.pt", weights_only=True)
 
     with log.open("w") as output:
         running = subprocess.Popen(
@@ -91,14 +93,14 @@ def launched(folder, name, cases):
                 str(port),
                 str(TESTS / "helpers" / "distributed_worker.py"),
                 str(folder / "cases.json"),
-                str(folder / "found.pt"),
+                str(folder / "results.pt"),
             ],
             env=environment(),
             stdout=output,
             stderr=output,
         )
         try:
-            yield found
+            yield results
         finally:
             running.terminate()  # the launcher ends its processes
             running.wait()
@@ -110,16 +112,16 @@ def alone(folder, changes):
     return trainer.model.state_dict(), trainer.state.log_history
 
 
-def assert_same(case, found, weights, log):
-    """The same weights, and the same figures at every step."""
-    assert found["weights"].keys() == weights.keys()
+def assert_same(case, results, weights, log):
+    """The same weights, and the same log line at every step."""
+    assert results["weights"].keys() == weights.keys()
     for name, expected in weights.items():
         torch.testing.assert_close(
-            found["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=lambda m: f"{case}: {m}"
+            results["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=lambda m: f"{case}: {m}"
         )
-    assert len(found["log"]) == len(log)
+    assert len(results["log"]) == len(log)
     unlearned = 0
-    for ours, theirs in zip(found["log"][:-1], log[:-1], strict=True):
+    for ours, theirs in zip(results["log"][:-1], log[:-1], strict=True):
         names = [n for n in theirs if n.startswith("unlearn/") or n in ("loss", "learning_rate")]
         unlearned += "unlearn/loss" in names
         assert [ours[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-3), case
@@ -131,8 +133,8 @@ def assert_same(case, found, weights, log):
     [
         ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS, **RESCORED}),
         ("fsdp2", "FSDP", SHARDS),
-        ("zero2", "DEEPSPEED", UNSIZED),
-        ("zero3", "DEEPSPEED", UNSIZED),
+        ("zero2", "DEEPSPEED", DEEPSPEED),
+        ("zero3", "DEEPSPEED", DEEPSPEED),
     ],
 )
 def test_two_processes_equal_one(tmp_path, name, kind, cases):
@@ -151,22 +153,22 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
             for case, changes in cases.items()
             for one in (ON_ONE if case == "strength" else ON_ONE[:1])
         ]
-        found = wait()
+        results = wait()
     for case in refused:
-        assert "set --unlearning_rate with" in found[case]["refused"]
+        assert "set --unlearning_rate with" in results[case]["refused"]
     for case, weights, log in expected:
-        assert (found[case]["kind"], found[case]["processes"]) == (kind, 2)
-        assert sorted(set(found[case]["unlearning"])) == [False, True]
-        assert_same(case, found[case], weights, log)
+        assert (results[case]["kind"], results[case]["processes"]) == (kind, 2)
+        assert sorted(set(results[case]["unlearning"])) == [False, True]
+        assert_same(case, results[case], weights, log)
     for resumed, whole in zip(
-        found["interrupted"]["weights"].values(), found["rate"]["weights"].values(), strict=True
+        results["interrupted"]["weights"].values(), results["rate"]["weights"].values(), strict=True
     ):
         torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_learning_alone_is_that_of_trl(tmp_path):
-    """Off, bit for bit; and beside unlearning steps without strength, where batches are dropped."""
-    dropped, still = {"dataloader_drop_last": True}, {"unlearning_strength": 0.0}
+    """Bit for bit without unlearning, or with strength 0 where batches are dropped."""
+    dropped, no_strength = {"dataloader_drop_last": True}, {"unlearning_strength": 0.0}
     # More examples than there are texts: the second process has none in an unlearning step.
     alone = {
         "per_device_train_batch_size": 9,
@@ -177,29 +179,29 @@ def test_learning_alone_is_that_of_trl(tmp_path):
         "trl": {"trl": True},
         "off": {"unlearning_interval": 0},
         "trl, dropped": {"trl": True, **dropped},
-        "still, dropped": {**dropped, **still},
+        "zero strength, dropped": {**dropped, **no_strength},
         "own tokens": {**alone, "average_tokens_across_devices": False},
     }
     with launched(tmp_path, "ddp", cases) as wait:
-        found = wait()
-    for theirs, ours in (("trl", "off"), ("trl, dropped", "still, dropped")):
-        assert found[ours]["processes"] == 2
-        expected, weights = found[theirs]["weights"], found[ours]["weights"]
+        results = wait()
+    for theirs, ours in (("trl", "off"), ("trl, dropped", "zero strength, dropped")):
+        assert results[ours]["processes"] == 2
+        expected, weights = results[theirs]["weights"], results[ours]["weights"]
         assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
-        figures = [
-            [(e["loss"], e["grad_norm"]) for e in found[case]["log"] if "loss" in e]
+        losses = [
+            [(e["loss"], e["grad_norm"]) for e in results[case]["log"] if "loss" in e]
             for case in (theirs, ours)
         ]
-        assert figures[0] == figures[1]
-        assert len(figures[0]) == 6
-    assert True in found["still, dropped"]["unlearning"]
-    losses = [e["unlearn/loss"] for e in found["own tokens"]["log"] if "unlearn/loss" in e]
+        assert losses[0] == losses[1]
+        assert len(losses[0]) == 6
+    assert True in results["zero strength, dropped"]["unlearning"]
+    losses = [e["unlearn/loss"] for e in results["own tokens"]["log"] if "unlearn/loss" in e]
     assert len(losses) == 4
     assert torch.tensor(losses).isfinite().all()
 
 
 def test_two_processes_score_what_one_does(tiny, data, tmp_path):
-    """The same file, byte for byte; a shard that is there already is not done again."""
+    """The same file, byte for byte."""
     one, two = tmp_path / "one", tmp_path / "two"
     for command in ("elicit", "probe", "fisher"):
         status, _, error = letgo(command, *flags(tiny, data, one))
@@ -234,6 +236,6 @@ def test_two_processes_score_what_one_does(tiny, data, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("score gradient, ") == 1  # one process tells
+    assert done.stdout.count("score gradient, ") == 1  # only one process prints
     assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()
     assert not (two / "score.part").exists()

@@ -1,4 +1,4 @@
-"""Guards, and the state that checkpoints carry."""
+"""Guards, and the state in checkpoints."""
 
 import json
 
@@ -12,7 +12,7 @@ from letgo.unlearning.tracker import Tracker
 
 
 def test_a_risen_learning_loss_pauses_unlearning(tmp_path, caplog):
-    """Paused steps leave the weights where they are, are counted, and said once."""
+    """Paused steps do not change the weights, are counted, and are warned about once."""
     moves = Moves()
     arguments = config(
         tmp_path,
@@ -33,34 +33,34 @@ def test_a_risen_learning_loss_pauses_unlearning(tmp_path, caplog):
     assert sum("unlearning pauses" in record.message for record in caplog.records) == 1
 
 
-def test_the_learning_loss_is_smoothed_before_it_is_judged():
-    memory = Tracker()
+def test_the_learning_loss_is_smoothed():
+    tracker = Tracker()
     for loss in [2.0, 1.5, 1.2, 1.0]:
-        watch_learning(memory, loss)
-    assert not loss_has_risen(memory, 0.1)  # too few to judge
+        watch_learning(tracker, loss)
+    assert not loss_has_risen(tracker, 0.1)  # too few losses
     for loss in [1.0] * 20:
-        watch_learning(memory, loss)
-    watch_learning(memory, 3.0)  # one bad batch
-    assert not loss_has_risen(memory, 0.5)
+        watch_learning(tracker, loss)
+    watch_learning(tracker, 3.0)  # one bad batch
+    assert not loss_has_risen(tracker, 0.5)
     for _ in range(3):
-        watch_learning(memory, 3.0)
-    assert loss_has_risen(memory, 0.5)
+        watch_learning(tracker, 3.0)
+    assert loss_has_risen(tracker, 0.5)
 
 
-def test_memory_survives_json():
-    memory = Tracker()
+def test_the_tracker_is_restored_from_json():
+    tracker = Tracker()
     for value in (0.1, 1 / 3, 0.7):
-        memory.update.add(value, 0.9)
-        watch_learning(memory, value)
-    memory.guard_counts["skipped"] = 4
+        tracker.update.add(value, 0.9)
+        watch_learning(tracker, value)
+    tracker.guard_counts["skipped"] = 4
 
     class State:
-        stateful_callbacks = {"Tracker": json.loads(json.dumps(memory.state()))}
+        stateful_callbacks = {"Tracker": json.loads(json.dumps(tracker.state()))}
 
     again = Tracker()
     again.on_train_begin(None, State, None)
-    assert again.state() == memory.state()
-    assert again.update.value == memory.update.value
+    assert again.state() == tracker.state()
+    assert again.update.value == tracker.update.value
 
 
 @pytest.mark.parametrize(

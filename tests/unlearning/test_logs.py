@@ -1,4 +1,4 @@
-"""What a run that unlearns tells: losses, epochs and counts as without unlearning."""
+"""The log of a run with unlearning: losses, epochs and counts are those of the learning steps."""
 
 import pytest
 from datasets import Dataset
@@ -11,7 +11,7 @@ from letgo import LWFTrainer
 
 
 class Stop(TrainerCallback):
-    """Saves and stops after a step."""
+    """Stops after a step, with a checkpoint."""
 
     def __init__(self, at):
         self.at = at
@@ -20,8 +20,8 @@ class Stop(TrainerCallback):
         control.should_save = control.should_training_stop = state.global_step == self.at
 
 
-class Happened(TrainerCallback):
-    """Evaluations and checkpoints, by step; and the names of logged figures."""
+class Events(TrainerCallback):
+    """The steps of evaluations and checkpoints, and the names of logged metrics."""
 
     def __init__(self):
         self.evaluated, self.saved, self.names = [], [], set()
@@ -56,7 +56,7 @@ def logged(trainer):
 
 
 def test_the_training_loss_is_the_mean_over_learning_steps(tmp_path):
-    """Also of the part of a run that is left after a checkpoint, whatever kinds of step it has."""
+    """Also in a run that is resumed from a checkpoint."""
     early = {"unlearning_interval": 1, "unlearning_schedule": "early", "unlearning_strength": 0.0}
     trainer, output = result(LWFTrainer, config(tmp_path, **early), FORGET)
     losses = logged(trainer)
@@ -71,13 +71,13 @@ def test_the_training_loss_is_the_mean_over_learning_steps(tmp_path):
 
 
 def test_epochs_and_samples_are_those_of_the_learning_data(tmp_path):
-    figures = []
+    values = []
     for cls, forget in ((SFTTrainer, None), (LWFTrainer, FORGET)):
         trainer, output = result(cls, config(tmp_path), forget)
         metrics = output.metrics
         samples = metrics["train_samples_per_second"] * metrics["train_runtime"]
-        figures.append((trainer.state.num_train_epochs, round(samples), output.metrics["epoch"]))
-    assert figures == [(2, 44, 2.0)] * 2
+        values.append((trainer.state.num_train_epochs, round(samples), output.metrics["epoch"]))
+    assert values == [(2, 44, 2.0)] * 2
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_epochs_and_samples_are_those_of_the_learning_data(tmp_path):
     [(5, "periodic", [7, 14]), (3, "periodic", [8, 16]), (3, "early", [10, 16])],
 )
 def test_an_epoch_ends_once(tmp_path, interval, schedule, at):
-    """Evaluated and saved after the unlearning steps that follow its last learning step."""
-    happened = Happened()
+    """It is evaluated and saved after the unlearning steps that follow its last learning step."""
+    events = Events()
     arguments = config(
         tmp_path,
         eval_strategy="epoch",
@@ -95,25 +95,25 @@ def test_an_epoch_ends_once(tmp_path, interval, schedule, at):
         unlearning_interval=interval,
         unlearning_schedule=schedule,
     )
-    trainer, _ = result(LWFTrainer, arguments, FORGET, [happened])
-    assert happened.evaluated == happened.saved == at
+    trainer, _ = result(LWFTrainer, arguments, FORGET, [events])
+    assert events.evaluated == events.saved == at
     assert len(logged(trainer)) == 2
 
 
 def test_a_part_of_an_epoch_is_evaluated_at_its_end_as_by_trl(tmp_path):
     for cls, forget, at in ((SFTTrainer, None, [6, 9]), (LWFTrainer, FORGET, [8, 12])):
-        happened = Happened()
+        events = Events()
         arguments = config(tmp_path, eval_strategy="epoch", num_train_epochs=1.4)
-        result(cls, arguments, forget, [happened])
-        assert happened.evaluated == at
+        result(cls, arguments, forget, [events])
+        assert events.evaluated == at
 
 
-def test_the_names_of_the_figures(tmp_path):
-    """What every `report_to` gets."""
-    happened = Happened()
+def test_the_names_of_the_metrics(tmp_path):
+    """These are what every `report_to` gets."""
+    events = Events()
     arguments = config(tmp_path, rescore_interval=2)
-    train(LWFTrainer, arguments, FORGET, callbacks=[happened])
-    assert {name for name in happened.names if name.startswith("unlearn")} == {
+    train(LWFTrainer, arguments, FORGET, callbacks=[events])
+    assert {name for name in events.names if name.startswith("unlearn")} == {
         f"unlearn/{name}"
         for name in (
             "loss",

@@ -16,7 +16,7 @@ from letgo.unlearning.texts import reference_log_probs
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
-    """On a padded, prompt-masked batch, through TRL's fused head, with learning rows if mixed."""
+    """On a padded, prompt-masked batch, through TRL's fused head."""
     trainer = unlearner(tmp_path, unlearning_loss=name)
     trainer.get_train_dataloader()
     trainer.plan, trainer.texts_per_step = Plan([True]), 4
@@ -42,7 +42,7 @@ def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_trains(tmp_path, name):
-    """And does to the texts what it is for; `replay` the opposite."""
+    """It makes the texts less likely; `replay` makes them more likely."""
     nll = {}
     for strength in (0.0, 1.0):
         arguments = config(
@@ -60,8 +60,8 @@ def test_every_loss_trains(tmp_path, name):
     assert (nll[1.0] > nll[0.0]) is (name not in ("replay", "kl_uniform"))
 
 
-def test_the_reference_is_the_base_model_s(tmp_path):
-    """Computed before the first step; from the elicited log-probability where there is one."""
+def test_the_reference_is_that_of_the_base_model(tmp_path):
+    """It is computed before the first step, or is the log-probability stored by `letgo elicit`."""
     trainer = unlearner(tmp_path, unlearning_loss="npo")
     model = make_model()
     expected = reference_log_probs(model, FORGET, 1, False)
@@ -80,7 +80,7 @@ def test_the_reference_is_the_base_model_s(tmp_path):
     ]
 
 
-def test_with_an_adapter_the_reference_is_without_it(tmp_path):
+def test_the_reference_is_computed_without_the_adapter(tmp_path):
     adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     trainer = unlearner(tmp_path, peft=adapter, unlearning_loss="npo")
     expected = reference_log_probs(make_model(), FORGET, 1, False)
@@ -88,7 +88,7 @@ def test_with_an_adapter_the_reference_is_without_it(tmp_path):
 
 
 def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
-    """The gradient is that of the texts below it alone; `ga` has no ceiling."""
+    """The gradient is that of the texts below it; `ga` has no ceiling."""
     gradients = {}
     nll = [-v for v in reference_log_probs(make_model(), FORGET[:4], 1, False)]
     nll = [v / (len(r["input_ids"]) - 2) for v, r in zip(nll, FORGET, strict=False)]
@@ -103,7 +103,7 @@ def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
         )
         trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(30)).backward()
         gradients[name] = trainer.model.model.norm.weight.grad
-        assert trainer.metrics._step[3] == (2 if name == "bounded_ga" else 0)
+        assert trainer.metrics.step_sums[3] == (2 if name == "bounded_ga" else 0)
     below = [r for r, v in zip(FORGET, nll, strict=False) if v < ceiling]
     trainer.model.zero_grad()
     batch = MixedBatches(None, trainer.data_collator)([{**r, "reference": 0.0} for r in below])

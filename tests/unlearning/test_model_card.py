@@ -5,15 +5,15 @@ from helpers.training import FORGET, config, train
 from letgo import LWFTrainer
 
 
-def test_the_model_card_says_what_was_forgotten(tmp_path):
+def test_the_model_card_describes_the_unlearning(tmp_path):
     rows = [{**row, "confidence": float(i)} for i, row in enumerate(FORGET)]
     trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=6.3), rows)
     trainer.tracker.guard_counts["paused"] = 2
     trainer.create_model_card(model_name="m")
-    acted = trainer.tracker.guard_counts
-    assert acted["skipped"] > 0 < acted["clipped"]
+    counts = trainer.tracker.guard_counts
+    assert counts["skipped"] > 0 < counts["clipped"]
     card = (tmp_path / "README.md").read_text()
-    for said in (
+    for text in (
         "9 self-generated texts, 4 of them unlearned",
         "quartiles): 5, 5.75, 6.5, 7.25, 8",
         "N_u = 3",
@@ -21,6 +21,6 @@ def test_the_model_card_says_what_was_forgotten(tmp_path):
         "seeds: training 5",
         "jiang2025graceful",
         "strength 0.1 of a learning update",
-        f"skipped {acted['skipped']}, clipped {acted['clipped']}, paused 2",
+        f"skipped {counts['skipped']}, clipped {counts['clipped']}, paused 2",
     ):
-        assert said in card, said
+        assert text in card, text

@@ -14,7 +14,7 @@ ADAPTED = ["q_proj", "up_proj"]
 
 
 def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
-    """The end of an epoch, where the stream has places left over: 2 micro-batches of 4."""
+    """At the end of an epoch, 2 of the 4 micro-batches of a step are empty."""
     losses = []
     for interval in (0, 3):
         arguments = config(
@@ -30,7 +30,7 @@ def test_micro_batches_without_examples_do_not_dilute_a_penalty(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_packed_examples_have_no_feature_each(tmp_path):
+def test_bss_rejects_packed_data(tmp_path):
     for changes in (
         {"packing": True, "max_length": 24},
         {"padding_free": True, "max_length": None},
@@ -41,8 +41,8 @@ def test_packed_examples_have_no_feature_each(tmp_path):
 
 @pytest.mark.parametrize("name", ["bss", "l2_sp", "ewc"])
 @pytest.mark.parametrize("interval", [0, 3])
-def test_regularizers_hold_the_model_back(tmp_path, name, interval):
-    """With and without unlearning; a large weight keeps what it measures smaller."""
+def test_regularizers_keep_the_model_near_its_start(tmp_path, name, interval):
+    """With and without unlearning: a large weight makes the penalized quantity smaller."""
     moved = {}
     for weight in (0.0, 1e4):
         arguments = config(
@@ -70,7 +70,7 @@ def test_regularizers_hold_the_model_back(tmp_path, name, interval):
     assert moved[1e4] < moved[0.0]
 
 
-def test_the_penalties_are_those_of_their_formulas(tmp_path):
+def test_the_penalties_agree_with_their_formulas(tmp_path):
     from letgo.scoring.weights import scored_weights
     from letgo.unlearning.regularizers import penalty
 
@@ -100,7 +100,7 @@ def test_the_penalties_are_those_of_their_formulas(tmp_path):
     assert shrink(labels).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_regularizers_that_cannot_hold_a_model_say_so(tmp_path):
+def test_regularizers_reject_models_they_do_not_work_with(tmp_path):
     adapter = LoraConfig(r=2, target_modules=ADAPTED)
     with pytest.raises(InputError, match=r"--regularizer l2_sp .* adapter"):
         train(LWFTrainer, config(tmp_path, regularizer="l2_sp"), FORGET, peft=adapter)

@@ -1,4 +1,4 @@
-"""Texts chosen anew while the model learns."""
+"""Re-scoring: the texts are chosen again during training."""
 
 import math
 
@@ -23,7 +23,7 @@ EVERY = {"rescore_interval": 2, "rescore_texts": 8, "per_device_train_batch_size
 
 
 def prepared(folder, forget=FORGET, **changes):
-    """A trainer that is watched, before it trains."""
+    """A trainer before training, and a record of its steps."""
     watch = Watch()
     trainer = LWFTrainer(
         model=make_model(),
@@ -39,8 +39,8 @@ def prepared(folder, forget=FORGET, **changes):
 
 def gradient(model, layers, row):
     """One text's gradient, all layers in one vector."""
-    _, found = gradient_of_one(model, layers, row)
-    return torch.cat([g.flatten() for g in found.values()]).double()
+    _, gradients = gradient_of_one(model, layers, row)
+    return torch.cat([g.flatten() for g in gradients.values()]).double()
 
 
 def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
@@ -54,8 +54,8 @@ def test_the_scores_are_cosines_with_the_learning_gradient(tmp_path):
         -float(torch.cosine_similarity(learning, gradient(model, layers, row), dim=0))
         for row in FORGET
     ]
-    found = trainer.rescore.scores(list(range(9)), LEARN[:7])
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    scores = trainer.rescore.scores(list(range(9)), LEARN[:7])
+    assert scores == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -76,7 +76,7 @@ def test_interference_is_scored_by_the_losses_alone(tmp_path):
         expected = [nll(model, row) - nll(base, row) for row in FORGET]
     scores = trainer.rescore.scores(list(range(9)), LEARN[:7])
     assert scores == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert len({score > 0 for score in scores}) == 2  # else the choice would mean little
+    assert len({score > 0 for score in scores}) == 2  # otherwise the test shows little
     assert trainer.rescore.learning_norm is None
     lines = [entry for entry in trainer.state.log_history if "unlearn/helpful" in entry]
     assert lines
@@ -123,8 +123,8 @@ def test_packed_learning_examples_are_taken_apart():
     ]
 
 
-def test_texts_that_would_hurt_are_left_out(tmp_path):
-    """The learning task's own texts: ascent on them raises its loss, and no step is taken."""
+def test_texts_with_a_negative_score_are_not_unlearned(tmp_path):
+    """With the learning examples as texts: unlearning them would raise the learning loss."""
     trainer, _ = prepared(tmp_path, forget_max_overlap=1.0, rescore_interval=1, rescore_texts=22)
     whole = LWFTrainer(
         model=make_model(),
@@ -136,21 +136,21 @@ def test_texts_that_would_hurt_are_left_out(tmp_path):
     scores = []
     inner = whole.rescore.scores
 
-    def watch(places, learning):
-        scores.append(dict(zip(places, inner(places, learning), strict=True)))
+    def watch(indices, learning):
+        scores.append(dict(zip(indices, inner(indices, learning), strict=True)))
         return scores[-1].values()
 
-    whole.rescore.scores = lambda *given: list(watch(*given))
+    whole.rescore.scores = lambda *arguments: list(watch(*arguments))
     whole.train()
     assert whole.tracker.pool == sorted(i for i in whole.tracker.pool if scores[-1][i] > 0)
     empty = [e for e in whole.state.log_history if e.get("unlearn/helpful") == 0]
     for entry in empty:
         assert entry["unlearn/strength"] == 0
-    assert any(any(score < 0 for score in found.values()) for found in scores)
+    assert any(score < 0 for each in scores for score in each.values())
 
 
-def test_later_steps_take_what_was_chosen_last(tmp_path):
-    """Before the first re-scoring the planned texts; after it only texts of the pool."""
+def test_unlearning_steps_use_the_texts_chosen_last(tmp_path):
+    """Every unlearning step comes after a re-scoring, and uses only texts of its pool."""
     trainer, watch = prepared(tmp_path, forget_fraction=0.5)
     pools, train_step = [], trainer.rescore.batches
 
@@ -161,11 +161,11 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
     trainer.rescore.batches = batches
     trainer.train()
     unlearned = [step for step, kind in enumerate(trainer.plan.steps) if kind]
-    assert [step for step, _ in pools] == unlearned  # from the first: it comes after 3 steps
+    assert [step for step, _ in pools] == unlearned  # the first re-scoring is earlier
     assert len({tuple(pool) for _, pool in pools}) > 1
     for step, pool in pools:
-        assert len(pool) <= 4  # half of 8, but for those that would hurt
-        chosen = {tuple(FORGET[place]["input_ids"]) for place in pool}
+        assert len(pool) <= 4  # half of 8, those with a negative score left out
+        chosen = {tuple(FORGET[index]["input_ids"]) for index in pool}
         seen = {tuple(i for i in row if i != 1) for row in watch.steps[step][0]}
         assert len(seen - {()}) == min(2, len(pool))
         assert seen - {()} <= chosen
@@ -187,7 +187,7 @@ def test_later_steps_take_what_was_chosen_last(tmp_path):
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path, at, changes):
-    """Cut where the texts are scored, before they are unlearned, and in the next cycle."""
+    """Interrupted at a re-scoring, before an unlearning step, and in the next cycle."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -202,26 +202,24 @@ def test_resumed_equals_uninterrupted(tmp_path, at, changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}])
-def test_adapters_are_scored_in_their_own_weights(tmp_path, changes):
+def test_scores_with_an_adapter_are_of_its_weights(tmp_path, changes):
     adapter = LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
     trainer = train(LWFTrainer, config(tmp_path, **EVERY, **changes), FORGET, peft=adapter)
     assert {name.split(".")[-2] for name in trainer.rescore.weights.layers} == {"lora_A", "lora_B"}
     assert len(set(trainer.rescore.scores(list(range(9)), LEARN[:4]))) == 9
 
 
-def test_other_texts_are_chosen_but_learning_batches_stay(tmp_path):
-    """Learning steps see the same batches with and without re-scoring."""
+def test_rescoring_does_not_change_the_learning_batches(tmp_path):
     seen = []
     for interval in (0, 2):
         trainer, watch = prepared(tmp_path, rescore_interval=interval)
         trainer.train()
-        kinds = trainer.plan.steps
-        seen.append([s for s, kind in zip(watch.steps, kinds, strict=True) if not kind])
+        seen.append([s for i, s in enumerate(watch.steps) if not trainer.plan.is_unlearning(i)])
     assert seen[0] == seen[1]
 
 
-def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
-    """Chosen anew, they still are measured by the cosine of their own gradient."""
+def test_adaptive_strengths_are_those_of_the_chosen_texts(tmp_path):
+    """The strength is the cosine of the chosen texts' gradient with the learning gradient."""
     grads = Grads()
     arguments = config(tmp_path, **EVERY, unlearning_schedule="adaptive", forget_fraction=0.2)
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[grads])
@@ -237,8 +235,8 @@ def test_adaptive_steps_are_as_long_as_the_chosen_texts_agree(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["npo", "simnpo"])
-def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
-    """Fewer may be chosen than a step would take: at the base model `npo` is 2/beta log 2."""
+def test_the_loss_is_a_mean_over_the_chosen_texts(tmp_path, name):
+    """Fewer may be chosen than a step could use: at the base model `npo` is 2/beta log 2."""
     trainer = train(
         LWFTrainer,
         config(
@@ -256,33 +254,34 @@ def test_the_mean_is_over_the_texts_that_a_step_has(tmp_path, name):
     if name == "npo":
         assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
     else:
-        texts = [trainer.rescore.rows[place] for place in trainer.tracker.pool]
-        found = reference_log_probs(trainer.model, texts, 1, False)
+        texts = [trainer.rescore.rows[index] for index in trainer.tracker.pool]
+        log_probs = reference_log_probs(trainer.model, texts, 1, False)
         means = [
-            v / sum(i != -100 for i in row["labels"]) for v, row in zip(found, texts, strict=True)
+            v / sum(i != -100 for i in row["labels"])
+            for v, row in zip(log_probs, texts, strict=True)
         ]
         expected = sum(2 / 2.5 * math.log1p(math.exp(2.5 * mean)) for mean in means) / 4
         assert losses[-1] == pytest.approx(expected, rel=1e-3)
 
 
-def test_what_cannot_be_scored_is_refused(tmp_path):
+def test_rescoring_does_not_work_with_losses_that_mix_in_learning(tmp_path):
     with pytest.raises(InputError, match="graddiff"):
         config(tmp_path, **EVERY, unlearning_loss="graddiff")
 
 
-def test_any_optimizer_will_do(tmp_path):
+def test_rescoring_works_with_sgd(tmp_path):
     trainer = train(LWFTrainer, config(tmp_path, **EVERY, optim="sgd"), FORGET)
     assert trainer.tracker.pool is not None
 
 
-def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, monkeypatch):
-    """And then as often as costs a tenth of the run: 64 texts and 64 examples, every 320 steps."""
+def test_by_default_rescoring_costs_a_tenth_of_the_run(tmp_path, monkeypatch):
+    """Before the first unlearning step, then 64 texts and 64 examples every 320 steps of 4."""
     scored = []
     inner = Rescore.scores
 
-    def scores(rescore, *given):
+    def scores(rescore, *arguments):
         scored.append(rescore.trainer.state.global_step)
-        return inner(rescore, *given)
+        return inner(rescore, *arguments)
 
     monkeypatch.setattr(Rescore, "scores", scores)
     trainer = train(LWFTrainer, config(tmp_path, rescore_interval=None), FORGET)
@@ -292,13 +291,13 @@ def test_by_default_the_texts_are_scored_before_they_are_unlearned(tmp_path, mon
     assert (trainer.rescore.interval, learned) == (5, [3, 5, 10])
 
 
-def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
-    """At unlearning steps 1, 2, 4, 8 while the pool is empty; not once there is a text."""
+def test_while_no_text_helps_the_texts_are_scored_more_often(tmp_path, monkeypatch):
+    """Before unlearning steps 1, 2, 4, 8 while the pool is empty; no longer once it has a text."""
     scored, helps_from = [], math.inf
 
-    def scores(rescore, places, learning):
+    def scores(rescore, indices, learning):
         scored.append(rescore.trainer.plan.unlearned(rescore.trainer.state.global_step) + 1)
-        return [1.0 if len(scored) >= helps_from else -1.0 for _ in places]
+        return [1.0 if len(scored) >= helps_from else -1.0 for _ in indices]
 
     monkeypatch.setattr(Rescore, "scores", scores)
     arguments = {"rescore_interval": None, "unlearning_interval": 1, "num_train_epochs": 3}
@@ -314,8 +313,8 @@ def test_where_none_helped_it_is_asked_again_soon(tmp_path, monkeypatch):
     assert trainer.tracker.pool
 
 
-def test_by_default_no_texts_are_scored_where_they_cannot_be(tmp_path):
-    """Where it was asked for by name, that is an error."""
+def test_without_rescoring_where_it_is_impossible(tmp_path):
+    """An error if the user has set `rescore_interval`."""
     for changes in ({"unlearning_loss": "graddiff"}, {"unlearning_rate": 1e-4}):
         assert config(tmp_path, rescore_interval=None, **changes).rescore_interval == 0
     assert config(tmp_path, rescore_interval=None).rescore_interval is None

@@ -8,7 +8,7 @@ from letgo import LWFTrainer
 from letgo.unlearning.schedule import SCHEDULES, Plan, unlearning_steps
 
 
-def test_plans_differ_only_in_the_places_of_unlearning():
+def test_schedules_differ_only_in_where_unlearning_steps_are():
     assert unlearning_steps("early", 7, 3, 0) == [True] * 2 + [False] * 7
     drawn = unlearning_steps("random", 40, 4, 1)
     assert (drawn.count(True), drawn.count(False)) == (10, 40)
@@ -51,7 +51,7 @@ def test_a_plan_counts_steps_and_epochs():
 
 @pytest.mark.parametrize("schedule", ["early", "random", "warmup", "decay"])
 def test_learning_steps_are_the_same_whatever_the_schedule(tmp_path, schedule):
-    """With nothing to forget left (strength 0), any schedule gives plain fine-tuning."""
+    """With strength 0 any schedule gives plain fine-tuning."""
     arguments = config(tmp_path, unlearning_schedule=schedule, unlearning_strength=0.0)
     ours = train(LWFTrainer, arguments, FORGET)
     assert ours.plan.steps == unlearning_steps(schedule, 12, 3, 5)

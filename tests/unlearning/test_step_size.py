@@ -31,7 +31,7 @@ def test_strength_is_a_fraction_of_recent_learning_updates(tmp_path, optim, sche
     assert logged == pytest.approx([0.3 * factor for factor in factors], rel=1e-4)
 
 
-def test_separate_state_leaves_the_moments_alone_and_shared_state_does_not(tmp_path):
+def test_only_shared_state_changes_the_moments(tmp_path):
     for state, untouched in (("separate", True), ("shared", False)):
         moves = Moves()
         arguments = config(tmp_path, unlearning_state=state, unlearning_strength=0.5)
@@ -43,7 +43,7 @@ def test_separate_state_leaves_the_moments_alone_and_shared_state_does_not(tmp_p
 
 
 def test_shared_strength_is_a_fraction_of_recent_learning_gradients(tmp_path):
-    """What enters the moments: exp_avg changes by (1 - beta1) (g - exp_avg)."""
+    """The gradient that entered the moments: exp_avg changes by (1 - beta1) (g - exp_avg)."""
     moves = Moves()
     arguments = config(tmp_path, unlearning_state="shared", unlearning_strength=0.5)
     trainer = train(LWFTrainer, arguments, FORGET, callbacks=[moves])
@@ -54,8 +54,8 @@ def test_shared_strength_is_a_fraction_of_recent_learning_gradients(tmp_path):
     assert trainer.state.log_history[3]["unlearn/strength"] == pytest.approx(0.5)
 
 
-def test_the_first_steps_of_all_have_a_length_too(tmp_path):
-    """`early`, before any learning update: AdamW's under pure noise, 0.23 lr sqrt(weights)."""
+def test_unlearning_before_the_first_learning_step(tmp_path):
+    """`early`: the length is that of AdamW's update for pure noise, 0.23 lr sqrt(weights)."""
     moves = Moves()
     arguments = config(
         tmp_path, unlearning_schedule="early", unlearning_strength=1.0, warmup_steps=4
@@ -78,8 +78,8 @@ def test_the_first_steps_of_all_have_a_length_too(tmp_path):
         {"unlearning_rate": 1e-2, "unlearning_state": "separate"},
     ],
 )
-def test_before_the_first_learning_step_the_peak_of_the_schedule_counts(tmp_path, changes):
-    """`early` with a warmup: the same way as with a constant rate, not none at all."""
+def test_before_the_first_learning_step_the_peak_learning_rate_is_used(tmp_path, changes):
+    """`early` with a warmup: the same updates as with a constant learning rate."""
     moved = []
     for schedule in ({"warmup_steps": 3}, {"lr_scheduler_type": "constant"}):
         moves = Moves()
@@ -90,14 +90,14 @@ def test_before_the_first_learning_step_the_peak_of_the_schedule_counts(tmp_path
         )
         strengths = [e["unlearn/strength"] for e in trainer.state.log_history if "unlearn/nll" in e]
         assert all(strength > 0 for strength in strengths)
-        if "warmup_steps" in schedule:  # which stands at 0 still, and the next step is above
+        if "warmup_steps" in schedule:  # the first learning rate of a warmup is 0
             assert moves.distances[4] == 0 < moves.distances[5]
     assert moved[0] == moved[1]
     assert all(distance > 0 for distance in moved[0])
 
 
-def test_a_rate_after_a_learning_update_of_no_length(tmp_path):
-    """The first step of a warmup: nothing to compare with, but a step of its own length."""
+def test_a_rate_after_a_learning_update_of_length_0(tmp_path):
+    """After the first step of a warmup, the rate still determines the length of the update."""
     moves = Moves()
     arguments = config(
         tmp_path,
@@ -114,7 +114,7 @@ def test_a_rate_after_a_learning_update_of_no_length(tmp_path):
 
 
 def test_adaptive_follows_the_agreement_of_the_gradients(tmp_path):
-    """Texts that learning drives away are forgotten; the learning task's own texts are not."""
+    """The learning examples as texts: replaying them agrees with learning, unlearning does not."""
     strengths = {}
     for name, loss in (("own", "bounded_ga"), ("replayed", "replay")):
         arguments = config(
@@ -127,7 +127,7 @@ def test_adaptive_follows_the_agreement_of_the_gradients(tmp_path):
         )
         history = train(LWFTrainer, arguments, LEARN).state.log_history
         strengths[name] = [e["unlearn/strength"] for e in history if "unlearn/strength" in e]
-    assert max(strengths["own"]) < 0.05  # ascent on the learning task does not agree with it
+    assert max(strengths["own"]) < 0.05  # unlearning the learning task does not agree with learning
     assert sum(strengths["replayed"]) > 10 * sum(strengths["own"])
 
 
@@ -145,7 +145,7 @@ def test_adaptive_is_the_cosine_with_the_gradient_of_the_step_before(tmp_path, o
 
 @pytest.mark.parametrize("at", [2, 3])
 def test_a_checkpoint_before_an_adaptive_step_is_written_after_it(tmp_path, at):
-    """The gradient that the step needs is in no checkpoint: the run can go on all the same."""
+    """No checkpoint contains the gradient that the step needs, so a run must not resume there."""
     steps = [False, False, False, True]
     adaptive = {"unlearning_schedule": "adaptive", "save_strategy": "steps", "save_steps": at}
     whole = train(LWFTrainer, config(tmp_path, **adaptive), FORGET)
@@ -159,7 +159,7 @@ def test_a_checkpoint_before_an_adaptive_step_is_written_after_it(tmp_path, at):
     assert same(weights(resumed), weights(whole))
 
 
-def test_the_length_of_an_update_is_measured_well_on_a_part_of_the_weights(tmp_path, monkeypatch):
+def test_the_length_of_an_update_is_measured_on_a_sample_of_weights(tmp_path, monkeypatch):
     from letgo.unlearning import step_size as module
 
     monkeypatch.setattr(module, "_MEASURED", 1 << 10)

@@ -1,4 +1,4 @@
-"""The stream of steps: every learning example once per epoch, unlearning exactly where planned."""
+"""The stream of batches: every learning example once per epoch, unlearning as planned."""
 
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ def test_one_unlearning_step_after_every_interval(steps, interval, expected):
 
 
 def processes(accumulation, world, rank, mixed=False):
-    """The settings of one of the processes; with a loss that mixes in learning examples, or not."""
+    """The settings of one process, with a loss that mixes in learning examples or does not."""
     return SimpleNamespace(
         gradient_accumulation_steps=accumulation,
         world_size=world,
@@ -39,19 +39,24 @@ def processes(accumulation, world, rank, mixed=False):
 
 
 def streams(examples, forget, batch, accumulation, world, interval, epochs):
-    """The micro-batches of every process, and the kinds of the steps."""
+    """For every step whether it is an unlearning step, and the micro-batches of every process."""
     per_step = batch * accumulation * world
     steps = epochs * -(-examples // per_step)
-    kinds = unlearning_steps("periodic", steps, interval, 0)
+    is_unlearning = unlearning_steps("periodic", steps, interval, 0)
     made = []
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
         stream = StepStream(
-            Plan(kinds), learning, examples, forget, batch, processes(accumulation, world, rank)
+            Plan(is_unlearning),
+            learning,
+            examples,
+            forget,
+            batch,
+            processes(accumulation, world, rank),
         )
         made.append(list(stream))
-        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
-    return kinds, made
+        assert len(made[-1]) == len(stream) == len(is_unlearning) * accumulation
+    return is_unlearning, made
 
 
 @pytest.mark.parametrize("examples", [1, 7, 16, 29])
@@ -59,31 +64,31 @@ def streams(examples, forget, batch, accumulation, world, interval, epochs):
 @pytest.mark.parametrize(("batch", "accumulation", "world"), [(4, 1, 1), (2, 2, 1), (3, 2, 2)])
 def test_every_example_is_seen_as_planned(examples, forget, batch, accumulation, world):
     epochs = 3
-    kinds, made = streams(examples, forget, batch, accumulation, world, 2, epochs)
-    nothing = examples + forget
+    is_unlearning, made = streams(examples, forget, batch, accumulation, world, 2, epochs)
+    empty = examples + forget
     learned, unlearned = [], []
-    for step, unlearning in enumerate(kinds):
-        places = slice(step * accumulation, (step + 1) * accumulation)
-        seen = [i for stream in made for micro in stream[places] for i in micro if i != nothing]
+    for step, unlearning in enumerate(is_unlearning):
+        part = slice(step * accumulation, (step + 1) * accumulation)
+        seen = [i for stream in made for micro in stream[part] for i in micro if i != empty]
         assert all((i >= examples) is unlearning for i in seen)
-        assert len(seen) == len(set(seen))  # nothing twice in a step
+        assert len(seen) == len(set(seen))  # no example twice in a step
         (unlearned if unlearning else learned).append(seen)
     everything = [i for step in learned for i in step]
     assert sorted(everything) == sorted(list(range(examples)) * epochs)
     for step in unlearned:
         assert len(step) == min(forget, batch * accumulation * world)
-    counts = [sum(i in step for step in unlearned) for i in range(examples, nothing)]
+    counts = [sum(i in step for step in unlearned) for i in range(examples, empty)]
     assert max(counts) - min(counts) <= 1 + (forget < batch * accumulation * world)
 
 
 def test_steps_hold_the_same_examples_however_they_are_split():
     whole = streams(29, 11, 4, 1, 1, 2, 2)
     for batch, accumulation, world in [(1, 4, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4)]:
-        kinds, made = streams(29, 11, batch, accumulation, world, 2, 2)
-        assert kinds == whole[0]
-        for step in range(len(kinds)):
-            places = slice(step * accumulation, (step + 1) * accumulation)
-            seen = {i for stream in made for micro in stream[places] for i in micro} - {40}
+        is_unlearning, made = streams(29, 11, batch, accumulation, world, 2, 2)
+        assert is_unlearning == whole[0]
+        for step in range(len(is_unlearning)):
+            part = slice(step * accumulation, (step + 1) * accumulation)
+            seen = {i for stream in made for micro in stream[part] for i in micro} - {40}
             assert seen == set(whole[1][0][step])
 
 
@@ -99,22 +104,22 @@ def test_the_forget_stream_depends_on_the_seed_only():
     batch=st.integers(1, 3),
     interval=st.integers(1, 5),
 )
-def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, interval):
-    """1 process x 4 micro-batches = 2 x 2 = 4 x 1, in steps of both kinds, place for place."""
-    found = []
+def test_processes_split_what_one_would_accumulate(examples, forget, batch, interval):
+    """1 process x 4 micro-batches = 2 x 2 = 4 x 1, in learning and in unlearning steps."""
+    results = []
     for world in (1, 2, 4):
         accumulation = 4 // world
-        kinds, made = streams(examples, forget, batch, accumulation, world, interval, 2)
+        is_unlearning, made = streams(examples, forget, batch, accumulation, world, interval, 2)
         steps = [
             [
                 made[rank][step * accumulation + i]
                 for i in range(accumulation)
                 for rank in range(world)
             ]
-            for step in range(len(kinds))
+            for step in range(len(is_unlearning))
         ]
-        found.append((kinds, steps))
-    assert found[0] == found[1] == found[2]
+        results.append((is_unlearning, steps))
+    assert results[0] == results[1] == results[2]
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,7 +130,7 @@ def test_processes_share_out_what_one_would_accumulate(examples, forget, batch, 
     world=st.integers(1, 3),
 )
 def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accumulation, world):
-    """With drop_last every process has the micro-batches that accelerate would give it."""
+    """With drop_last every process gets the micro-batches that accelerate would give it."""
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=True)
         theirs = list(BatchSamplerShard(learning, world, rank))
@@ -153,20 +158,20 @@ def test_dropped_batches_are_those_that_the_trainer_drops(examples, batch, accum
     schedule=st.sampled_from(SCHEDULES),
     mixed=st.booleans(),
 )
-def test_any_stream_is_whole(
+def test_any_stream_is_complete(
     examples, forget, batch, accumulation, world, interval, epochs, schedule, mixed
 ):
     """Every learning example once per epoch, unlearning as often as planned, steps of one kind."""
     steps = epochs * -(-examples // (batch * accumulation * world))
-    kinds = unlearning_steps(schedule, steps, interval, 7)
-    assert kinds.count(False) == steps
-    assert kinds.count(True) == (steps // interval if interval else 0)
-    nothing = examples + forget
+    is_unlearning = unlearning_steps(schedule, steps, interval, 7)
+    assert is_unlearning.count(False) == steps
+    assert is_unlearning.count(True) == (steps // interval if interval else 0)
+    empty = examples + forget
     made = []
     for rank in range(world):
         learning = BatchSampler(SequentialSampler(range(examples)), batch, drop_last=False)
         stream = StepStream(
-            Plan(kinds),
+            Plan(is_unlearning),
             learning,
             examples,
             forget,
@@ -174,11 +179,11 @@ def test_any_stream_is_whole(
             processes(accumulation, world, rank, mixed),
         )
         made.append(list(stream))
-        assert len(made[-1]) == len(stream) == len(kinds) * accumulation
+        assert len(made[-1]) == len(stream) == len(is_unlearning) * accumulation
     learned = []
-    for step, unlearning in enumerate(kinds):
+    for step, unlearning in enumerate(is_unlearning):
         micro = [b for m in made for b in m[step * accumulation : (step + 1) * accumulation]]
-        seen = [i for b in micro for i in b if i != nothing]
+        seen = [i for b in micro for i in b if i != empty]
         if unlearning:
             own = [i for i in seen if i >= examples]
             assert len(own) == len(set(own)) == stream.texts_per_step

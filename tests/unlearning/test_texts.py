@@ -1,4 +1,4 @@
-"""Which texts are unlearned, and which of their tokens, whatever form they come in."""
+"""Which texts are unlearned, and which of their tokens, for every form of the data."""
 
 import pytest
 from datasets import Dataset
@@ -13,7 +13,7 @@ from letgo.stages.train import may_be_unlearned
 from letgo.unlearning.checks import check_overlap
 from letgo.unlearning.texts import choose
 
-ASKED = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
+PAIRS = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
 TALKS = [
     {
         "messages": [
@@ -36,7 +36,7 @@ def prepared(folder, learn, forget, **changes):
     )
 
 
-def shown(row):
+def decoded(row):
     """A row's text before and after its first label."""
     tokenizer = make_tokenizer()
     border = row["labels"].count(-100)
@@ -44,17 +44,17 @@ def shown(row):
     return tokenizer.decode(row["input_ids"][:border]), tokenizer.decode(row["input_ids"][border:])
 
 
-@pytest.mark.parametrize("learn", [LEARN, TALKS, ASKED * 3], ids=["tokens", "messages", "prompts"])
-def test_prompts_are_masked_whatever_is_learned(tmp_path, learn):
-    forget = [{**row, "prompt": row["prompt"] + "!"} for row in ASKED]
+@pytest.mark.parametrize("learn", [LEARN, TALKS, PAIRS * 3], ids=["tokens", "messages", "prompts"])
+def test_prompts_are_masked_whatever_the_learning_data_mask(tmp_path, learn):
+    forget = [{**row, "prompt": row["prompt"] + "!"} for row in PAIRS]
     trainer = prepared(tmp_path, learn, forget, completion_only_loss=None)
-    assert [shown(row) for row in trainer.forget_dataset] == [
+    assert [decoded(row) for row in trainer.forget_dataset] == [
         (f"what is {n}!", " one and two<|end|>") for n in range(4)
     ]
-    assert ("prompt" in learn[0]) is trainer.completion_only_loss  # as it was
+    assert ("prompt" in learn[0]) is trainer.completion_only_loss  # unchanged
 
 
-def test_of_a_conversation_its_last_answer_is_unlearned(tmp_path):
+def test_the_last_answer_of_a_conversation_is_unlearned(tmp_path):
     talk = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
@@ -62,7 +62,7 @@ def test_of_a_conversation_its_last_answer_is_unlearned(tmp_path):
         {"role": "assistant", "content": "d"},
     ]
     trainer = prepared(tmp_path, LEARN, [{"messages": talk}] * 4)
-    assert shown(trainer.forget_dataset[0]) == (
+    assert decoded(trainer.forget_dataset[0]) == (
         "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>",
         "d<|end|>",
     )
@@ -72,24 +72,24 @@ def test_of_a_conversation_its_last_answer_is_unlearned(tmp_path):
 
 
 def test_prompts_of_whole_conversations_are_learning_prompts(tmp_path):
-    """They are not masked there, so the texts' prompts are looked for where examples begin."""
+    """Their prompts are not masked, so the texts' prompts are compared with how examples begin."""
     with pytest.raises(InputError, match="12 of 12 texts to unlearn answer a learning prompt"):
         prepared(tmp_path, TALKS, TALKS)
     unmasked = [{"input_ids": [7, 8, 9, 5], "labels": [7, 8, 9, 5]}]
     with pytest.raises(InputError, match="1 of 1"):
         check_overlap(unmasked, [training_row([7, 8], [4])], 0.0)
-    for other in ([7, 9], [7], [7, 8, 9, 5]):  # another, a lone token, no answer after it
+    for other in ([7, 9], [7], [7, 8, 9, 5]):  # another prompt, a single token, no answer after it
         check_overlap(unmasked, [training_row(other, [4])], 0.0)
 
 
-def test_places_stay_those_of_the_given_texts(tmp_path):
-    """Although the learning data are shuffled, and a text too long for its answer is dropped."""
+def test_indices_are_those_of_the_dataset(tmp_path):
+    """Also if the learning data are shuffled and a text without room for its answer is dropped."""
     texts = [{"prompt": f"what is {n}", "completion": " one", "confidence": n} for n in range(6)]
     texts[5]["prompt"] = "what is " * 60
     for interval in (0, 2):
         trainer = prepared(
             tmp_path,
-            ASKED * 3,
+            PAIRS * 3,
             texts,
             shuffle_dataset=True,
             max_length=40,
@@ -99,21 +99,21 @@ def test_places_stay_those_of_the_given_texts(tmp_path):
             forget_max_overlap=1.0,
         )
         assert trainer.chosen.indices == [3, 4]
-        kept = [shown(row)[0] for row in trainer.forget_dataset]
-        assert kept == ["what is 3", "what is 4"]
-    assert [shown(row)[0][-1] for row in trainer.rescore.rows] == list("01234")
+        first = [decoded(row)[0] for row in trainer.forget_dataset]
+        assert first == ["what is 3", "what is 4"]
+    assert [decoded(row)[0][-1] for row in trainer.rescore.rows] == list("01234")
     with pytest.raises(InputError, match="no text has an answer within --max_length"):
-        prepared(tmp_path, ASKED * 3, texts[5:] * 4, max_length=40)
+        prepared(tmp_path, PAIRS * 3, texts[5:] * 4, max_length=40)
 
 
-def test_what_was_not_selected_is_never_unlearned(tmp_path):
-    """Re-scoring chooses among the selected; at first the most confident of them are taken."""
+def test_texts_that_are_not_selected_are_never_unlearned(tmp_path):
+    """Re-scoring chooses among the selected texts; before it, the most confident are chosen."""
     rows = [{**row, "selected": i % 2 == 0, "confidence": -i} for i, row in enumerate(FORGET)]
     allowed = choose(Dataset.from_list(rows), 0.4, True)
     assert (allowed.indices, allowed.allowed) == ([0, 2], [0, 2, 4, 6, 8])
     assert choose(Dataset.from_list(rows), 0.4, False).indices == [0, 2, 4, 6, 8]
     odd = [{**row, "confidence": float("nan")} for row in rows[:2]] + rows[2:]
-    assert choose(Dataset.from_list(odd), 0.4, True).indices == [2, 4]  # what is no number is last
+    assert choose(Dataset.from_list(odd), 0.4, True).indices == [2, 4]  # NaN comes last
     seen = set()
     trainer = unlearner(tmp_path, forget=rows, **RESCORED, unlearning_interval=1)
     step = trainer.training_step
@@ -125,13 +125,13 @@ def test_what_was_not_selected_is_never_unlearned(tmp_path):
 
     trainer.training_step = watched
     trainer.train()
-    seen.discard(())  # where no text would help
-    assert len(seen) > 2  # re-scoring has chosen others than at first
+    seen.discard(())  # steps in which no text would help
+    assert len(seen) > 2  # re-scoring has chosen other texts than before
     assert seen <= {tuple(row["input_ids"]) for row in rows[::2]}
 
 
-def test_a_run_s_rescoring_may_take_what_only_the_score_left_out():
-    """Not what a person left out, whose reason is another or who took a text back."""
+def test_rescoring_may_choose_texts_that_only_the_score_left_out():
+    """But not texts that a person has left out."""
     for selected, reason, allowed in (
         (True, "top 0.5 by confidence", (True, True)),
         (False, "below the top 0.5 by confidence", (False, True)),
@@ -144,12 +144,12 @@ def test_a_run_s_rescoring_may_take_what_only_the_score_left_out():
         assert tuple(may_be_unlearned(row, on) for on in (False, True)) == allowed, reason
 
 
-def test_tokens_without_labels_are_refused(tmp_path):
+def test_tokens_without_labels_are_rejected(tmp_path):
     with pytest.raises(InputError, match=r"`input_ids` need `labels`"):
         unlearner(tmp_path, forget=[{"input_ids": row["input_ids"]} for row in FORGET])
 
 
-def test_the_card_names_the_score_and_what_rescoring_chooses_among(tmp_path):
+def test_the_card_names_the_score_and_the_candidates_of_rescoring(tmp_path):
     rows = [{**row, "confidence": i, "score": DEFAULT_SCORE} for i, row in enumerate(FORGET)]
     lines = unlearner(tmp_path, forget=rows, **RESCORED).chosen.describe()
     assert lines[0] == "9 self-generated texts, 4 of them unlearned"

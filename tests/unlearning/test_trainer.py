@@ -33,33 +33,35 @@ from letgo.unlearning.stream import MixedBatches
 )
 @pytest.mark.parametrize("forget", [None, FORGET])
 def test_off_means_off(tmp_path, changes, peft, forget):
-    """Without a forget set, or with interval 0, TRL's losses, norms and weights bit for bit."""
+    """Without a forget set or with interval 0: TRL's losses, norms and weights, bit for bit."""
     interval = 0 if forget else 3
     arguments = config(tmp_path, unlearning_interval=interval, **changes)
     ours = train(LWFTrainer, arguments, forget, peft=copy.deepcopy(peft))
     theirs = train(SFTTrainer, config(tmp_path, **changes), peft=copy.deepcopy(peft))
     assert same(weights(ours), weights(theirs))
-    figures = [
+    values = [
         [
             [e[name] for name in ("loss", "grad_norm", "learning_rate")]
             for e in t.state.log_history[:-1]
         ]
         for t in (ours, theirs)
     ]
-    assert len(figures[0]) == ours.state.global_step
-    assert figures[0] == figures[1]
+    assert len(values[0]) == ours.state.global_step
+    assert values[0] == values[1]
     assert ours.state.log_history[-1]["train_loss"] == theirs.state.log_history[-1]["train_loss"]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_steps_fall_where_the_schedule_says(tmp_path, accumulation):
-    """Learning steps see the batches and learning rates of plain fine-tuning, in its order."""
+def test_steps_follow_the_schedule(tmp_path, accumulation):
+    """Learning steps have the batches, order and learning rates of plain fine-tuning."""
     changes = {"gradient_accumulation_steps": accumulation}
     trainer, watch = watched(LWFTrainer, config(tmp_path, **changes), FORGET)
     _, plain = watched(SFTTrainer, config(tmp_path, **changes))
-    kinds = trainer.plan.steps
-    assert trainer.state.global_step == len(kinds)
-    assert [i for i, kind in enumerate(kinds) if kind] == list(range(3, len(kinds), 4))
+    is_unlearning = trainer.plan.steps
+    assert trainer.state.global_step == len(is_unlearning)
+    assert [i for i, kind in enumerate(is_unlearning) if kind] == list(
+        range(3, len(is_unlearning), 4)
+    )
     forget = {tuple(row["input_ids"]) for row in FORGET}
     nothing = [[trainer.processing_class.pad_token_id]]
 
@@ -68,11 +70,11 @@ def test_steps_fall_where_the_schedule_says(tmp_path, accumulation):
             tuple(i for i in row if i != 1) for micro in step if micro != nothing for row in micro
         ]
 
-    for step, kind in zip(watch.steps, kinds, strict=True):
+    for step, kind in zip(watch.steps, is_unlearning, strict=True):
         assert all((text in forget) is kind for text in texts(step))
-    learned = [step for step, kind in zip(watch.steps, kinds, strict=True) if not kind]
+    learned = [step for step, kind in zip(watch.steps, is_unlearning, strict=True) if not kind]
     assert [texts(step) for step in learned] == [texts(step) for step in plain.steps]
-    rates = [rate for rate, kind in zip(watch.rates, kinds, strict=True) if not kind]
+    rates = [rate for rate, kind in zip(watch.rates, is_unlearning, strict=True) if not kind]
     assert rates == pytest.approx(plain.rates)
 
 
@@ -131,7 +133,7 @@ def test_a_run_equals_a_plain_loop_of_descent_and_ascent(tmp_path):
 
 @pytest.mark.parametrize(("at", "accumulation"), [(2, 1), (4, 1), (7, 1), (4, 3), (5, 3)])
 def test_resumed_equals_uninterrupted(tmp_path, at, accumulation):
-    """Interrupted inside the cycle, between its kinds of step, and in the second epoch."""
+    """Interrupted between learning steps, around an unlearning step, and in the second epoch."""
     changes = {
         "gradient_accumulation_steps": accumulation,
         "per_device_train_batch_size": 4 if accumulation == 1 else 2,
@@ -151,7 +153,7 @@ def test_resumed_equals_uninterrupted(tmp_path, at, accumulation):
     ]
 
 
-def test_the_log_keeps_the_two_kinds_apart(tmp_path):
+def test_learning_and_unlearning_have_separate_metrics(tmp_path):
     trainer = train(LWFTrainer, config(tmp_path), FORGET)
     entries = trainer.state.log_history[:-1]
     for entry, unlearning in zip(entries, trainer.plan.steps, strict=True):
@@ -168,21 +170,21 @@ def test_the_log_keeps_the_two_kinds_apart(tmp_path):
     )
 
 
-def test_the_logged_figures_do_not_depend_on_the_accumulation(tmp_path):
-    figures = []
+def test_the_logged_metrics_do_not_depend_on_the_accumulation(tmp_path):
+    values = []
     for batch, accumulation in ((4, 1), (2, 2)):
         arguments = config(
             tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
         )
         history = train(LWFTrainer, arguments, FORGET).state.log_history
         steps = [entry for entry in history if "unlearn/loss" in entry]
-        figures.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
-    assert torch.tensor(figures[0]).isfinite().all()
-    torch.testing.assert_close(*map(torch.tensor, figures), rtol=1e-3, atol=1e-5)
+        values.append([[e["unlearn/loss"], e["unlearn/grad_norm"]] for e in steps])
+    assert torch.tensor(values[0]).isfinite().all()
+    torch.testing.assert_close(*map(torch.tensor, values), rtol=1e-3, atol=1e-5)
 
 
 def test_forgotten_examples_contribute_nothing(tmp_path):
-    """With a ceiling below every loss, ascent changes no gradient: only skips are counted."""
+    """With a ceiling below every loss there is no gradient, and all texts count as skipped."""
     trainer = train(LWFTrainer, config(tmp_path, unlearning_ceiling=1e-6), FORGET)
     steps = [entry for entry in trainer.state.log_history if "unlearn/skipped" in entry]
     assert steps
@@ -231,8 +233,8 @@ def test_non_finite_losses_stop_with_a_named_cause(tmp_path):
 
 @pytest.mark.parametrize("poisoned", ["loss", "gradient norm"])
 @pytest.mark.parametrize("step", [3, 4])
-def test_what_is_no_number_reaches_no_checkpoint(tmp_path, step, poisoned):
-    """In a learning and in an unlearning step; a gradient may be none although its loss is one."""
+def test_non_finite_numbers_reach_no_checkpoint(tmp_path, step, poisoned):
+    """In a learning and an unlearning step; a gradient can be NaN although the loss is finite."""
     model, passes = make_model(tied=False), []
 
     def poison(tensor):
@@ -262,10 +264,10 @@ def test_what_is_no_number_reaches_no_checkpoint(tmp_path, step, poisoned):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_unattended_ascent_is_held_back(tmp_path):
-    """open-unlearning's recipe for ruin: ascent at the learning rate after every step, 10 epochs.
+def test_the_ceiling_bounds_a_recipe_that_would_ruin_the_model(tmp_path):
+    """Ascent at the learning rate after every learning step, for 10 epochs (open-unlearning).
 
-    The ceiling keeps the forget loss near it; without the guard it runs away.
+    The ceiling limits the NLL of the texts; without it the NLL keeps rising.
     """
     nll = {}
     for ceiling in (6.5, 1e9):

@@ -69,21 +69,25 @@ class UnlearningCallback(TrainerCallback):
         control.should_save = save and not between
 
     def _record_unlearning(self, args: LWFConfig) -> None:
-        trainer, accelerator = self.trainer, self.trainer.accelerator
-        if self.paused and not trainer.tracker.guard_counts["paused"]:
+        trainer, tracker, accelerator = self.trainer, self.trainer.tracker, self.trainer.accelerator
+        if self.paused and not tracker.guard_counts["paused"]:
             log.warning(
                 "the learning loss is more than --unlearning_max_rise %g above its lowest value: "
                 "unlearning pauses until it has fallen again",
                 args.unlearning_max_rise,
             )
+        sums = torch.tensor(trainer.metrics.step_sums, device=accelerator.device)
+        sums = accelerator.reduce(sums).tolist()
+        guards = {"clipped": trainer.clipped, "paused": self.paused}
+        for name, count in {"skipped": sums[3], **guards}.items():
+            tracker.guard_counts[name] += int(count)
+        strength = trainer.step_size.strength
         trainer.metrics.step(
-            trainer.tracker,
-            accelerator.reduce,
-            accelerator.device,
-            trainer.grad_norm / (trainer.loss_weight or 1.0),
-            trainer.step_size.strength,
-            trainer.clipped,
-            self.paused,
+            sums,
+            grad_norm=trainer.grad_norm / (trainer.loss_weight or 1.0),
+            strength=strength,
+            update=strength * tracker.update.value,  # its length, with separate optimizer state
+            **guards,
         )
 
     def on_epoch_end(

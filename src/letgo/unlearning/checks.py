@@ -18,11 +18,6 @@ def check_settings(args: LWFConfig, learning: object, padding_free: bool) -> Non
     The order of the learning batches must be known before the run starts and be repeatable. An
     order drawn epoch by epoch from the global random numbers is neither.
 
-    Args:
-        args: the settings of the training.
-        learning: the learning data.
-        padding_free: whether its batches are flattened.
-
     Raises:
         InputError: names the setting and what to do.
     """
@@ -49,11 +44,6 @@ def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTraine
 
     It passes the optimizer one parameter group at a time, so no step can be scaled by the gradient
     norm of all parameters. A weight on the loss works.
-
-    Args:
-        deepspeed: the DeepSpeed configuration.
-        args: the settings of the training.
-        model: before its first step.
 
     Raises:
         InputError: names what to change.
@@ -85,11 +75,6 @@ def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTraine
 
 def check_tokens(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
     """Reject texts that were tokenized by another tokenizer.
-
-    Args:
-        dataset: the texts; checked are `input_ids`, `prompt_ids` and `completion_ids`.
-        tokenizer: of the model to be trained.
-        vocabulary: number of tokens of the model.
 
     Raises:
         InputError: a token id is outside the vocabulary, or `completion_ids` do not decode to
@@ -151,9 +136,7 @@ def check_overlap(
 def examples(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, list[int]]]:
     """Every example as a row of `input_ids` and `labels`; packed rows are taken apart.
 
-    Args:
-        rows: rows with `input_ids`, `labels` (all tokens, if missing) and, if several examples are
-            packed into a row, `seq_lengths`.
+    Rows without `labels` count as labelled everywhere; packed rows have `seq_lengths`.
     """
     for row in rows:
         start = 0

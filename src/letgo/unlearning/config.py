@@ -141,9 +141,7 @@ class LWFConfig(SFTConfig):
 
     def _check(self) -> None:
         if self.unlearning_strength is not None and self.unlearning_rate is not None:
-            raise InputError(
-                "--unlearning_strength and --unlearning_rate exclude each other; set only one"
-            )
+            raise InputError("--unlearning_strength and --unlearning_rate exclude each other")
         for name, choices in (
             ("unlearning_schedule", SCHEDULES),
             ("unlearning_loss", tuple(LOSSES)),
@@ -161,11 +159,9 @@ class LWFConfig(SFTConfig):
                 "--unlearning_schedule adaptive sets the strength by the learning gradient; leave "
                 "out --unlearning_rate and --unlearning_state shared"
             )
-        if self.rescore_interval and LOSSES[self.unlearning_loss].mixes_learning:
-            raise InputError(
-                f"--rescore_interval does not work with --unlearning_loss {self.unlearning_loss}; "
-                f"set it to 0"
-            )
+        loss = self.unlearning_loss
+        if self.rescore_interval and LOSSES[loss].mixes_learning:
+            raise InputError(f"--rescore_interval does not work with --unlearning_loss {loss}")
         beta = self.unlearning_beta or 0
         for name, valid, meaning in (
             ("learning_rate", self.learning_rate > 0, "above 0"),

@@ -21,10 +21,7 @@ UNLEARNING_REMEDY = (
 def guarded_loss(texts: TextBatch, args: LWFConfig, step: int) -> tuple[Tensor, Tensor, int]:
     """A micro-batch's unlearning loss without the texts at the ceiling.
 
-    Args:
-        texts: the micro-batch; the ceiling does not apply to its learning examples.
-        args: the settings of the training.
-        step: optimizer steps done.
+    The ceiling does not apply to learning examples.
 
     Returns:
         The share of the step's loss (a scalar), the mean NLL of each text (texts,) in nats per
@@ -62,14 +59,8 @@ def loss_has_risen(tracker: Tracker, limit: float) -> bool:
 def require_finite(value: Tensor | float, name: str, step: int, unlearning: bool) -> None:
     """Stop the run before a non-finite loss or gradient norm reaches the weights or a checkpoint.
 
-    Args:
-        value: the loss or the norm.
-        name: of the value.
-        step: optimizer steps done.
-        unlearning: whether the current step is an unlearning step.
-
     Raises:
-        Diverged: `value` is infinite or NaN.
+        Diverged: `value` is infinite or NaN; `step` counts the optimizer steps before this one.
     """
     if not torch.isfinite(torch.as_tensor(value)):
         raise Diverged(

@@ -20,9 +20,8 @@ class TextBatch(NamedTuple):
     """A micro-batch of an unlearning step.
 
     Attributes:
-        log_probs: (texts, tokens) log-probability of each token given those before it; 0 where
-            there is no label.
-        entropy: (texts, tokens) entropy of the predicted distribution at each token, in nats.
+        log_probs: (texts, tokens) log-probability of each token; 0 where there is no label.
+        entropy: (texts, tokens) entropy of the predicted distribution, in nats.
         labelled: (texts, tokens) whether there is a label.
         learning: (texts,) whether it is a learning example; only with `Loss.mixes_learning`.
         reference: (texts,) log-probability of the whole text under the base model; only with
@@ -59,13 +58,8 @@ class TextBatch(NamedTuple):
 
     def rows(self, mask: Tensor) -> "TextBatch":
         """The texts of a boolean mask (texts,), which may select none; the loss is 0 then."""
-        return self._replace(
-            log_probs=self.log_probs[mask],
-            entropy=self.entropy[mask],
-            labelled=self.labelled[mask],
-            learning=self.learning[mask],
-            reference=self.reference[mask],
-        )
+        names = ("log_probs", "entropy", "labelled", "learning", "reference")
+        return self._replace(**{name: getattr(self, name)[mask] for name in names})
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ def penalty(
     """The penalty of `args.regularizer`; None for "none".
 
     Args:
-        args: the settings of the training.
-        model: the base model, in full or with an adapter, before training.
+        args, model: of the training, before its first step.
         texts: self-generated texts, `input_ids` and `labels`, for the Fisher information of EWC.
         tokenizer: for padding them.
         sharded: whether the weights will be split over processes.
@@ -86,10 +85,7 @@ def penalty_divisor(
 ) -> float:
     """Divisor of each micro-batch's penalty that makes the step's penalty their mean.
 
-    Args:
-        name: of the regularizer.
-        batches: this process's micro-batches of the step; some may contain no example.
-        reduce: reduces a tensor over the processes, which average their gradients.
+    `batches` are this process's micro-batches; some may contain no example.
     """
     if name != "bss":  # a penalty on the weights, equal in every micro-batch
         return float(len(batches))
@@ -127,11 +123,8 @@ def distance_to_start(
     Without importance this is L2-SP (Li et al., ICML 2018), with the Fisher information of the base
     model's texts EWC (Kirkpatrick et al., PNAS 2017).
 
-    Args:
-        model: its trained weights now are the start.
-        weight: of the penalty.
-        importance: by name, a factor for each weight of a tensor; other tensors do not count.
-            Empty: all weights count equally.
+    `importance` has, by name, a factor for each weight of a tensor; other tensors do not count. If
+    it is empty, all weights count equally.
     """
     start = {
         name: parameter.detach().clone()

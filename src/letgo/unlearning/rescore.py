@@ -21,10 +21,11 @@ from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
-from letgo.scoring.scores import SCORES, LearningStats, Score, top_fraction
+from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, top_fraction
 from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.stream import empty_row
 from letgo.unlearning.texts import Row
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class Rescore(TrainerCallback):
     Args:
         trainer: the trainer that it is a callback of.
         rows: all texts that may be chosen, with `input_ids`, `labels` and `reference`.
-        score: the score, of `CURRENT_NUMBERS` only.
-        weights: whose gradients are taken.
+        score, weights: of `rescoring`.
     """
 
     def __init__(self, trainer: "LWFTrainer", rows: Sequence[Row], score: Score, weights: Weights):
@@ -101,24 +101,27 @@ class Rescore(TrainerCallback):
         # changes quickly early on, and this costs little in a long run.
         number = plan.unlearned(step) + 1
         power_of_2 = number & (number - 1) == 0
-        return plan.is_unlearning(step) and power_of_2 and (number == 1 or not self._pool)
+        return (
+            plan.is_unlearning(step)
+            and power_of_2
+            and (number == 1 or not self.trainer.tracker.pool)
+        )
 
     @property
-    def _pool(self) -> list[int]:
-        return self.trainer.tracker.pool or []
+    def texts_in_step(self) -> int:
+        """Texts in an unlearning step now, of all processes together; at least 1."""
+        planned, pool = self.trainer.texts_per_step, self.trainer.tracker.pool
+        return planned if pool is None else min(planned, max(1, len(pool)))
 
     def batches(self, count: int) -> list[list[Row]]:
-        """The rows of this process's micro-batches in the current unlearning step.
-
-        Args:
-            count: number of micro-batches; those without texts are empty.
-        """
-        trainer, args = self.trainer, self.trainer.args
+        """The rows of this process's `count` micro-batches in the current unlearning step."""
+        trainer, args, pool = self.trainer, self.trainer.args, self.trainer.tracker.pool or []
         draw = random.Random(f"{args.seed} unlearn {trainer.state.global_step}")
-        order = draw.sample(self._pool, min(trainer.texts_per_step, len(self._pool)))
+        order = draw.sample(pool, min(trainer.texts_per_step, len(pool)))
         size = args.per_device_train_batch_size
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
-        return [[self.rows[index] for index in order[start : start + size]] for start in starts]
+        empty = [empty_row(trainer._tokenizer.pad_token_id)]
+        return [[self.rows[i] for i in order[start : start + size]] or empty for start in starts]
 
     def scores(self, indices: Sequence[int], learning: Sequence[Row]) -> list[float]:
         """The texts' scores at the current weights, in float32; the same in every process.
@@ -179,9 +182,8 @@ def rescoring(
     """The score and the weights to re-score by; None for a run without re-scoring.
 
     Args:
-        args: the settings of the training.
-        model: the model to be trained.
-        name: the score that the texts were selected by.
+        args, model: of the training.
+        name: the score that the texts were selected by; empty for the default score.
         sharded: whether the weights are split over processes.
 
     Raises:
@@ -189,6 +191,7 @@ def rescoring(
     """
     if args.rescore_interval == 0:
         return None
+    name = name or DEFAULT_SCORE
     possible = {key: score for key, score in SCORES.items() if score.needs <= CURRENT_NUMBERS}
     try:
         if sharded:

@@ -20,9 +20,7 @@ def unlearning_steps(schedule: str, learning_steps: int, interval: int, seed: in
     Args:
         schedule: "early": before the first learning step; "random": at positions drawn with `seed`;
             all others: after every `interval` learning steps (arXiv 2505.19715).
-        learning_steps: number of learning steps.
-        interval: N_u; 0 for no unlearning.
-        seed: for "random".
+        learning_steps, interval, seed: number of learning steps, N_u (0: no unlearning), and seed.
     """
     count = learning_steps // interval if interval else 0
     if schedule == "early":

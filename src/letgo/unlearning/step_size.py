@@ -58,14 +58,7 @@ class StepSize:
         optimizer.register_step_post_hook(self._after)
 
     def prepare(self, tracker: Tracker, plan: Plan, step: int, requested: float) -> None:
-        """Describe the next step.
-
-        Args:
-            tracker: norms of the run so far.
-            plan: which steps are unlearning steps.
-            step: index of the next step.
-            requested: its strength, before the gradient reduces it; 0 to skip an unlearning step.
-        """
+        """Describe the next step; `requested` is its strength before the gradient reduces it."""
         self.tracker, self.requested = tracker, requested
         self.unlearning, self._unlearning_next = (plan.is_unlearning(i) for i in (step, step + 1))
 
@@ -93,9 +86,8 @@ class StepSize:
         if self.rate is None:
             length = self._fraction(optimizer, norm) * recent
         else:
-            length = (
-                self.requested * self.rate * float(self._rate(optimizer.param_groups[0])) * norm
-            )
+            rate = float(self._rate(optimizer.param_groups[0]))
+            length = self.requested * self.rate * rate * norm
         # The first learning updates of a warmup may have length 0.
         self.strength = length / recent if recent else 0.0
         for parameter in _trained(optimizer):
@@ -160,9 +152,8 @@ class StepSize:
         if not pairs:
             return 0.0
         along = self._sum(_product(x, y) for x, y in pairs)
-        lengths = self._sum(_product(x, x) for x, _ in pairs) * self._sum(
-            _product(y, y) for _, y in pairs
-        )
+        lengths = self._sum(_product(x, x) for x, _ in pairs)
+        lengths *= self._sum(_product(y, y) for _, y in pairs)
         return along / math.sqrt(lengths) if lengths else 0.0
 
     @torch.no_grad()
@@ -174,10 +165,8 @@ class StepSize:
             self._learning = []
         if self.unlearning or not self._before_update:
             return
-        squares = []
-        for (now, represented), before in zip(
-            _sampled(optimizer), self._before_update, strict=True
-        ):
+        squares, sampled = [], _sampled(optimizer)
+        for (now, represented), before in zip(sampled, self._before_update, strict=True):
             moved = now.float() - before.float()
             squares.append(_product(moved, moved) * represented)
         self._before_update = []

@@ -119,11 +119,6 @@ class MixedRows(Dataset[dict[str, Any]]):
     """Learning examples, then texts to unlearn, then one example without labels.
 
     Only the latter two have `reference`; `MixedBatches` recognizes them by it.
-
-    Args:
-        learning: rows that the trainer's collator takes.
-        forget: rows with `input_ids`, `labels` and `reference`.
-        pad_token_id: of the example without labels.
     """
 
     def __init__(

@@ -77,9 +77,7 @@ def prepare(
     Args:
         dataset: the texts, as for `labelled_rows`; its other columns as for `choose`.
         learning: rows of the learning data, as for `checks.examples`.
-        model: the base model, before its first step.
-        tokenizer: its tokenizer.
-        args: the settings of the training.
+        model, tokenizer, args: of the training, before its first step.
         tokenize: as for `labelled_rows`.
         score: the score that re-scoring uses; None for a run without re-scoring.
 
@@ -95,10 +93,8 @@ def prepare(
     chosen = choose(dataset, args.forget_fraction, score is not None)
     remaining, rows = labelled_rows(dataset.select(chosen.allowed), tokenize)
     if len(remaining) < len(chosen.allowed):
-        log.warning(
-            "%d texts to unlearn are left out: they have no answer within --max_length",
-            len(chosen.allowed) - len(remaining),
-        )
+        count = len(chosen.allowed) - len(remaining)
+        log.warning("%d texts to unlearn are left out: they have no answer in --max_length", count)
     allowed = [chosen.allowed[i] for i in remaining]
     indices = sorted({*chosen.indices} & {*allowed})
     if not indices:
@@ -155,14 +151,9 @@ def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
     if "allowed" not in columns and confidence and (rescoring or "selected" not in columns):
         values = [confidence[i] if math.isfinite(confidence[i]) else -math.inf for i in indices]
         indices = sorted(top_fraction(indices, values, fraction))
-    return Chosen(
-        len(dataset),
-        indices,
-        allowed if rescoring else indices,
-        marked("forced") if "forced" in columns else [],
-        confidence,
-        score_name(dataset),
-    )
+    forced = marked("forced") if "forced" in columns else []
+    allowed = allowed if rescoring else indices
+    return Chosen(len(dataset), indices, allowed, forced, confidence, score_name(dataset))
 
 
 def labelled_rows(
@@ -233,10 +224,9 @@ def reference_log_probs(
     """Log-probability of each whole text under the base model.
 
     Args:
-        model: the base model, before its first step; an adapter is switched off.
+        model: before its first step; an adapter is switched off.
         rows: `input_ids` and `labels` of the texts.
-        pad_token_id: for padding batches.
-        bf16: whether to compute in bfloat16.
+        pad_token_id, bf16: for padding batches, and whether to compute in bfloat16.
     """
     was_training = model.training
     model.eval()

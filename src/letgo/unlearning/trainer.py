@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
-from letgo.scoring.scores import DEFAULT_SCORE
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
@@ -31,7 +30,7 @@ from letgo.unlearning.regularizers import penalty, penalty_divisor
 from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.schedule import Plan, for_learning_steps, unlearning_steps
 from letgo.unlearning.step_size import DECAY, StepSize
-from letgo.unlearning.stream import empty_row, predicted_tokens, run_loader
+from letgo.unlearning.stream import predicted_tokens, run_loader
 from letgo.unlearning.texts import prepare, score_name
 from letgo.unlearning.tracker import Tracker
 
@@ -43,16 +42,12 @@ class LWFTrainer(SFTTrainer):
 
     `plan` fixes before training which optimizer steps are unlearning steps. Learning steps see the
     batches, the order and the learning rates of `SFTTrainer`. An unlearning step descends on an
-    unlearning loss (`losses.py`); the length of its update is set in an optimizer hook
-    (`step_size.py`).
+    unlearning loss (`losses.py`); an optimizer hook sets the length of its update (`step_size.py`).
 
     Args:
-        forget_dataset: the base model's own texts: as `letgo elicit` writes them, with `input_ids`
-            and `labels`, or in a TRL format (prompt-completion). The column `selected` marks those
-            to unlearn; without it the top `forget_fraction` by the column `confidence`, else all.
-            Re-scoring chooses among the selected texts, or with a column `allowed` among those
-            allowed, and always chooses those `forced`. None, or `unlearning_interval=0`: exactly
-            TRL's trainer.
+        forget_dataset: the texts, as `letgo elicit` writes them, with `input_ids` and `labels`, or
+            in a TRL format; `texts.choose` describes the columns that decide which of them are
+            unlearned. None, or `unlearning_interval=0`: exactly TRL's trainer.
         args, kwargs: as `trl.SFTTrainer`.
 
     Raises:
@@ -83,12 +78,12 @@ class LWFTrainer(SFTTrainer):
         )
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
-        args, state = self.args, self.accelerator.state
+        args = self.args
         check_settings(args, self.train_dataset, self.padding_free)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            check_deepspeed(state.deepspeed_plugin.deepspeed_config, args, self.model)
-        name = score_name(dataset) or DEFAULT_SCORE
-        method = rescoring(args, self.model, name, self._sharded)
+            plugin = self.accelerator.state.deepspeed_plugin
+            check_deepspeed(plugin.deepspeed_config, args, self.model)
+        method = rescoring(args, self.model, score_name(dataset), self._sharded)
         tokenizer, score = self._tokenizer, method[0] if method else None
         self.forget_dataset, candidates, self.chosen = prepare(
             dataset, self.train_dataset, self.model, tokenizer, args, self._tokenize_texts, score
@@ -142,33 +137,21 @@ class LWFTrainer(SFTTrainer):
         sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         return self.accelerator.distributed_type in sharding
 
-    @property
-    def _texts_in_step(self) -> int:
-        """Texts in the current unlearning step, of all processes together; at least 1."""
-        pool = self.tracker.pool if self.rescore else None
-        count = self.texts_per_step
-        return count if pool is None else min(count, max(1, len(pool)))
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of the whole run, learning and unlearning steps in the planned order."""
         learning = super().get_train_dataloader()
         if self.forget_dataset is None:
             return learning
-        args = self.args
+        args, pad, device = self.args, self._tokenizer.pad_token_id, self.accelerator.device
         if not len(learning):
-            raise InputError(
-                "train_dataset (--learn): with --dataloader_drop_last no whole batch is left; "
-                "leave it out"
-            )
+            raise InputError("--dataloader_drop_last: no whole batch is left; leave it out")
         training = super().set_initial_training_values(args, learning)
         self.epochs, steps_per_epoch, _, self.learning_samples, *_, learning_steps = training
         schedule = args.unlearning_schedule
         steps = unlearning_steps(schedule, learning_steps, args.unlearning_interval, args.seed)
         self.plan = Plan(steps, schedule, steps_per_epoch)
-        pad, device = self._tokenizer.pad_token_id, self.accelerator.device
-        texts, size = self.forget_dataset, self._train_batch_size
         loader, self._collate, self.texts_per_step = run_loader(
-            self.plan, learning, texts, pad, size, device, args
+            self.plan, learning, self.forget_dataset, pad, self._train_batch_size, device, args
         )
         return loader
 
@@ -181,9 +164,7 @@ class LWFTrainer(SFTTrainer):
         """
         if self.rescore and self.unlearning_now and self.tracker.pool is not None:
             planned = list(islice(epoch_iterator, num_batches))
-            chosen = self.rescore.batches(len(planned))
-            empty = [empty_row(self._tokenizer.pad_token_id)]
-            epoch_iterator = iter([self._collate(rows or empty) for rows in chosen])
+            epoch_iterator = map(self._collate, self.rescore.batches(len(planned)))
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.unlearning_now and tokens is None:  # the model takes no loss arguments
             tokens = predicted_tokens(batches).to(device)
@@ -253,9 +234,11 @@ class LWFTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         # Gradients are averaged over the processes, the loss is a sum over all of them.
         tokens = tokens.clamp(min=1) / (processes if args.average_tokens_across_devices else 1)
-        examples = self._texts_in_step / processes
+        count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
-        texts = TextBatch.of_outputs(outputs, learning, reference, tokens, examples, vocabulary)
+        texts = TextBatch.of_outputs(
+            outputs, learning, reference, tokens, count / processes, vocabulary
+        )
         loss, nll, skipped = guarded_loss(texts, args, self.state.global_step)
         loss = self.loss_weight * loss
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
@@ -271,10 +254,7 @@ class LWFTrainer(SFTTrainer):
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
-        """Clip to `max_norm()`.
-
-        Not in a callback: clipping twice would unscale a float16 gradient twice.
-        """
+        """Clip to `max_norm()`; a second clipping would unscale float16 gradients twice."""
         if self.forget_dataset is None:
             return super()._clip_grad_norm(model)
         bound = self.max_norm()
