@@ -21,15 +21,13 @@ class UnlearningCallback(TrainerCallback):
         self.trainer, self.save_is_postponed = trainer, False
 
     def on_train_begin(
-        self, args: LWFConfig, state: TrainerState, control: TrainerControl, **kwargs: object
+        self, args: LWFConfig, state: TrainerState, *_: object, **__: object
     ) -> None:
         """Correct the number of epochs: the trainer takes the whole stream for one."""
         self.trainer.logged_steps = state.global_step  # not 0 in a resumed run
         state.num_train_epochs = self.trainer.epochs
 
-    def on_step_begin(
-        self, args: LWFConfig, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_begin(self, args: LWFConfig, state: TrainerState, *_: object, **__: object) -> None:
         """Set the strength of the step before its first micro-batch.
 
         Not right before the optimizer's step: DeepSpeed steps within the last backward pass.

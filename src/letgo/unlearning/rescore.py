@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from letgo.errors import InputError
 from letgo.models.inference import LanguageModel
@@ -63,9 +63,7 @@ class Rescore(TrainerCallback):
         automatic = math.ceil(2 * args.rescore_texts / COST / (batch * args.world_size))
         self.interval = args.rescore_interval or automatic
 
-    def on_step_end(
-        self, args: LWFConfig, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_end(self, args: LWFConfig, state: TrainerState, *_: object, **__: object) -> None:
         """Score a sample, if it is time, and choose the texts with a positive score at its top.
 
         Texts that a person has selected are chosen whatever their score.
@@ -92,7 +90,7 @@ class Rescore(TrainerCallback):
 
     def _is_due(self, step: int) -> bool:
         """Whether the texts are scored before this step."""
-        plan = self.trainer.plan
+        plan, pool = self.trainer.plan, self.trainer.tracker.pool
         if plan.is_unlearning(step - 1) or plan.unlearned(step) == plan.unlearned(len(plan)):
             return False
         if plan.learned(step) % self.interval == 0:
@@ -101,11 +99,7 @@ class Rescore(TrainerCallback):
         # changes quickly early on, and this costs little in a long run.
         number = plan.unlearned(step) + 1
         power_of_2 = number & (number - 1) == 0
-        return (
-            plan.is_unlearning(step)
-            and power_of_2
-            and (number == 1 or not self.trainer.tracker.pool)
-        )
+        return plan.is_unlearning(step) and power_of_2 and (number == 1 or not pool)
 
     @property
     def texts_in_step(self) -> int:
@@ -124,14 +118,9 @@ class Rescore(TrainerCallback):
         return [[self.rows[i] for i in order[start : start + size]] or empty for start in starts]
 
     def scores(self, indices: Sequence[int], learning: Sequence[Row]) -> list[float]:
-        """The texts' scores at the current weights, in float32; the same in every process.
+        """The scores of `rows[indices]` at the current weights; 0 where a score is not finite.
 
-        Args:
-            indices: the texts, as indices into `rows`.
-            learning: the examples whose mean gradient is the learning gradient.
-
-        Returns:
-            One score per text; 0 where it is not finite.
+        They are the same in every process. `learning` are the examples of the learning gradient.
         """
         model, args, reduce = self.trainer.model, self.trainer.args, self.trainer.accelerator.reduce
         lm = LanguageModel(model, self.trainer._tokenizer, bool(args.bf16))

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from datasets import Dataset as HFDataset
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Sampler
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from letgo.progress import log
@@ -111,39 +111,18 @@ def _learning_steps(batches: Any, micro_batches: int, processes: int) -> Iterato
 
 
 def empty_row(pad_token_id: int) -> dict[str, Any]:
-    """An example without labels: it contributes nothing to a loss."""
+    """An example without labels, which contributes nothing to a loss."""
     return {"input_ids": [pad_token_id], "labels": [-100], "reference": 0.0}
-
-
-class MixedRows(Dataset[dict[str, Any]]):
-    """Learning examples, then texts to unlearn, then one example without labels.
-
-    Only the latter two have `reference`; `MixedBatches` recognizes them by it.
-    """
-
-    def __init__(
-        self,
-        learning: Any,
-        forget: Any,
-        pad_token_id: int,
-    ):
-        self.learning, self.forget, self.empty = learning, forget, empty_row(pad_token_id)
-
-    def __len__(self) -> int:
-        return len(self.learning) + len(self.forget) + 1
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if index < len(self.learning):
-            return dict(self.learning[index])
-        index -= len(self.learning)
-        return dict(self.forget[index]) if index < len(self.forget) else self.empty
 
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 class MixedBatches:
-    """Collates learning steps by the trainer's collator, which may pack, and texts by padding."""
+    """Collates learning steps by the trainer's collator, which may pack, and texts by padding.
+
+    Texts, and the example without labels, are recognized by their `reference`.
+    """
 
     def __init__(self, learning: Collator, forget: Collator):
         self.learning, self.forget = learning, forget
@@ -166,7 +145,7 @@ def predicted_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
 def run_loader(
     plan: Plan,
     learning: DataLoader[Any],
-    forget: HFDataset,
+    forget: Dataset,
     pad_token_id: int,
     batch_size: int,
     device: torch.device,
@@ -178,7 +157,7 @@ def run_loader(
         plan: which steps are unlearning steps.
         learning: the trainer's own loader of the learning data. Its data set lacks the columns that
             its collator does not take.
-        forget: the texts to unlearn, as for `MixedRows`.
+        forget: the texts to unlearn, with `input_ids`, `labels` and `reference`.
         pad_token_id, batch_size, device, args: of the trainer.
     """
     if not any(plan.steps):
@@ -188,11 +167,12 @@ def run_loader(
             len(plan),
             args.unlearning_interval,
         )
-    rows = MixedRows(learning.dataset, forget, pad_token_id)
+    parts: Any = [learning.dataset, forget, [empty_row(pad_token_id)]]
+    rows: ConcatDataset[dict[str, Any]] = ConcatDataset(parts)
     collate = MixedBatches(learning.collate_fn, DataCollatorForLanguageModeling(pad_token_id))
     batches: Any = learning.batch_sampler
     batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
-    stream = StepStream(plan, batches, len(rows.learning), len(forget), batch_size, args)
+    stream = StepStream(plan, batches, len(parts[0]), len(forget), batch_size, args)
     loader = DataLoader(
         rows,
         batch_sampler=stream,

@@ -86,8 +86,7 @@ def prepare(
         texts that re-scoring may choose, and which texts these are.
 
     Raises:
-        InputError: no text has an answer within `max_length`, or as `check_tokens`, `choose`,
-            `labelled_rows` and `check_overlap`.
+        InputError: a check fails, or no text has an answer within `max_length`.
     """
     check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
     chosen = choose(dataset, args.forget_fraction, score is not None)

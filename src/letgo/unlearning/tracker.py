@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 
@@ -60,13 +60,7 @@ class Tracker(TrainerCallback, ExportableState):
         }
         return {"args": {}, "attributes": attributes}
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
         """Load the state from the checkpoint; in a new run it is what `state()` gives now."""
         saved = state.stateful_callbacks.get(type(self).__name__)
         if saved:

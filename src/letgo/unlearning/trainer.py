@@ -72,10 +72,8 @@ class LWFTrainer(SFTTrainer):
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
         texts: list[Inputs] = list(self.forget_dataset or [])
-        packed = self.padding_free or self.args.packing
-        self._penalty = penalty(
-            self.args, self.model, texts, self._tokenizer, self._sharded, packed
-        )
+        packed, tokenizer = self.padding_free or self.args.packing, self._tokenizer
+        self._penalty = penalty(self.args, self.model, texts, tokenizer, self._sharded, packed)
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args = self.args
@@ -236,9 +234,8 @@ class LWFTrainer(SFTTrainer):
         tokens = tokens.clamp(min=1) / (processes if args.average_tokens_across_devices else 1)
         count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
-        texts = TextBatch.of_outputs(
-            outputs, learning, reference, tokens, count / processes, vocabulary
-        )
+        shared = (learning, reference, tokens, count / processes, vocabulary)
+        texts = TextBatch.of_outputs(outputs, *shared)
         loss, nll, skipped = guarded_loss(texts, args, self.state.global_step)
         loss = self.loss_weight * loss
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
