@@ -109,6 +109,7 @@ def test_assistant_only_loss_of_conversations(tmp_path):
     unlearned(trainer)
 
 
+@pytest.mark.slow
 def test_torch_compile(tmp_path):
     """With `aot_eager`, which captures both passes; the default backend compiles for minutes."""
     arguments = config(tmp_path, torch_compile=True, torch_compile_backend="aot_eager", max_steps=4)
@@ -163,7 +164,7 @@ def test_learning_steps_are_those_of_trl(tmp_path, changes):
         ({"accelerator_config": {"use_seedable_sampler": False}}, "--accelerator_config: "),
         (
             {"dataloader_drop_last": True, "per_device_train_batch_size": 23, "max_steps": 3},
-            "--dataloader_drop_last no whole batch",
+            "--dataloader_drop_last: no whole batch",
         ),
     ],
 )
