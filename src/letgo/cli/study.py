@@ -12,7 +12,7 @@ from letgo.run.folder import Row
 from letgo.study.cells import read_cells
 from letgo.study.check import check
 from letgo.study.estimate import expected_seconds
-from letgo.study.grid import open_cells, prepare, run_cells, runner_of
+from letgo.study.grid import prepare, run_cells, runner_of
 from letgo.study.markdown import summary, tables
 from letgo.study.plan import Cell, Study, read_study
 from letgo.study.results import write_results
@@ -38,10 +38,9 @@ def study_command(arguments: list[str]) -> None:
         _print_plan(study, taken)
         print(_cost(len(remaining), expected_seconds(remaining, taken), flags.jobs))
         return
-    open_cells(study, remaining)
+    prepare(root, study, flags.study, remaining)
     engine = runner_of(flags.engine)
     runner = engine(root, study, flags.jobs, flags.max_minutes * 60, flags.keep_models)
-    prepare(root, study, flags.study)
     failed = run_cells(runner, remaining)
     _print_results(write_results(root, study, failed))
     print(f"results: {root / 'results.md'}")

@@ -1,7 +1,7 @@
 """Effects of methods against the SFT baseline, and claims, from the answers of finished runs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
@@ -81,15 +81,13 @@ def effects_of(study: Study, finished: Mapping[Cell, Finished]) -> list[Row]:
     """
     rows: list[Row] = []
     families: dict[str, list[Row]] = {}
-    for forget in study.forget:
-        for method, options in study.methods.items():
-            for task in study.learn:
-                cells = _cells(finished, task, forget, method)
-                effects = _effects(finished, cells)
-                if MEAN_NAMES["correct"] in effects:
-                    row: Row = {"task": task, "forget": forget, "method": method, **effects}
-                    rows.append({**row, **_forgotten([finished[cell] for cell in cells])})
-                    families.setdefault(settings_of(options), []).append(effects)
+    for forget, method, task in product(study.forget, study.methods, study.learn):
+        cells = _cells(finished, task, forget, method)
+        effects = _effects(finished, cells)
+        if MEAN_NAMES["correct"] in effects:
+            row: Row = {"task": task, "forget": forget, "method": method, **effects}
+            rows.append({**row, **_forgotten([finished[cell] for cell in cells])})
+            families.setdefault(settings_of(study.methods[method]), []).append(effects)
     for family in families.values():
         for name in {name for effects in family for name in effects}:
             _add_corrected([effects[name] for effects in family if name in effects])

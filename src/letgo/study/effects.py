@@ -79,7 +79,7 @@ def effect(ours: np.ndarray, theirs: np.ndarray) -> Row:
         `difference`, `ci95`, `p_value`; `relative`, `relative_ci95` (by linearization; None if the
         mean of `theirs` is 0); `seeds`, `n`, and `seeds_needed` to find a difference of 0.02.
     """
-    differences = np.asarray(ours, float) - np.asarray(theirs, float)
+    differences = ours - theirs
     mean = crossed_mean(differences)
     ratio = relative(ours, theirs)
     return {
@@ -96,7 +96,6 @@ def effect(ours: np.ndarray, theirs: np.ndarray) -> Row:
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> Mean | None:
     """`mean(ours) / mean(theirs) - 1`, its variance by linearization; None if theirs is 0."""
-    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
     reference = theirs.mean()
     if reference == 0:
         return None

@@ -18,11 +18,10 @@ def expected_seconds(remaining: Sequence[Cell], taken: Mapping[Cell, float]) -> 
     """
     if not taken:
         return None
-
-    def expected(cell: Cell) -> float:
+    total = 0.0
+    for cell in remaining:
         of_task = {other: value for other, value in taken.items() if other.task == cell.task}
         alike = [value for other, value in of_task.items() if other.method == cell.method]
         similar = alike or list(of_task.values())
-        return median(similar) if similar else fmean(taken.values())
-
-    return sum(map(expected, remaining))
+        total += median(similar) if similar else fmean(taken.values())
+    return total

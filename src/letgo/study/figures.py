@@ -1,37 +1,27 @@
 """Figures of a study's results."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from letgo.run.folder import Row
-from letgo.study.plan import settings_of
+from letgo.study.plan import Cell, settings_of
 
 COLUMNS = 4
 FAR = 30  # points; longer intervals, which few seeds can have, end in an arrow there
 
 
-class Curves(NamedTuple):
-    """Learning losses of a run by learning step, those of SFT and of the method."""
-
-    title: str
-    steps: list[int]
-    sft: list[float]
-    method: list[float]
-
-
-def draw(results: Row, curves: list[Curves], folder: Path) -> None:
+def draw(results: Row, files: Mapping[Cell, Row], folder: Path) -> None:
     """Draw `forest.png`, `curves.png`, and per method with several sets `heatmap-METHOD.png`.
 
     Methods with the same settings share one heat map, named after the first.
     """
     if results["effects"]:
         _forest(results["effects"], folder / "forest.png")
-    if curves:
-        _curves(curves, folder / "curves.png")
+    _curves(files, folder / "curves.png")
     same_settings: dict[str, list[str]] = {}
     for name, method in results["study"]["methods"].items():
         same_settings.setdefault(settings_of(method), []).append(name)
@@ -41,21 +31,25 @@ def draw(results: Row, curves: list[Curves], folder: Path) -> None:
             _heat_map(rows, ", ".join(names), folder / f"heatmap-{names[0]}.png")
 
 
-def _curves(curves: list[Curves], file: Path) -> None:
-    """Learning losses of the method and of SFT, means over the same runs."""
-    titles = list(dict.fromkeys(run.title for run in curves))
-    height = -(-len(titles) // COLUMNS)
+def _curves(files: Mapping[Cell, Row], file: Path) -> None:
+    """Learning losses of the method and of SFT, means over the runs that logged both."""
+    groups: dict[str, list[Row]] = {}
+    for cell, content in files.items():
+        if all(losses for _, losses in content["curves"].values()):  # no SFT: not --optimum full
+            groups.setdefault(", ".join(cell[:3]), []).append(content["curves"])
+    if not groups:
+        return
+    height = -(-len(groups) // COLUMNS)
     figure, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2 * height), squeeze=False)
-    for title, axis in zip(titles, axes.flat, strict=False):
-        runs = [run for run in curves if run.title == title]
-        shortest = min(min(len(run.sft), len(run.method)) for run in runs)
+    for (title, runs), axis in zip(groups.items(), axes.flat, strict=False):
+        length = min(len(losses) for run in runs for _, losses in run.values())
         for name, color in (("sft", "tab:gray"), ("method", "tab:blue")):
-            mean = np.mean([getattr(run, name)[:shortest] for run in runs], 0)
-            axis.plot(runs[0].steps[:shortest], mean, linewidth=1, color=color, label=name)
+            mean = np.mean([run[name][1][:length] for run in runs], 0)
+            axis.plot(runs[0]["method"][0][:length], mean, linewidth=1, color=color, label=name)
         axis.set_title(f"{title} ({len(runs)})", size=8)
         axis.set_yscale("log")
         axis.tick_params(which="both", labelsize=6)
-    for axis in axes.flat[len(titles) :]:
+    for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
     axes[0, 0].legend(fontsize=7)
     figure.supxlabel("learning steps", size=8)
@@ -79,9 +73,8 @@ def _forest(rows: list[Row], file: Path) -> None:
         axes.plot(np.full(len(cut), side * bound), cut, arrow, color="tab:blue", clip_on=False)
     axes.set_xlim(-bound, bound)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [", ".join(row[key] for key in ("task", "forget", "method")) for row in rows]
-    seeds = [row["accuracy"]["seeds"] for row in rows]
-    axes.set_yticks(heights, [f"{n} ({s})" for n, s in zip(names, seeds, strict=True)], size=8)
+    names = [f"{r['task']}, {r['forget']}, {r['method']} ({r['accuracy']['seeds']})" for r in rows]
+    axes.set_yticks(heights, names, size=8)
     axes.set_xlabel("accuracy minus SFT's, points, 95 % interval (seeds)")
     axes.margins(y=0.5 / len(rows))
     _save(figure, file)

@@ -9,15 +9,11 @@ from letgo.progress import log
 from letgo.study.cells import is_done
 from letgo.study.plan import Cell, Study, open_cell, read_study
 from letgo.study.results import write_results
-from letgo.study.runner import Runner, clear_shared
+from letgo.study.runner import Runner
 
 
 def runner_of(engine: str) -> type[Runner]:
-    """The runner of an engine, "processes" or "ray".
-
-    Raises:
-        InputError: Ray is not installed.
-    """
+    """The runner of an engine, "processes" or "ray"; raises `InputError` if Ray is missing."""
     if engine != "ray":
         return Runner
     with requires_extra("--engine ray", "ray"):
@@ -25,24 +21,15 @@ def runner_of(engine: str) -> type[Runner]:
     return RayRunner
 
 
-def open_cells(study: Study, cells: Sequence[Cell]) -> None:
-    """Check settings and data of cells before any of them runs.
+def prepare(root: Path, study: Study, file: Path, remaining: Sequence[Cell]) -> None:
+    """Check the remaining cells, and make the study's folder with a copy of STUDY.yaml.
 
     Raises:
-        InputError: `letgo run` would refuse the settings or the data.
+        InputError: `letgo run` would refuse settings or data of a cell, or a finished run in the
+            folder has other settings.
     """
-    for cell in {(c.task, c.forget, c.method): c for c in cells}.values():
+    for cell in {(c.task, c.forget, c.method): c for c in remaining}.values():
         open_cell(study, cell)
-
-
-def prepare(root: Path, study: Study, file: Path) -> None:
-    """Make the study's folder with a copy of STUDY.yaml.
-
-    STUDY.yaml may have grown since the last time; finished runs must have the same settings.
-
-    Raises:
-        InputError: a finished run in the folder has other settings.
-    """
     copy = root / "study.yaml"
     if copy.exists():
         before = read_study(copy)
@@ -70,6 +57,7 @@ def run_cells(runner: Runner, cells: Sequence[Cell]) -> dict[str, str]:
             write_results(runner.root, runner.study, failed)
         except InputError as wrong:  # the caller's last `write_results` raises it again
             log.warning("results: %s", wrong)
-    if not runner.keep_models:
-        clear_shared(runner.root, runner.study)
+    if not runner.keep_models and all(is_done(runner.root, c) for c in runner.study.cells()):
+        for model in (runner.root / "shared").glob("probe-*/"):
+            shutil.rmtree(model)
     return failed

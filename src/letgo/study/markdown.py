@@ -105,10 +105,9 @@ def _forgotten(effects: list[Row]) -> Table:
 
 def _mechanism(effects: list[Row]) -> Table:
     text = (
-        "To first order: the share of texts whose unlearning would lower the learning loss, the "
-        "cosine of the selected texts, and the drop of the learning loss that this predicts for "
-        "the first unlearning step. Measured on the batches of the SFT baseline, in nats per "
-        "token: the change of the learning loss by the first unlearning step, and by all of them."
+        "To first order: the share of texts whose unlearning would lower the learning loss, their "
+        "cosine, and the drop predicted for the first unlearning step. Measured against SFT's "
+        "batches: the change by the first step and by all steps, in nats per token."
     )
     rows = []
     for row in effects:
@@ -123,10 +122,7 @@ def _mechanism(effects: list[Row]) -> Table:
 
 
 def _runs(results: Row) -> Table:
-    text = (
-        "Accuracy of the base model, SFT and the method. In the rows of forgetting sets it is the "
-        "accuracy on what was to be forgotten."
-    )
+    text = "Accuracy of the base model, SFT and the method, also on the forgetting sets."
     rows = []
     for name, cell in results["cells"].items():
         for data_set, models in cell.get("sets", {}).items():

@@ -19,12 +19,7 @@ def mechanism(cells: Sequence[Row]) -> Row:
         cells: contents of the cells' files of one task, forgetting set and method, one per seed.
 
     Returns:
-        `helpful`, the share of texts whose unlearning would lower the learning loss, to first
-        order; `cosine` between unlearning the selected texts and lowering the learning loss;
-        `promise`, the drop of the learning loss that this predicts for the first unlearning step;
-        `first_step`, the actual change on the next batch, and `learning_loss`, the mean change on
-        all batches from there on: method minus SFT, means over seeds with intervals. None where
-        the runs have no such values.
+        `mechanism` of results.schema.json; None for values that the runs do not have.
     """
     rescored = [line for cell in cells for line in cell["rescored"]]
     first = [cell["rescored"][0] for cell in cells if cell["rescored"]]

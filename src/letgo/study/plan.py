@@ -39,8 +39,7 @@ class Study:
         learn: flags by learning task, `learn` and `learn_test` among them.
         forget: forgetting prompts by set, as `--forget`. A set named like a learning task is not
             combined with it; a task's own learning data is left out of a set of several sources.
-        methods: by method its `settings` (flags) and the `learn`, `forget` and `seeds` that it is
-            run on (default: all).
+        methods: by method its `settings` (flags), and `learn`, `forget`, `seeds` unless all.
         seeds: seeds of methods without their own.
         claims: by name the `method`, its `baseline` and the `forget` set that are compared; with
             `returned`, the models that the runs returned by their validation sets.
@@ -77,17 +76,10 @@ class Study:
             name: os.path.expandvars(value) if isinstance(value, str) else value
             for name, value in self.learn[cell.task].items()
         }
-        return {
-            **self.settings,
-            **task,
-            "forget": [
-                os.path.expandvars(source)
-                for source in self.forget[cell.forget]
-                if source != self.learn[cell.task]["learn"]
-            ],
-            **self.methods[cell.method].get("settings", {}),
-            "seed": cell.seed,
-        }
+        sources = [s for s in self.forget[cell.forget] if s != self.learn[cell.task]["learn"]]
+        forget = {"forget": list(map(os.path.expandvars, sources))}
+        method = self.methods[cell.method].get("settings", {})
+        return {**self.settings, **task, **forget, **method, "seed": cell.seed}
 
 
 def settings_of(method: Mapping[str, Any]) -> str:
@@ -96,11 +88,7 @@ def settings_of(method: Mapping[str, Any]) -> str:
 
 
 def open_cell(study: Study, cell: Cell) -> Run:
-    """The data of a cell, with the checks of `letgo run`.
-
-    Raises:
-        InputError: `letgo run` would refuse the settings or the data.
-    """
+    """The data of a cell; raises `InputError` if `letgo run` would refuse it or the settings."""
     flags = {**study.flags(cell), "output_dir": f"(cell {cell.name})"}
     return open_run(parse("run", [], flags))
 

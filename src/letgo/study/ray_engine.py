@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -52,15 +51,10 @@ class RayRunner(Runner):
                 log.info(TIME_IS_UP)
         finally:
             progress.close()
+            for task in waiting:
+                ray.cancel(task)  # as Ctrl-C would
             if waiting:
-                _interrupt(list(waiting))
-
-
-def _interrupt(tasks: list[Any]) -> None:
-    """Interrupt tasks as Ctrl-C would, and wait for their end."""
-    for task in tasks:
-        ray.cancel(task)
-    ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_TO_END)
+                ray.wait(list(waiting), num_returns=len(waiting), timeout=SECONDS_TO_END)
 
 
 def _connect() -> None:
@@ -70,10 +64,8 @@ def _connect() -> None:
     try:
         ray.init("auto", log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(
-            "--engine ray: no Ray cluster answers; start one by `ray start --head`, "
-            "or set RAY_ADDRESS"
-        ) from error
+        advice = "start one by `ray start --head`, or set RAY_ADDRESS"
+        raise InputError(f"--engine ray: no Ray cluster answers; {advice}") from error
 
 
 def _resources(jobs: int) -> dict[str, float]:
@@ -101,7 +93,7 @@ def _run(root: Path, cell: Cell, flags: Row, keep_models: bool, directory: Path)
     return finish(root, cell, status, keep_models)
 
 
-def _error(task: Any) -> str | None:
+def _error(task: "ray.ObjectRef[str | None]") -> str | None:
     """The task's error message or None; if Ray could not run it, the reason in one line."""
     try:
         error: str | None = ray.get(task)

@@ -18,7 +18,7 @@ from letgo.run.folder import Row, write_json
 from letgo.run.provenance import git_revision, versions
 from letgo.study.cells import Answers, read_cells
 from letgo.study.comparisons import Finished, claim_of, effects_of, returned
-from letgo.study.figures import Curves, draw
+from letgo.study.figures import draw
 from letgo.study.markdown import page
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import Cell, Study
@@ -27,18 +27,14 @@ DIGITS = 9  # significant ones; the others may differ between two machines
 
 
 def write_results(root: Path, study: Study, failed: Mapping[str, str]) -> Row:
-    """Write `results.json`, `results.md` and figures of all finished cells.
-
-    Raises:
-        InputError: as `collect`.
-    """
+    """Write `results.json`, `results.md` and figures; arguments and errors as of `collect`."""
     files = read_cells(root, study)
     origin = {"versions": versions(), "git_revision": git_revision()}
     results = {"study": asdict(study), **collect(files, study, failed), **origin}
     validate(results)
     write_json(root / "results.json", results)
     (root / "results.md").write_text(page(results), encoding="utf-8")
-    draw(results, curves(files), root)
+    draw(results, files, root)
     return results
 
 
@@ -56,11 +52,7 @@ def validate(results: Row) -> None:
 
 
 def collect(files: Mapping[Cell, Row], study: Study, failed: Mapping[str, str]) -> Row:
-    """All statistics of a study.
-
-    Args:
-        files: as `read_cells`.
-        failed: error messages by cell name.
+    """All statistics of a study, of `read_cells` and the error messages of failed cells by name.
 
     Raises:
         InputError: runs of one task were evaluated on different examples.
@@ -120,17 +112,6 @@ def _mechanism(study: Study, files: Mapping[Cell, Row], row: Row) -> Row:
     if flags.get("unlearning_interval") == 0 or flags.get("unlearning_schedule") == "early":
         result["first_step"] = None  # no learning batch follows a single unlearning step
     return result
-
-
-def curves(files: Mapping[Cell, Row]) -> list[Curves]:
-    """Learning losses of the finished runs that logged the method's and SFT's."""
-    results = []
-    for cell, file in files.items():
-        (steps, method), (_, sft) = file["curves"]["method"], file["curves"]["sft"]
-        if method and sft:  # no SFT where --optimum is not full
-            title = f"{cell.task}, {cell.forget}, {cell.method}"
-            results.append(Curves(title, steps, sft, method))
-    return results
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:

@@ -16,7 +16,7 @@ import yaml
 from letgo.errors import first_line
 from letgo.progress import Progress, log
 from letgo.run.folder import Row
-from letgo.study.cells import folder_of, is_done, log_of, write_cell
+from letgo.study.cells import folder_of, log_of, write_cell
 from letgo.study.plan import Cell, Study
 
 MODEL_FOLDERS = ("model", "lwf", "probe")  # gigabytes that the results do not need
@@ -99,12 +99,9 @@ class Runner:
                 log.info(TIME_IS_UP)
             finally:
                 progress.close()
-                self._stop()
-
-    def _stop(self) -> None:
-        self.stopped.set()
-        for process in list(self.running):
-            process.send_signal(signal.SIGINT)
+                self.stopped.set()
+                for process in list(self.running):
+                    process.send_signal(signal.SIGINT)
 
     def _run(self, cell: Cell) -> str | None:
         if self.stopped.is_set():
@@ -118,10 +115,3 @@ class Runner:
             return finish(self.root, cell, status, self.keep_models)
         except Exception as error:  # no error of one cell may stop the others
             return f"{type(error).__name__}: {first_line(error)}"
-
-
-def clear_shared(root: Path, study: Study) -> None:
-    """Remove the shared SFT models once all cells are done."""
-    if all(is_done(root, cell) for cell in study.cells()):
-        for model in (root / "shared").glob("probe-*/"):
-            shutil.rmtree(model)
