@@ -16,7 +16,6 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -122,7 +121,7 @@ def tested(
     nll = [loss for i in range(0, len(rows), 32) for loss in lm.losses(rows[i : i + 32])]
     decoded = tokenizer.batch_decode(texts, skip_special_tokens=True)
     right = [correct(exact, t, r["completion"]) for t, r in zip(decoded, test, strict=True)]
-    return right, fmean(nll)
+    return right, statistics.fmean(nll)
 
 
 def run(settings: dict[str, Any], seed: int, data: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def ranked(task: str, data: Path, folder: Path) -> dict[str, Any]:
     }
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     sources = [str(data / name / "train.jsonl") for name in sets]
-    for stage in ("elicit", "probe", "fisher", "score"):
+    for stage in ("elicit", "probe", "score"):
         command = [sys.executable, "-m", "letgo", stage, *flags, "--forget", *sources]
         subprocess.run(command, check=True)
     candidates = {one.name: one for one in rank(folder / "scores.parquet", FRACTION)}

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from letgo.errors import InputError
 from letgo.report.curves import read_curves
-from letgo.run.folder import Row, read_config, read_json, read_log, read_table, write_json
+from letgo.run import folder as files
+from letgo.run.folder import Row
 from letgo.study.plan import Cell, Study
 
 # Of one model on one set: "ids", and by metric one value per id, None where it is missing.
@@ -42,11 +43,11 @@ def is_done(root: Path, cell: Cell) -> bool:
 def write_cell(root: Path, cell: Cell) -> None:
     """Write the file of a finished run, which marks the cell as done."""
     folder = folder_of(root, cell)
-    log = read_log(folder / "train_log.jsonl")
-    logs = {"sft": read_log(folder / "probe" / "train_log.jsonl"), "method": log}
-    stages = read_json(folder / "stages.json")
+    log = files.read_log(folder / files.TRAIN_LOG.name)
+    logs = {"sft": files.read_log(folder / files.PROBE.name / files.TRAIN_LOG.name), "method": log}
+    stages = files.read_json(folder / "stages.json")
     content = {
-        "provenance": read_config(folder)["provenance"],
+        "provenance": files.read_config(folder)["provenance"],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
         "curves": {name: read_curves(lines).learning for name, lines in logs.items()},
         "rescored": [
@@ -54,9 +55,9 @@ def write_cell(root: Path, cell: Cell) -> None:
             for line in log
             if "unlearn/helpful" in line
         ],
-        "answers": _columns(read_table(folder / "answers.parquet")),
+        "answers": _columns(files.read_table(folder / files.ANSWERS.name)),
     }
-    write_json(file_of(root, cell), content, indent=None)
+    files.write_json(file_of(root, cell), content, indent=None)
 
 
 def _columns(table: pa.Table) -> Models:
@@ -85,7 +86,7 @@ def read_cells(root: Path, study: Study) -> dict[Cell, Row]:
     Raises:
         InputError: a file has the answers of letgo's first cell files, which had no named metrics.
     """
-    contents = {c: read_json(file_of(root, c)) for c in study.cells() if is_done(root, c)}
+    contents = {c: files.read_json(file_of(root, c)) for c in study.cells() if is_done(root, c)}
     for cell, content in contents.items():
         if any("ids" not in a for sets in content["answers"].values() for a in sets.values()):
             raise InputError(
