@@ -50,5 +50,5 @@ if __name__ == "__main__":
         forget_dataset=Dataset.from_list(forget),
     )
     trainer.train()
-    for line in trainer.state.log_history:
+    for line in trainer.state.log_history[:-1]:  # the last line is a summary of the training
         print({name: line[name] for name in ("step", "loss", "unlearn/loss") if name in line})

@@ -48,5 +48,5 @@ trainer.train()
 
 # `loss` is that of the learning steps; `unlearn/nll` is the mean NLL of the unlearned texts, which
 # should rise.
-for line in trainer.state.log_history:
+for line in trainer.state.log_history[:-1]:  # the last line is a summary of the training
     print({name: line[name] for name in ("step", "loss", "unlearn/nll") if name in line})
