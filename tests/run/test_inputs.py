@@ -38,7 +38,7 @@ def test_a_users_own_model_folder_is_never_replaced(tiny, data, tmp_path):
     (other / "config.yaml").write_text("mine: true\n")
     status, _, error = letgo("run", *flags(tiny, data, other))
     assert status == 2
-    assert "is not letgo's" in error
+    assert f"letgo did not create {other / 'config.yaml'}" in error
 
 
 def test_test_prompts_are_not_elicited_either(tiny, data, tmp_path):
