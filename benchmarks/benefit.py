@@ -27,7 +27,7 @@ from machine import machine
 from points import Model, Row, Vectors, dot, gram, interval, learn, mean, scores_of
 from scipy.stats import rankdata
 
-from letgo.data.demo import LEARN, TOPICS, base9, sums
+from letgo.data.demo import LEARN, base9, everyday, sums
 from letgo.data.records import read_records
 from letgo.progress import track
 from letgo.run.provenance import git_revision, versions
@@ -52,7 +52,7 @@ def records(task: str, data: Path, part: str) -> list[dict[str, str]]:
         pairs = random.Random(0).sample([(a, b) for a in range(9, 81) for b in range(9, 81)], 3000)
         return sums(LEARN, pairs[:2500] if part == "train" else pairs[2500:], base9)
     if task == "everyday":
-        return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
+        return everyday()
     read = read_records(str(data / task / f"{part}.jsonl"), "--data", True)
     return [{"prompt": r.prompt, "completion": r.completion or ""} for r in read]
 

@@ -23,7 +23,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 
 from letgo import LWFConfig, LWFTrainer
-from letgo.data.demo import FORGET, LEARN, TOPICS, base9, sums
+from letgo.data.demo import FORGET, LEARN, base9, everyday, sums
 from letgo.data.tokens import example_ids, prompt_ids, training_row
 from letgo.evaluation.answers import correct, exact
 from letgo.evaluation.statistics import paired_difference
@@ -161,8 +161,8 @@ def sums_of(seed: int, tokenizer: Any) -> dict[str, Any]:
 
 def own_texts(sums: list[str], seed: int, tokenizer: Any, base: Any) -> list[dict[str, list[int]]]:
     """D_U: the base model's answers to these sums and to everyday questions."""
-    everyday = [form.format(x) for form, things in TOPICS.items() for x in things]
-    prompts = sums + random.Random(seed).sample(everyday, TEXTS // 2)
+    questions = [record["prompt"] for record in everyday()]
+    prompts = sums + random.Random(seed).sample(questions, TEXTS // 2)
     own = answers(base, tokenizer, prompts, 32)
     return [training_row(prompt_ids(tokenizer, p), a) for p, a in zip(prompts, own, strict=True)]
 

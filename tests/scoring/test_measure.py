@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from letgo.data.tokens import batches_by_tokens
 from letgo.models.inference import example_losses, pad_rows
 from letgo.scoring import products
-from letgo.scoring.fisher import KINDS, estimate, sampled_labels
+from letgo.scoring.fisher import FISHER_KINDS, estimate, sampled_labels
 from letgo.scoring.gradients import NonFinite, finite_batch, per_example
 from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
 from letgo.scoring.scores import SCORES, LearningStats, top_fraction
@@ -80,7 +80,7 @@ def test_kfac_is_made_of_mean_outer_products(rows, tokens_per_batch):
         torch.testing.assert_close(fast[name].tensors["right"], right, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(FISHER_KINDS))
 def test_norms_and_products_of_every_kind_agree_with_formed_gradients(rows, kind):
     """`norms` gives `<G, F G>`, the inner product of G with `times(G)`, for every kind of F."""
     model, probe = make_model(seed=0), make_model(seed=1)
@@ -151,7 +151,7 @@ def test_auto_alpha_gives_a_step_as_long_as_delta_and_no_scale():
 
 
 @pytest.mark.parametrize("size", [1, 4, 8])
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(FISHER_KINDS))
 def test_products_do_not_depend_on_batch_or_order(rows, size, kind):
     model = make_model()
     weights, fisher = scored_weights(model), fisher_of(make_model(seed=1), rows, kind)

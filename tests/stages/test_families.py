@@ -8,7 +8,7 @@ from oracles import gradients as oracle
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from letgo.models.inference import pad_rows
-from letgo.scoring.fisher import KINDS, estimate
+from letgo.scoring.fisher import FISHER_KINDS, estimate
 from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
 from letgo.scoring.weights import scored_weights
 
@@ -71,7 +71,7 @@ def test_products_equal_autograd(rows, family):
     delta = {name: torch.randn(shape) for name, shape in weights.shapes.items()}
     batches = weights.batches([len(row["input_ids"]) for row in rows], 40)
     slow = [oracle.gradients_by_matrix(model, row) for row in rows]
-    for kind in KINDS:
+    for kind in FISHER_KINDS:
         fisher, _ = estimate(kind, language_model(model), weights, rows, batches)
         if kind == "diagonal":
             for name in weights.shapes:

@@ -21,50 +21,19 @@ SETTINGS = {
     "max_new_tokens": 32,
     "fisher_examples": 64,
 }
-LEARNING, TEST, SUMS, QUESTIONS, VALIDATION = 288, 120, 40, 32, 100
+LEARNING, TEST, SUMS, VALIDATION = 288, 120, 40, 100  # numbers of examples
 
 LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
+# Forms of everyday questions, and what each is filled with, separated by commas.
 TOPICS = {
-    "How do I {}?": [
-        "boil an egg",
-        "tie a tie",
-        "write a thank-you note",
-        "clean a window",
-        "plant a tree",
-        "pack a suitcase",
-        "make tea",
-        "fold a shirt",
-    ],
-    "What is {} used for?": [
-        "a compass",
-        "baking soda",
-        "a thermometer",
-        "a magnet",
-        "a ladder",
-        "vinegar",
-        "a lens",
-        "salt",
-    ],
-    "Why {}?": [
-        "is the sky blue",
-        "do leaves fall in autumn",
-        "do cats purr",
-        "does ice float",
-        "do we sleep",
-        "is the sea salty",
-        "do birds sing",
-        "does bread rise",
-    ],
-    "Name three {}.": [
-        "fruits",
-        "rivers",
-        "musical instruments",
-        "planets",
-        "tools",
-        "animals",
-        "sports",
-        "colours",
-    ],
+    "How do I {}?": "boil an egg, tie a tie, write a thank-you note, clean a window, "
+    "plant a tree, pack a suitcase, make tea, fold a shirt",
+    "What is {} used for?": "a compass, baking soda, a thermometer, a magnet, a ladder, "
+    "vinegar, a lens, salt",
+    "Why {}?": "is the sky blue, do leaves fall in autumn, do cats purr, does ice float, "
+    "do we sleep, is the sea salty, do birds sing, does bread rise",
+    "Name three {}.": "fruits, rivers, musical instruments, planets, tools, animals, sports, "
+    "colours",
 }
 
 
@@ -94,18 +63,16 @@ def generate_data(folder: Path, seed: int = 0) -> None:
     forgetting prompts. No pair of numbers is in two of the files.
     """
     rng = random.Random(seed)
-    test_end = LEARNING + TEST
-    base10_end = test_end + SUMS
-    pairs = rng.sample(
-        [(a, b) for a in range(9, 81) for b in range(9, 81)], base10_end + VALIDATION
-    )
+    test_end, base10_end = LEARNING + TEST, LEARNING + TEST + SUMS
+    all_pairs = [(a, b) for a in range(9, 81) for b in range(9, 81)]
+    pairs = rng.sample(all_pairs, base10_end + VALIDATION)
     write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
     write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:test_end], base9))
     write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[base10_end:], base9))
     write_lines(folder / "base10.jsonl", sums(FORGET, pairs[test_end:base10_end], str))
-    write_lines(folder / "everyday.jsonl", everyday()[:QUESTIONS])
+    write_lines(folder / "everyday.jsonl", everyday())
 
 
 def everyday() -> list[dict[str, str]]:
-    """Prompts that do not mention sums."""
-    return [{"prompt": form.format(x)} for form, things in TOPICS.items() for x in things]
+    """32 prompts that do not mention sums."""
+    return [{"prompt": form.format(x)} for form, xs in TOPICS.items() for x in xs.split(", ")]

@@ -47,23 +47,20 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
 
 def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Record:
     if not isinstance(row, dict):
-        raise InputError(
-            f'{flag}: {where}: not a record; expected {{"prompt": ..., "completion": ...}}'
-        )
+        expected = '{"prompt": ..., "completion": ...}'
+        raise InputError(f"{flag}: {where}: not a record; expected {expected}")
     for field in ("prompt", "completion"):
         value = row.get(field)
         if value is None and (field == "prompt" or completion):
             fields = ", ".join(map(str, row)) or "nothing"
             raise InputError(f"{flag}: {where}: no {field!r} (found: {fields})")
         if value is not None and not isinstance(value, str):
-            raise InputError(
-                f"{flag}: {where}: {field!r} is not a string but {type(value).__name__}"
-            )
-        if value is not None and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(f"{flag}: {where}: {field!r} is not valid text") from error
+            actual = type(value).__name__
+            raise InputError(f"{flag}: {where}: {field!r} is not a string but {actual}")
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{flag}: {where}: {field!r} is not valid text") from error
     if not row["prompt"].strip():
         raise InputError(f"{flag}: {where}: the prompt is empty")
     if completion and not row["completion"].strip():

@@ -9,15 +9,10 @@ from letgo.data.records import SUFFIXES, Record
 
 T = TypeVar("T")
 
-
 # File names that name a part of a data set; the data set's name is then the folder's.
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
-
-
 # A value of --forget, and its name as a set: the base model's wrong answers to learning examples.
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
-
-
 # Name of the neutral text set: its perplexity is measured, nothing is generated.
 NEUTRAL = "neutral"
 
@@ -54,8 +49,7 @@ def hold_out(
     All records of a prompt stay on the same side: no held-out prompt is trained on.
 
     Args:
-        records: records with at least two distinct prompts.
-        seed: seed of the draw.
+        records: with at least two distinct prompts.
         most: upper bound on the number of held-out prompts.
 
     Returns:

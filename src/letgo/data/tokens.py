@@ -24,10 +24,7 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     """Token ids of a labelled example.
 
-    Args:
-        tokenizer: with or without a chat template.
-        prompt: the question.
-        completion: the answer; with a chat template it is stripped of surrounding white space.
+    With a chat template the completion is stripped of surrounding white space.
 
     Returns:
         (prompt ids, completion ids); the completion ends with the end-of-turn token. A token that
@@ -52,10 +49,7 @@ def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int]
 
 def training_row(prompt: Sequence[int], completion: Sequence[int]) -> dict[str, list[int]]:
     """A row for TRL's trainer; only the completion has labels, the prompt's are -100."""
-    return {
-        "input_ids": [*prompt, *completion],
-        "labels": [-100] * len(prompt) + list(completion),
-    }
+    return {"input_ids": [*prompt, *completion], "labels": [-100] * len(prompt) + list(completion)}
 
 
 def generated_rows(texts: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]]:
@@ -76,12 +70,8 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
     An example that is longer than the budget is alone in its batch.
 
-    Args:
-        lengths: tokens per example.
-        budget: tokens per batch, at least 1.
-
     Returns:
-        lists of indices into `lengths`; every index occurs once.
+        lists of indices into `lengths` (tokens per example); every index occurs once.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):

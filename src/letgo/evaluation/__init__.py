@@ -1,1 +1,1 @@
-"""What models are asked, and how their answers are judged."""
+"""The prompts that models are evaluated on, and the metrics of their answers."""

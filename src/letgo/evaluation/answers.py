@@ -27,10 +27,7 @@ def number(text: str) -> float | None:
 
 
 def reader(references: Sequence[str]) -> Reader:
-    """The rule by which the answers to a set are read.
-
-    Args:
-        references: the right answers of the set.
+    """The rule that reads the answers to a set with these right answers.
 
     Returns:
         `number` or `letter` if it reads every reference, else `exact`.
@@ -54,11 +51,7 @@ def measure(
 
     Args:
         read: the rule of its set; None where the set has no references.
-        generated: the answer.
-        reference: the right answer.
         reference_nll: mean NLL of the right answer, nats per token.
     """
-    return {
-        "correct": None if read is None else correct(read, generated, reference),
-        "reference_nll": reference_nll,
-    }
+    is_correct = None if read is None else correct(read, generated, reference)
+    return {"correct": is_correct, "reference_nll": reference_nll}

@@ -66,39 +66,29 @@ def all_answers(run: Run, scratch: Path, label: str, load: Load) -> list[Row]:
     """One model's answers to all sets, as rows of `answers.parquet`.
 
     Args:
-        run: whose prompts are answered.
+        run: the run that has the prompts.
         scratch: the stage's scratch folder.
-        label: of the model, a key of `LABELS`.
+        label: a key of `LABELS`.
         load: loads the model; not called if a resumed run has all answers already.
     """
     load = cache(load)
     sets = evaluated_sets(run)
     if label == "base":
         sets.pop(VALIDATION, None)  # the validation set decides between SFT and LWF
-    rows = [
-        row
-        for name, records in sets.items()
-        for row in _answers(run, scratch, label, name, records, load)
-    ]
+    rows: list[Row] = []
+    for name, records in sets.items():
+        rows += _answers(run, scratch, label, name, records, load)
     return rows + _neutral(scratch, label, load)
 
 
 def _row(label: str, name: str, id: str, metrics: Row, **texts: str) -> Row:
     """A row of `answers.parquet`; each metric is a column."""
-    return {
-        "model": label,
-        "set": name,
-        "id": id,
-        "prompt": "",
-        "reference": "",
-        "generated": "",
-        **texts,
-        **metrics,
-    }
+    texts = {"prompt": "", "reference": "", "generated": "", **texts}
+    return {"model": label, "set": name, "id": id, **texts, **metrics}
 
 
 def _neutral(scratch: Path, label: str, load: Load) -> list[Row]:
-    """Rows for the neutral texts, whose likelihood is measured and which are not answered."""
+    """Rows of the NLL of the neutral texts, to which there are no answers."""
 
     def read(_: list[None]) -> list[Row]:
         return [
@@ -122,29 +112,18 @@ def _answers(
 
     def answer(chunk: list[tuple[Record, list[int]]]) -> list[Row]:
         lm = load()
-        texts = _generated(lm, chunk, max_new_tokens)
-        if judged and len(texts) < len(chunk):
-            count = len(chunk) - len(texts)
+        answers = _generated(lm, chunk, max_new_tokens)
+        if judged and len(answers) < len(chunk):
             message = "evaluate %s: %d prompts of %d tokens or more count as wrong"
-            log.warning(message, name, count, lm.limit)
-        nll = _nll_of_references(lm, chunk, references) if judged and texts else {}
-        return [
-            _row(
-                label,
-                name,
-                record.id,
-                measure(
-                    read,
-                    texts.get(record.id, ""),
-                    references[record.id],
-                    nll.get(record.id, math.nan),
-                ),
-                prompt=record.prompt,
-                reference=references[record.id].strip(),
-                generated=texts.get(record.id, "").strip(),
-            )
-            for record, _ in chunk
-        ]
+            log.warning(message, name, len(chunk) - len(answers), lm.limit)
+        nll = _nll_of_references(lm, chunk, references) if judged and answers else {}
+        rows = []
+        for record, _ in chunk:
+            generated, reference = answers.get(record.id, ""), references[record.id]
+            metrics = measure(read, generated, reference, nll.get(record.id, math.nan))
+            texts = {"reference": reference.strip(), "generated": generated.strip()}
+            rows.append(_row(label, name, record.id, metrics, prompt=record.prompt, **texts))
+        return rows
 
     prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
     chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
@@ -169,9 +148,9 @@ def _nll_of_references(
     lm: LanguageModel, chunk: list[tuple[Record, list[int]]], references: dict[str, str]
 ) -> dict[str, float]:
     """Mean NLL of every reference that fits, nats per token: finer than right or wrong."""
-    rows = {
-        record.id: training_row(*example_ids(lm.tokenizer, record.prompt, references[record.id]))
-        for record, _ in chunk
-    }
-    rows = {name: row for name, row in rows.items() if len(row["input_ids"]) <= lm.limit}
+    rows = {}
+    for record, _ in chunk:
+        row = training_row(*example_ids(lm.tokenizer, record.prompt, references[record.id]))
+        if len(row["input_ids"]) <= lm.limit:
+            rows[record.id] = row
     return dict(zip(rows, lm.losses(list(rows.values())), strict=True)) if rows else {}

@@ -30,18 +30,15 @@ def task_manager(tasks: Sequence[str]) -> TaskManager:
     own = ", ".join(sorted(file.stem for file in OWN_TASKS.glob("*.yaml")))
     for task in tasks:
         if task not in manager.all_tasks:
-            raise InputError(
-                f"--harness: there is no task {task!r}; `lm-eval ls tasks` lists the "
-                f"harness's, letgo adds {own}"
-            )
+            hint = f"`lm-eval ls tasks` lists the harness's, letgo adds {own}"
+            raise InputError(f"--harness: there is no task {task!r}; {hint}")
         try:
             manager.load([task])
         except InputError:
             raise
         except Exception as error:  # the hub's client has no common exception
-            raise InputError(
-                f"--harness: the data of {task} cannot be loaded: {first_line(error)}"
-            ) from error
+            message = f"--harness: the data of {task} cannot be loaded: {first_line(error)}"
+            raise InputError(message) from error
     return manager
 
 
@@ -70,11 +67,7 @@ def run_tasks(
     show_bars = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
     with nullcontext() if show_bars else redirect_stderr(StringIO()):
         return lm_eval.simple_evaluate(
-            lm,
-            tasks=list(tasks),
-            task_manager=manager,
-            apply_chat_template=template,
-            **options,
+            lm, tasks=list(tasks), task_manager=manager, apply_chat_template=template, **options
         )
 
 

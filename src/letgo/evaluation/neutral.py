@@ -19,7 +19,7 @@ def neutral_texts() -> dict[str, str]:
 def neutral_nll(lm: LanguageModel) -> dict[str, float]:
     """Mean NLL of every paragraph by its id, nats per token, over all tokens but the first.
 
-    The text is shown without a chat template, cut at the model's context.
+    The model reads the text without a chat template, cut at its context length.
     """
     limit = context_length(lm.model.config, None)
     ids = {name: lm.tokenizer(text)["input_ids"][:limit] for name, text in neutral_texts().items()}

@@ -18,18 +18,19 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
 
 
 def perplexity(losses: Sequence[float] | np.ndarray) -> float:
-    """Of text whose tokens have this mean NLL (nats); at most what a float can hold."""
+    """The exponential of the mean of NLLs (nats), limited to what a float can hold."""
     return float(np.exp(np.minimum(np.mean(losses), MOST_NATS)))
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
     """Difference of two accuracies on the same examples.
 
-    The p-value is the exact McNemar test's. The interval is the BCa bootstrap over examples; where
-    all examples say the same, the exact (Clopper-Pearson) bound on the share that could differ.
+    The p-value is that of the exact McNemar test. The interval is the BCa bootstrap over examples;
+    if all differences are equal, it is the exact (Clopper-Pearson) bound on the share of examples
+    that could differ.
 
     Args:
-        ours, theirs: right or wrong, example by example.
+        ours, theirs: whether each answer is right, in the same order.
 
     Returns:
         `difference`, `ci95` (fractions) and `p_value`.
@@ -38,11 +39,10 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str,
     n = len(differences)
     won, lost = int((differences > 0).sum()), int((differences < 0).sum())
     if len(set(differences)) > 1:
-        resampled = bootstrap(
-            (differences,), np.mean, n_resamples=9999, batch=256, rng=np.random.default_rng(0)
-        )
+        rng = np.random.default_rng(0)
+        resampled = bootstrap((differences,), np.mean, n_resamples=9999, batch=256, rng=rng)
         low, high = map(float, resampled.confidence_interval)
-    else:  # resampling equal numbers shows no spread, yet n examples cannot prove there is none
+    else:  # resampling equal numbers has no spread, yet n examples cannot prove that there is none
         bound = float(binomtest(0, n).proportion_ci(0.95).high)
         low, high = max(-1.0, differences[0] - bound), min(1.0, differences[0] + bound)
     return {
@@ -53,39 +53,37 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str,
 
 
 def paired_mean(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Mean difference of a figure on the same examples, by the paired t-test.
+    """Mean difference of a metric on the same examples, by the paired t-test.
 
     Args:
-        ours, theirs: of the same examples; pairs that are not finite are left out.
+        ours, theirs: values in the same order; pairs that are not finite are left out.
 
     Returns:
-        `difference`, `ci95` and `p_value`; an interval of None and p = 1 where fewer than two
-        pairs are left.
+        `difference`, `ci95` and `p_value`; if fewer than two pairs remain, p is 1 and the limits of
+        the interval are None.
     """
     differences = np.array(ours, dtype=float) - np.array(theirs, dtype=float)
     differences = differences[np.isfinite(differences)]
-    if not differences.any():  # two models that are the same
+    if not differences.any():  # the two models are equal
         return {"difference": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0}
     if len(differences) < 2:
         return {"difference": float(differences[0]), "ci95": [None, None], "p_value": 1.0}
     test = ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(0.95)
-    return {
-        "difference": float(differences.mean()),
-        "ci95": [float(low), float(high)],
-        "p_value": float(test.pvalue),
-    }
+    mean, interval = float(differences.mean()), [float(low), float(high)]
+    return {"difference": mean, "ci95": interval, "p_value": float(test.pvalue)}
 
 
 def verdict(difference: dict[str, Any]) -> str:
-    """Which model to keep, by the validation set: "lwf" where a gain is shown, else "sft".
+    """Which model to keep, by the validation set: "lwf" if it is significantly better, else "sft".
 
-    A gain is significantly more right answers, or right answers that are significantly likelier
-    and no fewer of them given: accuracy alone is blunt where a set is small.
+    LWF is better if its accuracy is significantly higher, or if the NLL of the right answers is
+    significantly lower and its accuracy not lower. Accuracy alone rarely differs significantly on
+    a small set.
 
     Args:
-        difference: of `paired_difference`, LWF minus SFT, with that of the NLL of the right
-            answers (`paired_mean`) as `reference_nll`.
+        difference: the result of `paired_difference`, LWF minus SFT, with the result of
+            `paired_mean` for the NLL of the right answers as `reference_nll`.
     """
     more = difference["difference"] > 0 and difference["p_value"] < SIGNIFICANT
     nll = difference["reference_nll"]

@@ -5,6 +5,7 @@ from contextlib import redirect_stderr
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,8 +40,6 @@ def resolve(name: str) -> str:
 
 def _unpack(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into an ordinary model folder, atomically."""
-    from tempfile import TemporaryDirectory
-
     with redirect_stderr(StringIO()):  # transformers prints a progress bar for 272 tensors
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32

@@ -26,20 +26,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model, its tokenizer, and how they are used.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: pads with `pad_token_id`.
-        bf16: whether to compute in bfloat16 (autocast).
-        max_length: limits the tokens of prompt and answer together (`--max_length`); the model's
-            context limits them anyway.
-    """
+    """A causal language model in evaluation mode, its tokenizer, and how they are used."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    bf16: bool = False
-    max_length: int | None = None
+    bf16: bool = False  # whether to compute in bfloat16 (autocast)
+    max_length: int | None = None  # of prompt and answer in tokens, within the model's context
 
     @property
     def limit(self) -> int:
@@ -66,14 +58,10 @@ class LanguageModel:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers to one batch of prompts.
-
-        Args:
-            prompts: token ids of each prompt; padded on the left here.
-            max_new_tokens: longest answer, in tokens.
+        """Greedy answers to one batch of prompts, which are lists of token ids.
 
         Returns:
-            the new token ids of each answer, with the token that ended it.
+            the at most `max_new_tokens` new ids of each answer, with the token that ended it.
         """
         width, pad, stops = max(map(len, prompts)), self.tokenizer.pad_token_id, self.stops
         ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -126,9 +114,7 @@ def pad_rows(rows: Sequence[Row], pad_token_id: int) -> Batch:
 def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Mean NLL over the labels of each example, as TRL's loss on a batch of one.
 
-    Args:
-        model: any causal language model.
-        batch: (batch, tokens); the label -100 marks a token that is not predicted.
+    The label -100 marks a token that is not predicted.
 
     Returns:
         (batch,) float32, nats per token; 0 for an example without labels.

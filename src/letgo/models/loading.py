@@ -1,6 +1,8 @@
 """Loading and fingerprinting models and tokenizers; the device they run on."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from letgo.errors import InputError, first_line
 from letgo.models.bundled import EMBEDDED, resolve
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn any error of loading a model, as a broken file can raise, into an `InputError`."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"--model: cannot load {name!r}; give a hub id, a folder written by save_pretrained, "
+            f"or {EMBEDDED} ({first_line(error)})"
+        ) from error
 
 
 def fingerprint(name: str, trust_remote_code: bool = False) -> str:
@@ -21,12 +37,8 @@ def fingerprint(name: str, trust_remote_code: bool = False) -> str:
         InputError: there is no such model.
     """
     source = resolve(name)
-    try:
+    with _loading(name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken file can raise any error
-        raise _unknown(name, error) from error
     if not Path(source).is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"
     digest = hashlib.sha256()
@@ -47,18 +59,12 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
     Raises:
         InputError: there is no such model, or it has no tokenizer or no token to pad with.
     """
-    try:
+    with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken file can raise any error
-        raise _unknown(name, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise InputError(
-            f"--model: the tokenizer of {name} has no padding and no end-of-text token"
-        )
+        raise InputError(f"--model: the tokenizer of {name} has no padding or end-of-text token")
     return tokenizer
 
 
@@ -73,20 +79,9 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
         InputError: there is no such model.
     """
     kwargs.setdefault("dtype", torch.float32)
-    try:
+    with _loading(name):
         model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken file can raise any error
-        raise _unknown(name, error) from error
     return model.to(device()) if "quantization_config" not in kwargs else model
-
-
-def _unknown(name: str, error: Exception) -> InputError:
-    return InputError(
-        f"--model: cannot load {name!r}; give a hub id, a folder written by save_pretrained, "
-        f"or {EMBEDDED} ({first_line(error)})"
-    )
 
 
 def device() -> torch.device:

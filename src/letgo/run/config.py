@@ -16,7 +16,7 @@ from trl import ModelConfig, TrlParser
 from letgo.data.splits import MISTAKES
 from letgo.errors import InputError, Parser
 from letgo.models.bundled import EMBEDDED
-from letgo.scoring.fisher import KINDS
+from letgo.scoring.fisher import FISHER_KINDS
 from letgo.scoring.scores import DEFAULT_SCORE, SCORES
 from letgo.unlearning.config import LWFConfig, setting
 
@@ -27,7 +27,7 @@ Settings = Mapping[str, Any]
 DEFAULTS = {"logging_steps": 1, "save_strategy": "no", "save_total_limit": 1, "report_to": "none"}
 CHOICES = {
     "score": tuple(SCORES),
-    "fisher_kind": tuple(KINDS),
+    "fisher_kind": tuple(FISHER_KINDS),
     "fisher_labels": ("empirical", "sampled"),
     "selection": ("top", "bottom", "random"),
 }
@@ -80,7 +80,7 @@ class RunConfig:
     selection: str = setting(
         "top", "Texts to unlearn, by confidence: top; bottom and random are controls."
     )
-    fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(KINDS)}.")
+    fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(FISHER_KINDS)}.")
     fisher_labels: str = setting(
         "empirical", "Labels for it: empirical (those of the data) or sampled (from the model)."
     )

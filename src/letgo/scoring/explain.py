@@ -27,8 +27,7 @@ def block(name: str) -> str:
 def layer_shares(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, float]]:
     """Each layer group's share, a fraction of 1, of the gradient product that the score uses.
 
-    Args:
-        metadata: the schema's metadata of a `scores.parquet`.
+    It is read from the metadata of the schema of a `scores.parquet`.
 
     Returns:
         shares by "matrix" and by "block", blocks in ascending order; empty for a score that uses
@@ -63,7 +62,8 @@ def explain(file: Path) -> str:
     lines = [f"score {name}, {len(rows)} texts", ""]
     grouped = layer_shares(table.schema.metadata)
     for title, shares in grouped.items():
-        lines += [f"{'share by ' + title:40}", *_bars(shares), ""]
+        bars = [f"  {n:28} {share:6.1%} {'#' * round(40 * share)}" for n, share in shares.items()]
+        lines += [f"{'share by ' + title:40}", *bars, ""]
     if not grouped:
         lines += ["this score uses losses, not gradients, so layers have no shares", ""]
     for label, column in (("length in tokens", "tokens"), ("loss of the base model", "loss_base")):
@@ -79,9 +79,4 @@ def explain(file: Path) -> str:
 
 def _in_order(name: str) -> list[str | int]:
     """A sort key that puts block 10 after block 9."""
-    parts: list[str | int] = re.split(r"(\d+)", name)  # words at even, numbers at odd positions
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def _bars(shares: dict[str, float]) -> list[str]:
-    return [f"  {name:28} {share:6.1%} {'#' * round(40 * share)}" for name, share in shares.items()]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -7,7 +7,7 @@ size. Only `Diagonal` forms gradients; the other two use `a` and `g` (see `produ
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -28,6 +28,13 @@ class Information(Protocol):
 
     tensors: dict[str, Tensor]
 
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    @classmethod
+    def zeros(cls, out_size: int, in_size: int, device: torch.device) -> Self:
+        """The running sum over no examples."""
+
     def add(self, a: Tensor, g: Tensor) -> None:
         """Add a batch of examples, a: (batch, tokens, in), g: (batch, tokens, out)."""
 
@@ -44,11 +51,8 @@ class Information(Protocol):
         """`<G_i, F G_i>` of every example of a batch, (batch,) float32."""
 
 
-class Diagonal:
+class Diagonal(Information):
     """The diagonal of the Fisher information, the mean of `G^2`: out * in numbers."""
-
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
 
     @classmethod
     def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Diagonal":
@@ -69,12 +73,11 @@ class Diagonal:
 
     def norms(self, a: Tensor, g: Tensor) -> Tensor:
         flat = self.tensors["diagonal"].flatten()
-        return torch.stack(
-            [torch.dot(flat, gradient.square_().flatten()) for gradient in products.gradients(a, g)]
-        )
+        squares = (gradient.square_().flatten() for gradient in products.gradients(a, g))
+        return torch.stack([torch.dot(flat, square) for square in squares])
 
 
-class Factored:
+class Factored(Information):
     """The rank-one approximation of the diagonal that is best in KL divergence: out + in numbers.
 
         F ~ rows columns^T / sum(F)     rows, columns: row and column sums of the diagonal
@@ -82,17 +85,10 @@ class Factored:
     as in Adafactor (arXiv 1804.04235). `products.row_sums` gives the sums without forming `G`.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
-
     @classmethod
     def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Factored":
-        return cls(
-            {
-                "rows": torch.zeros(out_size, device=device),
-                "columns": torch.zeros(in_size, device=device),
-            }
-        )
+        rows, columns = torch.zeros(out_size, device=device), torch.zeros(in_size, device=device)
+        return cls({"rows": rows, "columns": columns})
 
     def add(self, a: Tensor, g: Tensor) -> None:
         self.tensors["rows"] += products.row_sums(a, g)
@@ -120,7 +116,7 @@ class Factored:
         return products.norms(a, g, *self._factors())
 
 
-class Kronecker:
+class Kronecker(Information):
     """K-FAC (arXiv 1503.05671): the Kronecker product of two matrices, out^2 + in^2 numbers.
 
         F ~ left (x) right     left = mean_examples sum_tokens g g^T
@@ -130,18 +126,10 @@ class Kronecker:
     weights |g|^2 exclude positions without a gradient (padding) and preserve the trace.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
-
     @classmethod
     def zeros(cls, out_size: int, in_size: int, device: torch.device) -> "Kronecker":
-        return cls(
-            {
-                "left": torch.zeros(out_size, out_size, device=device),
-                "right": torch.zeros(in_size, in_size, device=device),
-                "weight": torch.zeros(1, device=device),
-            }
-        )
+        shapes = {"left": (out_size, out_size), "right": (in_size, in_size), "weight": (1,)}
+        return cls({part: torch.zeros(shape, device=device) for part, shape in shapes.items()})
 
     def add(self, a: Tensor, g: Tensor) -> None:
         g, a = g.flatten(0, 1), a.flatten(0, 1)
@@ -170,7 +158,7 @@ def _inverse_root(matrix: Tensor) -> Tensor:
     return (vectors / (eigenvalues.clamp(min=0).sqrt() + EPS**0.5)) @ vectors.T
 
 
-KINDS: Mapping[str, type[Diagonal] | type[Factored] | type[Kronecker]] = {
+FISHER_KINDS: Mapping[str, type[Diagonal | Factored | Kronecker]] = {
     "diagonal": Diagonal,
     "factored": Factored,
     "kfac": Kronecker,
@@ -188,9 +176,9 @@ def estimate(
     """The Fisher information of every matrix, a mean over examples.
 
     Args:
-        kind: a key of `KINDS`.
+        kind: a key of `FISHER_KINDS`.
         lm: the model at whose weights it is taken.
-        weights: which matrices.
+        weights: the matrices.
         rows: the examples.
         batches: lists of indices into `rows`; the result does not depend on the batching.
         relabel: replaces the labels of a batch (`sampled_labels`); None keeps the data's labels.
@@ -203,18 +191,17 @@ def estimate(
     """
     device = next(lm.model.parameters()).device
     information: dict[str, Information] = {
-        name: KINDS[kind].zeros(*shape, device) for name, shape in weights.shapes.items()
+        name: FISHER_KINDS[kind].zeros(*shape, device) for name, shape in weights.shapes.items()
     }
+
+    def use(name: str, a: Tensor, g: Tensor) -> None:
+        information[name].add(a, g)
 
     def add(batch: Batch) -> Tensor:
         batch = relabel(batch) if relabel else batch
-        return per_example(
-            lm.model, weights, batch, lambda name, a, g: information[name].add(a, g), lm.bf16
-        )
+        return per_example(lm.model, weights, batch, use, lm.bf16)
 
-    left_out: list[int] = []
-    for batch in batches:
-        left_out += finite_batch(lm, rows, batch, add)[2]
+    left_out = [i for batch in batches for i in finite_batch(lm, rows, batch, add)[2]]
     for name, matrix in information.items():
         matrix.divide(max(1, len(rows) - len(left_out)))
         if not all(tensor.isfinite().all() for tensor in matrix.tensors.values()):
@@ -262,20 +249,14 @@ def save(file: Path, fisher: dict[str, Information], metadata: dict[str, str]) -
 
 
 def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict[str, Information]:
-    """Read the Fisher information of all matrices.
-
-    Args:
-        file: written by `save`.
-        weights: the matrices to read.
-        model: the expected fingerprint of the model.
-        device: the device of the result.
+    """Read the Fisher information of all matrices from a file that `save` wrote, to a device.
 
     Raises:
-        InputError: the file belongs to another model.
+        InputError: the file belongs to another model than that with the fingerprint `model`.
     """
     with safe_open(file, "pt", device=str(device)) as stored:
         metadata = stored.metadata() or {}
-        kind = KINDS.get(metadata.get("kind", ""))
+        kind = FISHER_KINDS.get(metadata.get("kind", ""))
         names = set(stored.keys())
         if kind is None or metadata.get("model") != model:
             raise InputError(
@@ -284,16 +265,10 @@ def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict
             )
         fisher: dict[str, Information] = {}
         for name, (out_size, in_size) in weights.shapes.items():
-            expected = kind.zeros(out_size, in_size, torch.device("meta")).tensors
-            tensors = {
-                part: stored.get_tensor(f"{name}.{part}")
-                for part in expected
-                if f"{name}.{part}" in names
-            }
-            if any(
-                part not in tensors or tensors[part].shape != like.shape
-                for part, like in expected.items()
-            ):
+            zeros = kind.zeros(out_size, in_size, torch.device("meta")).tensors
+            parts = [part for part in zeros if f"{name}.{part}" in names]
+            tensors = {part: stored.get_tensor(f"{name}.{part}") for part in parts}
+            if {p: t.shape for p, t in tensors.items()} != {p: t.shape for p, t in zeros.items()}:
                 raise InputError(
                     f"{file} has no Fisher information of {name} with {out_size} x {in_size} "
                     f"weights: it belongs to another model; delete it and run `letgo fisher` again"

@@ -6,6 +6,7 @@ forms no weight gradients. `products.py` says what `a` and `g` are and computes 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from letgo.errors import InputError
 from letgo.models.inference import Batch, LanguageModel, Row, autocast, example_losses
-from letgo.scoring.weights import Weights, _start_graph, matrices
+from letgo.scoring.weights import Weights, matrices, require_output_grad
 
+UNSUITABLE = "so this architecture cannot be scored; choose another model"
 # Called with a matrix's name, a: (batch, tokens, in) and g: (batch, tokens, out), of one dtype.
 Use = Callable[[str, Tensor, Tensor], None]
 
@@ -35,7 +37,7 @@ def per_example(model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool
         weights: the matrices whose gradients are wanted.
         batch: (batch, tokens), padded, prompts masked; a single example if `weights.others`.
         use: see `Use`; it must treat every example independently of the others.
-        bf16: run the forward and backward pass in bfloat16.
+        bf16: compute forward and backward in bfloat16.
 
     Returns:
         the mean NLL of each example, (batch,) float32.
@@ -65,37 +67,26 @@ def per_example(model: Any, weights: Weights, batch: Batch, use: Use, bf16: bool
 
 @contextmanager
 def _hooks(weights: Weights, size: int, use: Use) -> Iterator[None]:
+    """Hooks on all layers that call `use` in the backward pass of a batch of `size` examples."""
     seen: set[str] = set()
 
-    def forward_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            a = inputs[0].detach()
-            if a.numel() % (size * a.shape[-1]) or a.shape[0] % size:
-                raise InputError(
-                    f"--model: the layer {name} mixes the texts of a batch, so this architecture "
-                    f"cannot be scored; choose another model"
-                )
+    def hook(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        a = inputs[0].detach()
+        if a.numel() % (size * a.shape[-1]) or a.shape[0] % size:
+            raise InputError(f"--model: the layer {name} mixes the texts of a batch, {UNSUITABLE}")
 
-            def backward_hook(g: Tensor) -> None:
-                if name in seen:  # the norm of a sum of gradients is not the sum of norms
-                    raise InputError(
-                        f"--model: the layer {name} runs twice in one pass, so this architecture "
-                        f"cannot be scored; choose another model"
-                    )
-                seen.add(name)
-                # Some layers take the tokens of all texts in one dimension: (batch * tokens, in).
-                use(
-                    name,
-                    a.reshape(size, -1, a.shape[-1]).to(g.dtype),
-                    g.reshape(size, -1, g.shape[-1]),
-                )
+        def backward_hook(g: Tensor) -> None:
+            if name in seen:  # the norm of a sum of gradients is not the sum of norms
+                raise InputError(f"--model: the layer {name} runs twice in one pass, {UNSUITABLE}")
+            seen.add(name)
+            # Some layers take the tokens of all texts in one dimension: (batch * tokens, in).
+            by_text = a.reshape(size, -1, a.shape[-1]).to(g.dtype)
+            use(name, by_text, g.reshape(size, -1, g.shape[-1]))
 
-            if output.requires_grad:
-                output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
+        if output.requires_grad:
+            output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
-        return hook
-
-    handles = [layer.register_forward_hook(forward_hook(n)) for n, layer in weights.layers.items()]
+    handles = [layer.register_forward_hook(partial(hook, n)) for n, layer in weights.layers.items()]
     try:
         yield
     finally:
@@ -111,7 +102,7 @@ def _frozen(model: Any, weights: Weights) -> Iterator[None]:
     for parameter, _, _ in before:
         parameter.requires_grad_(id(parameter) in others)
         parameter.grad = None
-    handle = model.get_input_embeddings().register_forward_hook(_start_graph)
+    handle = model.get_input_embeddings().register_forward_hook(require_output_grad)
     try:
         yield
     finally:
@@ -126,11 +117,7 @@ def finite_batch(
 ) -> tuple[list[int], Any, list[int]]:
     """The result of `work` on a batch, without the examples whose loss is not finite.
 
-    Args:
-        lm: pads the batch.
-        rows: token ids and labels of all examples.
-        indices: the batch, as indices into `rows`.
-        work: calls `per_example`.
+    The batch is padded by `lm` and consists of indices into `rows`; `work` calls `per_example`.
 
     Returns:
         the indices of the examples that were used, the result of `work` (None if there are none),

@@ -42,8 +42,8 @@ def gradient_products(
     """Loss and products of each example's gradient, summed over all matrices.
 
     Args:
-        model: at the point where gradients are taken, in evaluation mode.
-        weights: which matrices.
+        model: at the weights where gradients are taken, in evaluation mode.
+        weights: the matrices.
         batch: (batch, tokens), padded, prompts masked.
         wanted: products by name.
         bf16: compute forward and backward in bfloat16.
@@ -52,8 +52,8 @@ def gradient_products(
     Returns:
         "loss" and one entry per product, each (batch,) float64 on the CPU.
     """
-    device = batch.labels.device
-    sums = {name: torch.zeros(len(batch.labels), device=device) for name in wanted}
+    labels = batch.labels
+    sums = {name: torch.zeros(len(labels), device=labels.device) for name in wanted}
 
     def use(name: str, a: Tensor, g: Tensor) -> None:
         for key, product in wanted.items():
@@ -71,11 +71,7 @@ def summed_gradient(
 ) -> tuple[dict[str, Tensor], list[int]]:
     """The sum of the gradients of examples at the model's weights.
 
-    Args:
-        lm: the model.
-        weights: which matrices.
-        rows: the examples.
-        batches: lists of indices into `rows`; the result does not depend on the batching.
+    The batches are lists of indices into `rows`; the result does not depend on the batching.
 
     Returns:
         (out, in) float32 per matrix, and the indices of examples left out for a non-finite loss.
@@ -86,9 +82,8 @@ def summed_gradient(
     def add(name: str, a: Tensor, g: Tensor) -> None:
         total[name] += products.summed(a, g)
 
-    left_out: list[int] = []
-    for batch in batches:
-        left_out += finite_batch(
-            lm, rows, batch, lambda padded: per_example(lm.model, weights, padded, add, lm.bf16)
-        )[2]
+    def work(batch: Batch) -> Tensor:
+        return per_example(lm.model, weights, batch, add, lm.bf16)
+
+    left_out = [i for batch in batches for i in finite_batch(lm, rows, batch, work)[2]]
     return total, left_out

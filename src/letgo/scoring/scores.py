@@ -16,48 +16,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-# The numbers of a text, and those of them that need the Fisher information or the probe.
+# The numbers of a text, and those of them that need the Fisher information.
 NUMBERS = ("loss_base", "loss_probe", "linear", "quadratic", "inner", "learning", "norm")
 FISHER_NUMBERS = frozenset({"linear", "quadratic"})
-PROBE_NUMBERS = frozenset({"linear", "inner", "loss_probe"})
 
 Numbers = Mapping[str, float]  # of one text, by name
 
 
 @dataclass(frozen=True)
 class LearningStats:
-    """Numbers of the learning task that are the same for all texts; NaN where not computed.
+    """Numbers of the learning task that are the same for all texts; NaN where not computed."""
 
-    Args:
-        constant: `<delta, F delta>`.
-        length: `<delta, delta>`.
-        learning: `<g_L, g_L>`.
-        alpha: step length of the published score; None for `auto`.
-    """
-
-    constant: float
-    length: float
-    learning: float
-    alpha: float | None
+    constant: float  # <delta, F delta>
+    length: float  # <delta, delta>
+    learning: float  # <g_L, g_L>
+    alpha: float | None  # step length of the published score; None for `auto`
 
 
 @dataclass(frozen=True)
 class Score:
-    """A forgetting score: its formula, what it needs, and what it means.
-
-    Args:
-        function: from a text's numbers and the learning task's to the score.
-        needs: names of the numbers that `function` reads.
-        meaning: what the score measures, for the report; completes "The confidence says ...".
-        direction: the product whose parts by layer explain the score; None for scores of losses.
-        uses_alpha: whether `--alpha` changes it.
-    """
+    """A forgetting score: its formula, what it needs, and what it means."""
 
     function: Callable[[Numbers, LearningStats], float]
-    needs: frozenset[str]
-    meaning: str
-    direction: str | None = None
-    uses_alpha: bool = False
+    needs: frozenset[str]  # names of the numbers that `function` reads
+    meaning: str  # for the report; completes "The confidence says ..."
+    direction: str | None = None  # the product whose parts by layer explain it; None: only losses
+    uses_alpha: bool = False  # whether `--alpha` changes it
 
     def __call__(self, text: Numbers, stats: LearningStats) -> float:
         """The score of a text."""
@@ -67,11 +51,6 @@ class Score:
     def needs_fisher(self) -> bool:
         """Whether it needs the Fisher information of the learning stats."""
         return bool(self.needs & FISHER_NUMBERS)
-
-    @property
-    def needs_probe(self) -> bool:
-        """Whether it needs the weights of the probe."""
-        return bool(self.needs & PROBE_NUMBERS)
 
 
 def fisher_distance(text: Numbers, stats: LearningStats) -> float:
@@ -178,7 +157,7 @@ def top_fraction(ids: Sequence[K], confidence: Sequence[float], fraction: float)
     """The ids of the most confident texts, at least one; ties are broken by id.
 
     Args:
-        ids: of all texts; can be ordered.
+        ids: the ids of all texts; can be ordered.
         confidence: in the same order; higher is forgotten first.
         fraction: in (0, 1].
     """

@@ -39,13 +39,10 @@ class Weights:
 
     def restricted(self, names: set[str]) -> "Weights":
         """The matrices with these names only, and the parameters that contain them."""
+        parameters = {name.partition("[")[0] for name in names}  # "experts" of "experts[3]"
         return Weights(
             {name: layer for name, layer in self.layers.items() if name in names},
-            {
-                name: p
-                for name, p in self.others.items()
-                if any(n == name or n.startswith(f"{name}[") for n in names)
-            },
+            {name: p for name, p in self.others.items() if name in parameters},
             {name: shape for name, shape in self.shapes.items() if name in names},
         )
 
@@ -79,24 +76,17 @@ def scored_weights(model: Any) -> Weights:
         if p.ndim >= 2 and id(p) not in left_out and ".lora_" not in name
     }
     if not layers:
-        raise InputError(
-            "--model: no linear layers (torch.nn.Linear) to score in this architecture"
-        )
+        raise InputError("--model: no linear layer (torch.nn.Linear) to score in this architecture")
     shapes = {name: shape_of(layer) for name, layer in layers.items()}
     for name, parameter in others.items():
         shapes |= {n: (m.shape[0], m.shape[1]) for n, m in matrices(name, parameter)}
-    log.info(
-        "%d weight matrices, %.1f million weights%s",
-        len(shapes),
-        sum(rows * columns for rows, columns in shapes.values()) / 1e6,
-        "; the output layer is left out: it shares its weight with the embeddings" if tied else "",
-    )
+    millions = sum(rows * columns for rows, columns in shapes.values()) / 1e6
+    note = "; the output layer is left out: it shares its weight with the embeddings"
+    message = "%d weight matrices, %.1f million weights%s"
+    log.info(message, len(shapes), millions, note if tied else "")
     if others:
-        log.warning(
-            "%s and %d more are not ordinary linear layers, so texts are scored one at a time",
-            next(iter(others)),
-            len(others) - 1,
-        )
+        message = "%s and %d more are not ordinary linear layers, so texts are scored one at a time"
+        log.warning(message, next(iter(others)), len(others) - 1)
     return Weights(layers, others, shapes)
 
 
@@ -139,7 +129,7 @@ def _called_once(model: Any) -> set[str]:
         if isinstance(module, nn.Linear | Conv1D)
     ]
     # With a graph: without one, a quantized layer repacks its weights for inference, permanently.
-    handles.append(model.get_input_embeddings().register_forward_hook(_start_graph))
+    handles.append(model.get_input_embeddings().register_forward_hook(require_output_grad))
     training = model.training
     model.eval()
     ids = torch.arange(texts * tokens, device=model.device).view(texts, tokens)
@@ -190,6 +180,6 @@ def keep_in_bfloat16(weights: Weights) -> None:
             layer.weight.data = layer.weight.data.bfloat16()
 
 
-def _start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+def require_output_grad(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     """Make the embeddings' output require a gradient: frozen weights would start no graph."""
     return output if output.requires_grad else output.requires_grad_(True)
