@@ -255,8 +255,8 @@ def test_rescoring_keeps_included_texts_and_never_takes_excluded_ones():
         {"selected": i in (1, 2), "allowed": i != 0, "forced": i == 2, "confidence": float(9 - i)}
         for i in range(9)
     ]
-    found = choose(Dataset.from_list(rows), 0.5, True)
-    assert (found.indices, found.allowed, found.forced) == ([1, 2], list(range(1, 9)), [2])
+    chosen = choose(Dataset.from_list(rows), 0.5, True)
+    assert (chosen.indices, chosen.allowed, chosen.forced) == ([1, 2], list(range(1, 9)), [2])
     assert choose(Dataset.from_list(rows), 0.5, False).allowed == [1, 2]
     rows = [{**row, "selected": False} for row in rows]
     with pytest.raises(InputError, match="no text is selected"):

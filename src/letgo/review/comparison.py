@@ -57,7 +57,7 @@ def comparison_tab(blocks: gr.Blocks, review: Review, other: Path | None) -> Non
     """Fill the tab; `other` is the folder of the other run, if the command named one."""
     with gr.Row(elem_id="runs"):
         folder = gr.Textbox(str(other or ""), label="Folder of the other run", elem_id="other")
-        side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="which")
+        side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="side-shown")
         start = gr.Button("Compare", scale=0, min_width=140, elem_id="compare")
     message = gr.HTML(elem_id="difference")
     table = view.texts_table("compared")

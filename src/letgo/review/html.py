@@ -86,7 +86,7 @@ def _bars(counts: np.ndarray, most: int, css_class: str) -> str:
 
 
 def text(review: Review, index: int, pieces: Sequence[Piece] | None, note: str = "") -> str:
-    """One text: its numbers, its prompt and its answer, coloured if given in pieces."""
+    """One text: its numbers, its prompt and its answer, coloured by NLL if split into `pieces`."""
     row: dict[str, Any] = review.texts.table.slice(index, 1).to_pylist()[0]
     outcome = "to be forgotten" if review.selected[index] else "kept"
     decider = "a person" if review.person[index] else "the score"
