@@ -268,6 +268,11 @@ def test_errors_are_shown_on_the_page(untouched, browser):
     expect_status(page, "choose a text in the table first")
 
 
+def test_the_review_starts_without_torch():
+    code = "import sys, letgo.review.server; assert not {'torch', 'transformers'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
+
+
 def test_two_reviews_of_one_run_in_one_browser(tmp_path, serve, browser):
     """Their cookies differ; the first can take decisions, the second is read-only."""
     out = write_texts(tmp_path / "run", 60)

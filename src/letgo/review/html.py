@@ -9,7 +9,8 @@ import numpy as np
 
 from letgo.report.formats import clean, significant
 from letgo.review.session import Review
-from letgo.review.token_losses import Piece
+
+Piece = tuple[str, float]  # part of a text, NLL in nats
 
 BINS, WIDTH, HEIGHT = 60, 600, 120
 HARD = 4.0  # NLL in nats that gets the strongest colour

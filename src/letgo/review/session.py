@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from letgo.data.files import atomic_write
 from letgo.errors import InputError
-from letgo.review.texts import FILES, open_texts
+from letgo.review.texts import open_texts
 from letgo.run import decisions
 from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Action
-from letgo.run.folder import read_config
+from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, read_config
 from letgo.scoring.scores import top_count
 
 
@@ -85,7 +85,7 @@ class Review:
 
     def _file_version(self) -> list[Any]:
         """A value that changes with the texts, their scores or the settings of the selection."""
-        stats = [(self.folder / file).stat() for file in FILES if file != "selection.parquet"]
+        stats = [(self.folder / output.name).stat() for output in (SELF_KNOWLEDGE, SCORES)]
         config = read_config(self.folder)
         settings = [config.get(name) for name in ("forget_fraction", "selection", "seed")]
         return [*((stat.st_mtime_ns, stat.st_size) for stat in stats), settings]
@@ -102,7 +102,7 @@ class Review:
         self.selected = np.array(table["selected"])
         signs = {name: 1 if act == INCLUDE else -1 for name, (act, _) in self.decided.texts.items()}
         self.person = np.array([signs.get(name, 0) for name in self.ids], np.int8)
-        file = self.folder / "selection.parquet"
+        file = self.folder / SELECTION.name
         if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):
             with atomic_write(file) as part:
                 pq.write_table(table, part)

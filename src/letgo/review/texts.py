@@ -9,9 +9,7 @@ import pyarrow as pa
 from letgo.errors import InputError
 from letgo.report.formats import clean, shorten
 from letgo.run import decisions
-from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, is_run, read_config, read_texts
-
-FILES = (SELF_KNOWLEDGE.name, SCORES.name, SELECTION.name)
+from letgo.run.folder import is_run, read_config, read_texts
 
 
 class RunTexts(NamedTuple):

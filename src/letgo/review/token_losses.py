@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from letgo.models.inference import LanguageModel
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from letgo.models.inference import LanguageModel, autocast
+from letgo.review.html import Piece
+from letgo.run import config as cfg
 from letgo.run.base import load_base
-from letgo.run.folder import read_table
+from letgo.run.folder import SELF_KNOWLEDGE, read_table
 
-Piece = tuple[str, float]  # part of a text, NLL in nats
 # Requests run in threads; two of them loading one model at once could corrupt it.
 _loading = Lock()
 
@@ -22,10 +27,6 @@ def load(folder: Path) -> LanguageModel:
     Raises:
         InputError: the model cannot be loaded.
     """
-    from transformers.utils import logging
-
-    from letgo.run import config as cfg
-
     logging.disable_progress_bar()
     settings = cfg.read(folder / "config.yaml")
     config = cfg.parse("review", ["--output_dir", str(folder)], settings)
@@ -43,20 +44,14 @@ def losses_by_piece(folder: Path, name: str) -> list[Piece]:
     with _loading:
         lm = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
-    file = folder / "self_knowledge.parquet"
+    file = folder / SELF_KNOWLEDGE.name
     row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
-    answer = row["completion_ids"]
-    losses = token_losses(lm, row["prompt_ids"], answer)
-    return join_tokens(lm.tokenizer, answer, losses)
+    losses = token_losses(lm, row["prompt_ids"], row["completion_ids"])
+    return join_tokens(lm.tokenizer, row["completion_ids"], losses)
 
 
 def token_losses(lm: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
     """NLL in nats of every token of an answer, given token ids."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from letgo.models.inference import autocast
-
     ids = torch.tensor([[*prompt, *answer]], device=lm.model.device)
     with torch.inference_mode(), autocast(lm.bf16):
         logits = lm.model(input_ids=ids, use_cache=False).logits[0]  # (tokens, vocabulary)
@@ -65,7 +60,9 @@ def token_losses(lm: LanguageModel, prompt: Sequence[int], answer: Sequence[int]
     return [float(value) for value in nll]
 
 
-def join_tokens(tokenizer: Any, ids: Sequence[int], values: Sequence[float]) -> list[Piece]:
+def join_tokens(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], values: Sequence[float]
+) -> list[Piece]:
     """Tokens as strings; tokens that end within a character are joined and their values added."""
     pieces: list[Piece] = []
     previous, total = "", 0.0

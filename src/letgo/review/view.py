@@ -11,7 +11,6 @@ from letgo.review import html
 from letgo.review.query import BEST, Query, find, page_count
 from letgo.review.session import Review
 from letgo.review.texts import in_a_line
-from letgo.review.token_losses import losses_by_piece
 
 HEADERS = ["id", "set", "confidence", "forget", "text"]
 SUBSETS = {
@@ -117,7 +116,10 @@ def text(review: Review, name: str, coloured: bool) -> str:
         return '<p class="label">Choose a text in the table to read it.</p>'
     pieces, note = None, ""
     try:
-        pieces = losses_by_piece(review.folder, name) if coloured else None
+        if coloured:
+            from letgo.review.token_losses import losses_by_piece  # imports torch
+
+            pieces = losses_by_piece(review.folder, name)
     except InputError as error:
         note = f"not coloured: {error}"
     return html.text(review, review.index_of[name], pieces, note)
