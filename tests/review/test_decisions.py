@@ -231,7 +231,7 @@ def test_selecting_again_keeps_decisions(selected_run, tmp_path):
     arguments = ["--output_dir", out, "--forget_fraction", 0.2, "--overwrite"]
     status, _, error = letgo("select", *arguments)
     assert status == 0, error
-    assert "decided in `letgo review` is kept: 2 texts (1 more are gone)" in error
+    assert "decisions of `letgo review` apply to 2 texts (1 more texts no longer exist)" in error
     count = round(0.2 * len(review.ids))
     expected = {review.ids[i] for i in [*review.ranking[:count], *review.ranking[-2:]]}
     assert selected(out) == expected

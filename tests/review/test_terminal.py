@@ -60,7 +60,7 @@ def test_folders_without_scores_are_rejected(command, tmp_path):
     (out / "scores.parquet").unlink()
     status, _, error = letgo(command, out)
     assert status == 2
-    assert f"has no scores.parquet; make it by `letgo score --output_dir {out}`" in error
+    assert f"has no scores.parquet; run `letgo score --output_dir {out}` first" in error
     assert letgo("runs", tmp_path / "none")[0] == 2
 
 
