@@ -51,10 +51,9 @@ class LWFConfig(SFTConfig):
     )
     unlearning_strength: float | None = setting(
         None,
-        "Length of an unlearning update as a fraction of recent learning updates. Default: 0.1, "
-        "unless --unlearning_rate is given. With adaptive it multiplies the agreement of the "
-        "gradients; default 1. With --unlearning_state shared it is the gradient norm as a "
-        "fraction of recent learning gradients; the optimizer determines the length of the update.",
+        "Length of an unlearning update as a fraction of recent learning updates; with "
+        "--unlearning_state shared, of its gradient as a fraction of recent learning gradients. "
+        "Default: 0.1; 1 with adaptive, which multiplies it by the agreement of the gradients.",
     )
     unlearning_rate: float | None = setting(
         None, "Learning rate of gradient ascent, instead of a strength (the paper's setting)."
@@ -82,10 +81,9 @@ class LWFConfig(SFTConfig):
     rescore_interval: int | None = setting(
         None,
         "Learning steps between re-scorings, which choose the texts again by their scores at the "
-        "current weights; 0 turns re-scoring off. The first one is before the first unlearning "
-        "step. Default: chosen so that re-scoring costs about a tenth of the training. Off with "
-        "--unlearning_rate, with losses that use learning examples, and if the score cannot be "
-        "computed during training.",
+        "current weights; 0 turns them off. Default: chosen so that they cost about a tenth of the "
+        "training; off with --unlearning_rate, with losses that use learning examples, and if the "
+        "score cannot be computed during training.",
     )
     rescore_texts: int = setting(
         64, "Texts sampled at each re-scoring; as many learning examples are used."

@@ -24,14 +24,7 @@ PAPER = {  # as TRL's trainers name theirs, for the card
 
 
 def section(args: LWFConfig, texts: Sequence[str], steps: int, guard_counts: dict[str, int]) -> str:
-    """Markdown on what was unlearned, and how.
-
-    Args:
-        args: the settings of the training.
-        texts: lines about the texts (`Chosen.describe`).
-        steps: unlearning steps of the run.
-        guard_counts: how often each guard has acted.
-    """
+    """Markdown on what was unlearned (`texts`, of `Chosen.describe`) in `steps` steps, and how."""
     unit = "update" if args.unlearning_state == "separate" else "gradient"
     strength = (
         f"strength {args.unlearning_strength:g} of a learning {unit}"

@@ -23,17 +23,14 @@ def unlearning_steps(schedule: str, learning_steps: int, interval: int, seed: in
         learning_steps, interval, seed: number of learning steps, N_u (0: no unlearning), and seed.
     """
     count = learning_steps // interval if interval else 0
+    total = learning_steps + count
+    positions: Sequence[int] = range(interval, total, interval + 1) if count else ()
     if schedule == "early":
-        return [True] * count + [False] * learning_steps
-    if schedule == "random":
-        drawn = set(random.Random(seed).sample(range(learning_steps + count), count))
-        return [step in drawn for step in range(learning_steps + count)]
-    steps: list[bool] = []
-    for learned in range(1, learning_steps + 1):
-        steps.append(False)
-        if interval and learned % interval == 0:
-            steps.append(True)
-    return steps
+        positions = range(count)
+    elif schedule == "random":
+        positions = random.Random(seed).sample(range(total), count)
+    chosen = set(positions)
+    return [step in chosen for step in range(total)]
 
 
 class Plan:

@@ -51,8 +51,7 @@ class LWFTrainer(SFTTrainer):
         args, kwargs: as `trl.SFTTrainer`.
 
     Raises:
-        InputError: texts without answers, of another tokenizer, or on the learning prompts;
-            settings that do not work with unlearning.
+        InputError: unsuitable texts, or settings that do not work with unlearning.
     """
 
     completion_only_loss: bool
@@ -62,10 +61,9 @@ class LWFTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, forget_dataset: Dataset | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.plan = Plan([])
+        self.plan, self.metrics = Plan([]), Metrics()
         self.forget_dataset: Dataset | None = None
         self.rescore: Rescore | None = None
-        self.metrics = Metrics()
         self.logged_steps, self.step_loss = 0, 0.0  # step_loss: of a learning step, so far
         self.step_strength = 1.0  # fraction of the full strength used in the current step
         self._hooked_optimizer: Optimizer | None = None
@@ -98,8 +96,8 @@ class LWFTrainer(SFTTrainer):
         """Tokenize texts in a TRL format, with masked prompts whatever the learning data mask."""
         plain = copy.copy(self.args)
         plain.packing = plain.assistant_only_loss = plain.shuffle_dataset = False
-        processor = self.processing_class
-        saved, self.completion_only_loss = self.completion_only_loss, True
+        saved, processor = self.completion_only_loss, self.processing_class
+        self.completion_only_loss = True
         try:
             return self._prepare_dataset(dataset, processor, plain, False, None, "forget")
         finally:
@@ -144,9 +142,9 @@ class LWFTrainer(SFTTrainer):
         if not len(learning):
             raise InputError("--dataloader_drop_last: no whole batch is left; leave it out")
         training = super().set_initial_training_values(args, learning)
-        self.epochs, steps_per_epoch, _, self.learning_samples, *_, learning_steps = training
-        schedule = args.unlearning_schedule
-        steps = unlearning_steps(schedule, learning_steps, args.unlearning_interval, args.seed)
+        self.epochs, steps_per_epoch, _, self.learning_samples, *_, count = training
+        schedule, interval = args.unlearning_schedule, args.unlearning_interval
+        steps = unlearning_steps(schedule, count, interval, args.seed)
         self.plan = Plan(steps, schedule, steps_per_epoch)
         loader, self._collate, self.texts_per_step = run_loader(
             self.plan, learning, self.forget_dataset, pad, self._train_batch_size, device, args
@@ -258,8 +256,7 @@ class LWFTrainer(SFTTrainer):
         # DeepSpeed has already clipped and updated, and only reports the norm.
         norm = self.accelerator.clip_grad_norm_(model.parameters(), bound)
         self.grad_norm = 0.0 if norm is None else float(norm)
-        self.clipped = self.grad_norm > bound
-        clipped_norm = min(self.grad_norm, bound)
+        self.clipped, clipped_norm = self.grad_norm > bound, min(self.grad_norm, bound)
         if self.unlearning_now and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             # Its optimizer gets one parameter group at a time, and never the norm of all.
             recent = self.tracker.learning_norm.value or clipped_norm or 1.0
@@ -298,6 +295,6 @@ class LWFTrainer(SFTTrainer):
         if self.forget_dataset is None or not self.is_world_process_zero() or not card.exists():
             return
         steps = self.plan.unlearned(self.state.global_step)
-        text = section(self.args, self.chosen.describe(), steps, self.tracker.guard_counts)
         with card.open("a", encoding="utf-8") as file:
-            file.write(text)
+            counts = self.tracker.guard_counts
+            file.write(section(self.args, self.chosen.describe(), steps, counts))
