@@ -15,17 +15,12 @@ class InputError(ValueError):
 
 @contextmanager
 def requires_extra(feature: str, extra: str) -> Iterator[None]:
-    """Name the extra of letgo to install if an import in this block fails.
-
-    Raises:
-        InputError: a module is not installed.
-    """
+    """Raise an `InputError` that names the extra to install if an import in this block fails."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{feature} needs {error.name}; run `pip install 'letgo[{extra}]'`"
-        ) from error
+        message = f"{feature} needs {error.name}; run `pip install 'letgo[{extra}]'`"
+        raise InputError(message) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -27,23 +27,15 @@ def configure(quiet: bool) -> None:
 class Progress:
     """A bar with the remaining time on a terminal, a line every few seconds elsewhere.
 
-    Silent after `configure(quiet=True)`.
-
-    Args:
-        name: of the work, e.g. "elicit dental".
-        total: number of steps.
-        done: number of steps that an earlier, interrupted run has finished.
+    Silent after `configure(quiet=True)`. An earlier, interrupted run has finished `done` steps.
     """
 
     def __init__(self, name: str, total: int, done: int = 0):
         self.name, self.total, self.done, self.resumed = name, total, done, done
         self.start = self.last_line = time.monotonic()
-        visible = log.isEnabledFor(logging.INFO)
-        self.bar = (
-            tqdm(desc=name, total=total, initial=done, leave=False, dynamic_ncols=True)
-            if visible and sys.stderr.isatty()
-            else None
-        )
+        self.bar = None
+        if log.isEnabledFor(logging.INFO) and sys.stderr.isatty():
+            self.bar = tqdm(desc=name, total=total, initial=done, leave=False, dynamic_ncols=True)
 
     def step(self, count: int = 1, note: str = "") -> None:
         """Advance by `count` steps; `note` is printed after the counts."""

@@ -17,14 +17,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str | None:
     """What happened and what to do next; None for a bug, which needs its traceback."""
     if isinstance(error, Diverged):
         return str(error)
-    if any(_is_disk_full(cause) for cause in _causes(error)) or _no_space_left(arguments):
+    causes = list(_causes(error))
+    if any(_is_disk_full(cause) for cause in causes) or _no_space_left(arguments):
         return (
             "the disk is full; free some space and run the same command again: it resumes from the "
             "last finished stage or checkpoint"
         )
-    if any(
-        isinstance(cause, MemoryError) or "out of memory" in str(cause) for cause in _causes(error)
-    ):
+    if any(isinstance(cause, MemoryError) or "out of memory" in str(cause) for cause in causes):
         return (
             "out of memory; lower --per_device_train_batch_size, --tokens_per_batch or "
             "--generation_batch_size, or use --use_peft, then run the same command again"
@@ -41,9 +40,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
-        "No space left on device" in str(error)
-    )
+    number = error.errno if isinstance(error, OSError) else None
+    return number == errno.ENOSPC or "No space left on device" in str(error)
 
 
 def _no_space_left(arguments: Sequence[str]) -> bool:

@@ -37,9 +37,7 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Con
         own.add_argument("--figures", type=_formats, metavar="FORMATS", help=text)
     if command == "evaluate":
         text = "Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas."
-        own.add_argument(
-            "--harness", type=lambda names: names.split(","), metavar="TASKS", help=text
-        )
+        own.add_argument("--harness", type=lambda s: s.split(","), metavar="TASKS", help=text)
     flags = parse_early(arguments, own)
     settings, source = _settings(command, flags)
     return flags, cfg.parse(command, arguments, settings, source, parents=[own])

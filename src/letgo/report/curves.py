@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from letgo.run.folder import Row
 
+Guards = dict[str, tuple[list[int], list[int]]]  # steps and counts, by guard
+
 
 class TrainingCurves(NamedTuple):
     """The curves of one training, over learning steps, so that SFT and LWF can be compared.
@@ -20,19 +22,17 @@ class TrainingCurves(NamedTuple):
     learning: tuple[list[int], list[float]]
     unlearning: tuple[list[int], list[float]]
     unlearning_steps: int
-    guards: dict[str, tuple[list[int], list[int]]]
+    guards: Guards
 
 
 def read_curves(log: list[Row]) -> TrainingCurves:
     """The curves of a training log, whose steps count learning and unlearning together.
 
-    Args:
-        log: the lines of `train_log.jsonl` in order; any key may be missing.
+    `log` holds the lines of `train_log.jsonl` in order; any key may be missing.
     """
     learning: tuple[list[int], list[float]] = ([], [])
     unlearning: tuple[list[int], list[float]] = ([], [])
-    guards: dict[str, tuple[list[int], list[int]]]
-    guards = {name: ([], []) for name in ("skipped", "clipped", "paused", "idle")}
+    guards: Guards = {name: ([], []) for name in ("skipped", "clipped", "paused", "idle")}
     unlearning_steps = 0
     for line in log:
         if "step" not in line:

@@ -22,13 +22,9 @@ INK = "#010101"
 # Distinguishable for the colour-blind, and in contrast to both white and near-black.
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8609b", "#94730b", "#777777")
 MARKERS = "o^sDvP"
+_INKED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
 _STYLE = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.labelcolor": INK,
+    **dict.fromkeys((*_INKED, "legend.labelcolor"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -83,9 +79,7 @@ def new_figure(height: float) -> Iterator[Figure]:
 def inline(name: str, drawing: Drawing) -> Markup:
     """A drawing as an SVG element of the page, with `<title>` elements for its hover texts.
 
-    Args:
-        name: unique among the figures of the page; the element has the id "figure-NAME".
-        drawing: its figure comes from `new_figure`.
+    `name` is unique among the figures of the page; the element has the id "figure-NAME".
     """
     hover: dict[str, list[str]] = {}
     for artist, texts in drawing.hover:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from letgo.report.curves import TrainingCurves, read_curves
+from letgo.report.curves import Guards, TrainingCurves, read_curves
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.scoring.explain import layer_shares
@@ -44,12 +44,7 @@ class FigureData(NamedTuple):
 
 
 def collect(folder: Path, texts: list[Row]) -> FigureData:
-    """Read the numbers behind the figures of a run.
-
-    Args:
-        folder: the run's folder.
-        texts: its texts, the rows of `folder.read_texts`.
-    """
+    """The numbers behind the figures of a run; `texts` are the rows of `folder.read_texts`."""
     scored = with_finite(texts, "confidence")
     return FigureData(
         read_curves(files.read_log(folder / "probe" / "train_log.jsonl")),
@@ -60,7 +55,7 @@ def collect(folder: Path, texts: list[Row]) -> FigureData:
     )
 
 
-def guard_counts(curves: TrainingCurves) -> dict[str, tuple[list[int], list[int]]]:
+def guard_counts(curves: TrainingCurves) -> Guards:
     """The learning steps and counts of every guard that acted, by its label."""
     return {GUARDS[name]: points for name, points in curves.guards.items() if points[0]}
 
@@ -77,8 +72,7 @@ def with_finite(texts: list[Row], column: str) -> list[Row]:
 
 
 def is_wide(values: list[float]) -> bool:
-    """Whether an axis for these values should be logarithmic."""
-    # A squared distance may span several orders of magnitude.
+    """Whether an axis for these values should be logarithmic, as squared distances may need."""
     return min(values) > 0 and max(values) > 100 * min(values)
 
 

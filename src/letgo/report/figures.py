@@ -7,41 +7,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from letgo.report import figure_data as numbers
+from letgo.report.curves import Guards
 from letgo.report.drawing import COLOURS, INK, MARKERS, Drawing, HoverTexts, new_figure, save
-from letgo.report.figure_data import (
-    CONFOUNDERS,
-    FigureData,
-    bin_edges,
-    by_set,
-    collect,
-    guard_counts,
-    is_wide,
-    rank_correlation,
-    with_finite,
-)
 from letgo.report.formats import clean, decimal, percent, shorten, significant
 from letgo.run import folder as files
 from letgo.run.folder import Row
 
-# More marks than these become one bitmap, which is smaller and has no hover texts.
-_MOST_MARKS = 800
-# Longer curves have no marks.
-_MOST_CURVE_MARKS = 100
-# Matplotlib writes powers of ten as formulas, which SVG text cannot show.
-_PLAIN = "{x:g}"
+_MOST_MARKS = 800  # more become one bitmap, which is smaller and has no hover texts
+_MOST_CURVE_MARKS = 100  # longer curves have no marks
+_PLAIN = "{x:g}"  # matplotlib writes powers of ten as formulas, which SVG text cannot show
 # Colours and styles of learning curves by their names, and of the unlearning curve.
 _LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-"), "": (COLOURS[3], "-")}
 
 
-def draw_all(data: FigureData) -> dict[str, Drawing]:
+def draw_all(data: numbers.FigureData) -> dict[str, Drawing]:
     """Every figure that the run has numbers for, by the name of its file."""
     drawings: dict[str, Drawing] = {}
     if data.sft.learning[0] or data.lwf.learning[0] or data.lwf.unlearning[0]:
         drawings["training"] = _training(data)
     if data.texts:
         drawings["confidence"] = confidence(data.texts, data.threshold)
-    for column in CONFOUNDERS:
-        if texts := with_finite(data.texts, column):
+    for column in numbers.CONFOUNDERS:
+        if texts := numbers.with_finite(data.texts, column):
             drawings[f"confidence-{column}"] = _confounder(texts, column)
     if data.shares:
         drawings["layers"] = _layers(data.shares)
@@ -51,31 +39,27 @@ def draw_all(data: FigureData) -> dict[str, Drawing]:
 def save_figures(folder: Path, formats: list[str]) -> list[Path]:
     """Write every figure of a run to `figures/NAME.FORMAT` in its folder.
 
-    Args:
-        folder: the run's folder.
-        formats: out of `drawing.FORMATS`.
-
     Raises:
         InputError: the folder lacks a required file.
     """
     paths = []
     (folder / "figures").mkdir(exist_ok=True)
-    for name, drawing in draw_all(collect(folder, files.read_texts(folder).to_pylist())).items():
+    data = numbers.collect(folder, files.read_texts(folder).to_pylist())
+    for name, drawing in draw_all(data).items():
         for suffix in formats:
             paths.append(folder / "figures" / f"{name}.{suffix}")
             save(drawing, paths[-1])
     return paths
 
 
-def _training(data: FigureData) -> Drawing:
+def _training(data: numbers.FigureData) -> Drawing:
     """Panels for the learning losses, the NLL of the unlearned texts, and the guards."""
     steps, nll = data.lwf.unlearning
-    guards = guard_counts(data.lwf)
+    guards = numbers.guard_counts(data.lwf)
     both = {"SFT": data.sft.learning, "LWF": data.lwf.learning}
     curves = {name: curve for name, curve in both.items() if curve[0]}
-    heights = (
-        [1.7] * bool(curves) + [1.3] * bool(steps) + [0.12 + 0.16 * len(guards)] * bool(guards)
-    )
+    heights = [1.7] * bool(curves) + [1.3] * bool(steps)
+    heights += [0.12 + 0.16 * len(guards)] * bool(guards)
     hover: HoverTexts = []
     with new_figure(0.9 + sum(heights)) as figure:
         grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
@@ -120,7 +104,7 @@ def _curve(axes: Axes, label: str, name: str, steps: list[int], values: list[flo
     return [(line, [f"step {at}: {quantity} {decimal(value, 3)}" for at, value in points])]
 
 
-def _guard_marks(axes: Axes, guards: dict[str, tuple[list[int], list[int]]]) -> HoverTexts:
+def _guard_marks(axes: Axes, guards: Guards) -> HoverTexts:
     hover: HoverTexts = []
     for row, (label, (steps, counts)) in enumerate(guards.items()):
         (marks,) = axes.plot(steps, [row] * len(steps), "X", color=INK, markersize=4, mew=0)
@@ -133,16 +117,14 @@ def _guard_marks(axes: Axes, guards: dict[str, tuple[list[int], list[int]]]) -> 
 
 
 def confidence(texts: list[Row], threshold: float | None) -> Drawing:
-    """Histograms of the confidence of each forgetting set, with the selection threshold.
+    """Histograms of the confidence of each forgetting set, with the selection threshold if any.
 
-    Args:
-        texts: rows with "forget_set", "confidence" (finite) and "selected".
-        threshold: the lowest confidence of a selected text, None if none was selected.
+    `texts` are rows with "forget_set", "confidence" (finite) and "selected".
     """
-    sets = by_set(texts)
+    sets = numbers.by_set(texts)
     confidences = {name: [row["confidence"] for row in rows] for name, rows in sets.items()}
     values = [row["confidence"] for row in texts]
-    edges = bin_edges(values)
+    edges = numbers.bin_edges(values)
     hover: HoverTexts = []
     with new_figure(0.8 + 1.2 * len(sets)) as figure:
         panels = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
@@ -160,7 +142,7 @@ def confidence(texts: list[Row], threshold: float | None) -> Drawing:
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             if threshold is not None:
                 axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
-        if is_wide(values):
+        if numbers.is_wide(values):
             panels[-1].set_xscale("log")
             panels[-1].xaxis.set_major_formatter(_PLAIN)
         panels[-1].set_xlabel("confidence")
@@ -175,14 +157,14 @@ def confidence(texts: list[Row], threshold: float | None) -> Drawing:
 
 def _confounder(texts: list[Row], column: str) -> Drawing:
     """The confidence of each text against its length or loss."""
-    label = CONFOUNDERS[column]
+    label = numbers.CONFOUNDERS[column]
     values = [row["confidence"] for row in texts]
-    rho = rank_correlation([row[column] for row in texts], values)
+    rho = numbers.rank_correlation([row[column] for row in texts], values)
     title = f"Spearman's \N{GREEK SMALL LETTER RHO} = {decimal(rho)}, n = {len(texts)}"
     hover: HoverTexts = []
     with new_figure(3.4) as figure:
         axes = figure.subplots()
-        for i, (name, rows) in enumerate(by_set(texts).items()):
+        for i, (name, rows) in enumerate(numbers.by_set(texts).items()):
             marks = axes.scatter(
                 [row[column] for row in rows],
                 [row["confidence"] for row in rows],
@@ -196,7 +178,7 @@ def _confounder(texts: list[Row], column: str) -> Drawing:
             )
             hover.append((marks, [_summary(row) for row in rows]))
         axes.set_title(title)
-        if is_wide(values):
+        if numbers.is_wide(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(_PLAIN)
         axes.set_xlabel(label)
@@ -244,10 +226,9 @@ def _ends(name: str, values: list[float]) -> str:
 def _summary(row: Row) -> str:
     """The hover text of a text: its numbers, and the beginnings of its prompt and completion."""
     selected = "selected" if row["selected"] else "not selected"
-    return "\n".join(
-        [
-            f"{_label(row['forget_set'])}: confidence {significant(row['confidence'])}, {selected}",
-            f"{row['tokens']} tokens, loss of the base model {decimal(row['loss_base'], 3)}",
-            *(shorten(clean(" ".join(row[key].split())), 80) for key in ("prompt", "completion")),
-        ]
-    )
+    lines = [
+        f"{_label(row['forget_set'])}: confidence {significant(row['confidence'])}, {selected}",
+        f"{row['tokens']} tokens, loss of the base model {decimal(row['loss_base'], 3)}",
+        *(shorten(clean(" ".join(row[key].split())), 80) for key in ("prompt", "completion")),
+    ]
+    return "\n".join(lines)

@@ -32,10 +32,7 @@ def shorten(text: str, length: int) -> str:
 def decimal(value: float | None, digits: int = 2, sign: str = "-") -> str:
     """A number with `digits` decimals and a true minus sign; a dash if it is None or not finite.
 
-    Args:
-        value: the number.
-        digits: number of decimals.
-        sign: "+" to give positive numbers a sign too.
+    `sign` is "+" to give positive numbers a sign too.
     """
     if value is None or not math.isfinite(value):
         return _UNKNOWN

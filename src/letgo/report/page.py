@@ -23,32 +23,31 @@ _ANSWERS = 4  # of each set and outcome
 
 
 def render(folder: Path) -> str:
-    """The page of a run.
+    """The page of a run: one self-contained HTML document; equal folders give equal pages.
 
-    Args:
-        folder: the run's folder. Training logs, metrics, answers and stages may be missing; the
-            page then says so.
-
-    Returns:
-        One self-contained HTML document. Equal folders give equal pages.
+    Training logs, metrics, answers and stages may be missing; the page then says so.
 
     Raises:
         InputError: the folder lacks a required file.
     """
     files.require(folder, files.SELF_KNOWLEDGE, files.SCORES, files.SELECTION)
     script = resources.files("letgo.report").joinpath("lists.js").read_text(encoding="utf-8")
-    questions = tables.compare_answers(files.read_rows(folder / "answers.parquet"))
-    template = _environment().get_template("page.html.jinja")
-    return template.render(
-        name=folder.resolve().name,
-        script=Markup(script),
-        policy=_policy(script),
-        stages=files.read_json(folder / "stages.json"),
-        **_settings(folder),
-        **_results(folder),
-        **_texts(folder),
-        outcomes=tables.count_outcomes(questions),
-        questions=tables.sample(questions, _ANSWERS),
+    file = folder / files.ANSWERS.name
+    questions = tables.compare_answers(files.read_table(file).to_pylist() if file.is_file() else [])
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            name=folder.resolve().name,
+            script=Markup(script),
+            policy=_policy(script),
+            stages=files.read_json(folder / "stages.json"),
+            **_settings(folder),
+            **_results(folder),
+            **_texts(folder),
+            outcomes=tables.count_outcomes(questions),
+            questions=tables.sample(questions, _ANSWERS),
+        )
     )
 
 

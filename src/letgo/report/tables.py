@@ -3,8 +3,7 @@
 from letgo.data.splits import NEUTRAL
 from letgo.run.folder import Row
 
-# Sets of the learning task, listed before all other sets.
-_FIRST = ("learn", "validation")
+_FIRST = ("learn", "validation")  # sets of the learning task, listed before all other sets
 
 # Outcomes of a question by whether LWF and the baseline are right.
 OUTCOMES = {
@@ -25,9 +24,7 @@ def evaluated_sets(results: dict[str, Row]) -> dict[str, int]:
 def data_origins(config: Row) -> list[Row]:
     """The "name", "source", "examples" (their number) and "fingerprint" of each set of data.
 
-    Args:
-        config: the settings; their provenance names the sets, forgetting sets in the order of
-            their sources in "forget".
+    Forgetting sets are in the provenance in the order of their sources in "forget".
     """
     provenance = config.get("provenance") or {}
     fingerprints = provenance.get("data") or {}
@@ -38,23 +35,13 @@ def data_origins(config: Row) -> list[Row]:
     sources.update(zip(forgetting, config.get("forget") or [], strict=False))
     examples = provenance.get("examples") or {}
     return [
-        {
-            "name": name,
-            "source": sources.get(name, ""),
-            "examples": examples.get(name, ""),
-            "fingerprint": fingerprint,
-        }
-        for name, fingerprint in fingerprints.items()
+        {"name": n, "source": sources.get(n, ""), "examples": examples.get(n, ""), "fingerprint": f}
+        for n, f in fingerprints.items()
     ]
 
 
 def extremes(texts: list[Row], count: int) -> tuple[list[Row], list[Row]]:
-    """The most confident texts, and the least confident of the others.
-
-    Args:
-        texts: rows with "id" and "confidence".
-        count: the greatest length of either list; both begin at their extreme.
-    """
+    """The `count` most confident texts, and the least confident of the others, lowest first."""
     ordered = sorted(texts, key=lambda row: (-row["confidence"], row["id"]))
     return ordered[:count], ordered[count:][-count:][::-1]
 
@@ -67,10 +54,7 @@ def person_decisions(texts: list[Row]) -> list[Row]:
 
 
 def compare_answers(answers: list[Row]) -> list[Row]:
-    """Every question with the answers of all models.
-
-    Args:
-        answers: rows of `answers.parquet`; neutral text among them is left out.
+    """Every question with the answers of all models, from rows of `answers.parquet`.
 
     Returns:
         Rows with "set", "id", "prompt", "reference", "answers" (by model) and "outcome": one of

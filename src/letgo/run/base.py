@@ -40,18 +40,15 @@ def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     Raises:
         InputError: no tokenizer, or a chat template or end-of-text token that cannot be used.
     """
-    training = config.training
+    training, revision = config.training, config.adapter.model_revision
     tokenizer = load_tokenizer(
-        config.settings.model,
-        revision=config.adapter.model_revision,
-        trust_remote_code=training.trust_remote_code,
+        config.settings.model, revision=revision, trust_remote_code=training.trust_remote_code
     )
     if training.chat_template_path:
         try:
-            template = Path(training.chat_template_path).read_text(encoding="utf-8")
+            tokenizer.chat_template = Path(training.chat_template_path).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise InputError(f"--chat_template_path must be a Jinja file: {error}") from error
-        tokenizer.chat_template = template
     if training.eos_token:
         if training.eos_token not in tokenizer.get_vocab():
             raise InputError(f"--eos_token: {training.eos_token!r} is not in the vocabulary")

@@ -141,8 +141,6 @@ def parse(
     """The settings of a run, from flags over `settings` over letgo's defaults.
 
     Args:
-        command: named in the help text, e.g. "run".
-        arguments: the flags that follow the command.
         settings: values by flag name, e.g. those of a YAML file.
         source: where `settings` come from, for error messages.
         parents: parsers of further flags, which are listed in the help text and not returned.

@@ -86,13 +86,12 @@ def read_actions(folder: Path) -> list[Action]:
     for number, line in enumerate(lines, start=1):
         try:
             row = {"at": "", "ids": [], "fraction": None, "what": "", **json.loads(line)}
-            action = Action(**row)
+            add(actions, Action(**row))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{file} line {number} is not a valid review entry; fix it, or move the file away "
                 f"to start over"
             ) from error
-        add(actions, action)
     return actions
 
 
@@ -137,11 +136,7 @@ def is_current(schema: pa.Schema, decided: Decisions) -> bool:
 def rank(ids: Sequence[str], confidence: Sequence[float], mode: str, seed: int) -> list[int]:
     """Indices of the texts in the order of selection; texts without a finite score are left out.
 
-    Args:
-        ids: ids of all texts.
-        confidence: their scores, in the same order.
-        mode: "top", or the controls "bottom" and "random" (`--selection`).
-        seed: seed of the random order.
+    `mode` is "top", or one of the controls "bottom" and "random" (`--selection`, by `seed`).
     """
     finite = [i for i, value in enumerate(confidence) if math.isfinite(value)]
     values = [confidence[i] for i in finite]
@@ -159,10 +154,8 @@ def selection_table(
     """The table of `selection.parquet`: `id, selected, reason, decided_by, decided_at`.
 
     Args:
-        ids: ids of all texts.
-        ranking: from `rank`; texts that are not in it are never selected.
+        ranking: from `rank` with this `mode`; texts that are not in it are never selected.
         fraction: fraction of the ranking to select, unless the decisions hold another one.
-        mode: as in `rank`.
         decided: the decisions; those on texts that are not in `ids` are ignored.
     """
     fraction = fraction if decided.fraction is None else decided.fraction
@@ -179,11 +172,7 @@ def selection_table(
             act, at[index] = decided.texts[name]
             by[index], reason[index] = "person", f"{act}d by a person"
             selected[index] = act == INCLUDE
-    columns = {
-        "id": pa.array(ids, pa.string()),
-        "selected": pa.array(selected, pa.bool_()),
-        "reason": pa.array(reason, pa.string()),
-        "decided_by": pa.array(by, pa.string()),
-        "decided_at": pa.array(at, pa.string()),
-    }
-    return pa.table(columns).replace_schema_metadata({"decisions": decided.fingerprint or ""})
+    names = ("id", "selected", "reason", "decided_by", "decided_at")
+    types = [(name, pa.bool_() if name == "selected" else pa.string()) for name in names]
+    schema = pa.schema(types, {"decisions": decided.fingerprint or ""})
+    return pa.table([ids, selected, reason, by, at], schema=schema)

@@ -1,10 +1,9 @@
 """The files of a run folder: which stage makes them, and how they are read and written."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,14 +16,8 @@ from letgo.errors import InputError
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Output:
-    """A file or folder in the run folder.
-
-    Args:
-        name: its file name.
-        stage: the command that makes it.
-    """
+class Output(NamedTuple):
+    """A file or folder in the run folder, and the stage (a command) that makes it."""
 
     name: str
     stage: str
@@ -94,12 +87,6 @@ def read_log(path: Path) -> list[Row]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-def read_rows(path: Path, columns: list[str] | None = None) -> list[Row]:
-    """The rows of a Parquet file; none if there is no such file."""
-    rows: list[Row] = read_table(path, columns).to_pylist() if path.is_file() else []
-    return rows
-
-
 def read_table(
     path: Path, columns: list[str] | None = None, filters: list[tuple[str, str, str]] | None = None
 ) -> pa.Table:
@@ -112,7 +99,6 @@ def read_texts(folder: Path, leave_out: Collection[str] = ()) -> pa.Table:
     """Every scored text: what the model wrote, its scores, and whether it is selected.
 
     Args:
-        folder: the run folder.
         leave_out: columns that are not needed, such as the long `completion_ids`.
 
     Returns:
@@ -149,9 +135,9 @@ def _in_order_of(ids: pa.ChunkedArray, table: pa.Table) -> pa.Table:
     return table.take(indices)
 
 
-def read_score_constants(folder: Path, names: Sequence[str] = ("alpha", "constant")) -> Row:
+def read_score_constants(folder: Path) -> Row:
     """Numbers that all scores of a run share, by name; empty where the score has none."""
     metadata = pq.read_schema(require(folder, SCORES)).metadata or {}
     if metadata.get(b"alpha", b"auto") == b"auto":
         return {}
-    return {name: float(metadata[name.encode()]) for name in names}
+    return {name: float(metadata[name.encode()]) for name in ("alpha", "constant")}

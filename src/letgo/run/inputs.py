@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl import ModelConfig
-
 from letgo.data.records import Record, read_records
 from letgo.data.splits import MISTAKES, hold_out, sample, set_names
 from letgo.errors import InputError
@@ -22,8 +20,6 @@ class Run:
     """A run folder, its settings and its data.
 
     Args:
-        folder: the output folder.
-        config: all settings.
         learn: learning examples, after `--max_learn`.
         validation: learning examples that decide between LWF and SFT; none without a baseline.
         test: held-out learning examples, for the report.
@@ -49,14 +45,8 @@ class Run:
         """The settings of its training."""
         return self.config.training
 
-    @property
-    def adapter(self) -> ModelConfig:
-        """TRL's settings of the adapter, and how the model is loaded."""
-        return self.config.adapter
 
-
-# Upper bound: more examples cost time and change little.
-MOST_VALIDATION = 200
+MOST_VALIDATION = 200  # more examples cost time and change little
 
 
 def open_run(config: Config) -> Run:
@@ -71,9 +61,7 @@ def open_run(config: Config) -> Run:
     if settings.learn is None:
         raise InputError("--learn is missing: name the learning data")
     if not settings.forget and config.training.unlearning_interval:
-        raise InputError(
-            "--forget is missing: name forgetting prompts, or set --unlearning_interval 0"
-        )
+        raise InputError("--forget is missing: name prompts, or set --unlearning_interval 0")
     folder = Path(config.training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir: {folder} is a file; choose a folder")
@@ -117,11 +105,8 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
         validation = _without_prompts_of(test, validation)
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; use others")
-    return (
-        sample(learn, settings.max_learn, seed),
-        validation,
-        sample(test, settings.max_test, 0),  # runs of all seeds answer the same prompts
-    )
+    test = sample(test, settings.max_test, 0)  # runs of all seeds answer the same prompts
+    return sample(learn, settings.max_learn, seed), validation, test
 
 
 def _forgetting_sets(

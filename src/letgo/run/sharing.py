@@ -26,18 +26,14 @@ def lock(cached: Path) -> Iterator[None]:
         yield
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """Copy a file or folder to `target`, by hard links where the file system allows them.
 
     Links are safe because stages replace their outputs and never write into an existing file.
     """
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file)
-    else:
-        _link_file(source, target)
-
-
-def _link_file(source: str | Path, target: str | Path) -> None:
+    if Path(source).is_dir():
+        shutil.copytree(source, target, copy_function=link)
+        return
     try:
         os.link(source, target)
     except OSError:  # on another disk, or links are not supported

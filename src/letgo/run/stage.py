@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from letgo import processes
 from letgo.errors import InputError
 from letgo.progress import Progress, log
 from letgo.run import sharing
-from letgo.run.folder import Output, read_json, write_json
+from letgo.run.folder import Output, Row, read_json, write_json
 from letgo.run.inputs import Run
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Stage:
     name: str
     outputs: tuple[Output, ...]
     work: Callable[[Run, Path], None]
-    inputs: dict[str, Any]
+    inputs: Row
     shared: bool = False
     parallel: bool = False
     brings: tuple[str, ...] = ()
@@ -69,9 +69,7 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
         interrupted = read_json(stage.scratch(folder) / "inputs.json")
         inputs = interrupted or finished.get(stage.name, {}).get("inputs")
         if inputs and inputs != stage.inputs:
-            name = next(
-                k for k in {**stage.inputs, **inputs} if inputs.get(k) != stage.inputs.get(k)
-            )
+            name = next(k for k in stage.inputs | inputs if inputs.get(k) != stage.inputs.get(k))
             raise InputError(
                 f"--output_dir: {folder} belongs to another run: its {stage.outputs[0].name} was "
                 f"made with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; choose "
@@ -79,20 +77,17 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
             )
 
 
-def run_stage(run: Run, stage: Stage) -> bool:
+def run_stage(run: Run, stage: Stage) -> None:
     """Run one stage, unless it is done already.
 
     The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
     A run that was killed continues from what it left in `NAME.part`.
-
-    Returns:
-        whether there was anything to do.
     """
     record = read_json(run.folder / "stages.json")
     whole = all((run.folder / output.name).exists() for output in stage.outputs)
     if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
         log.info("%s: done before, kept", stage.name)
-        return False
+        return
     processes.wait()  # every process has looked at the folder
     scratch = stage.scratch(run.folder)
     if processes.is_first():
@@ -108,24 +103,19 @@ def run_stage(run: Run, stage: Stage) -> bool:
         raise
     processes.wait()
     if not processes.is_first():
-        return True
+        return
     for output in stage.outputs:
         target = run.folder / output.name
         _remove(target)
         (scratch / output.name).replace(target)
     gc.collect()  # a trainer's reference cycles hold on to model and optimizer
     seconds = time.monotonic() - start
-    record[stage.name] = {
-        "inputs": stage.inputs,
-        "seconds": round(seconds, 1),
-        "peak_memory_mb": round(_peak_memory_mb()),
-    }
+    usage = {"seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory_mb())}
+    record[stage.name] = {"inputs": stage.inputs, **usage}
     write_json(run.folder / "stages.json", record)
     shutil.rmtree(scratch)
-    log.info(
-        "%s: %s (%.0f s)", stage.name, ", ".join(output.name for output in stage.outputs), seconds
-    )
-    return True
+    names = ", ".join(output.name for output in stage.outputs)
+    log.info("%s: %s (%.0f s)", stage.name, names, seconds)
 
 
 def _work(run: Run, stage: Stage, scratch: Path) -> None:
@@ -143,7 +133,7 @@ def _work(run: Run, stage: Stage, scratch: Path) -> None:
             sharing.store(scratch, names, cached)
 
 
-def _prepare(run: Run, stage: Stage, scratch: Path, record: dict[str, Any]) -> None:
+def _prepare(run: Run, stage: Stage, scratch: Path, record: Row) -> None:
     if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -179,23 +169,16 @@ def _peak_memory_mb() -> float:
 
 
 def in_chunks(
-    name: str,
-    scratch: Path,
-    chunks: Sequence[list[T]],
-    work: Callable[[list[T]], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """Rows for chunks of items, each chunk saved on disk: a killed run continues after the last.
+    name: str, scratch: Path, chunks: Sequence[list[T]], work: Callable[[list[T]], list[Row]]
+) -> list[Row]:
+    """Rows for chunks of items, in order; chunks are saved: a killed run continues after the last.
 
     Several processes share the chunks; each of them returns all rows.
 
     Args:
         name: for the progress bar; distinct within the stage.
-        scratch: the stage's scratch folder.
         chunks: lists of items; must be the same in every attempt.
         work: from the items of a chunk to plain rows.
-
-    Returns:
-        the rows of all chunks, in order.
     """
     stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
     files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]

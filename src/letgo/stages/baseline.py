@@ -12,8 +12,6 @@ from letgo.run.inputs import Run
 
 def baseline(run: Run, scratch: Path) -> None:
     """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT)."""
-    loaders = baseline_models(run)
-    rows = [
-        row for label, load in loaders.items() for row in all_answers(run, scratch, label, load)
-    ]
+    models = baseline_models(run).items()
+    rows = [row for label, load in models for row in all_answers(run, scratch, label, load)]
     pq.write_table(pa.Table.from_pylist(rows), scratch / BASELINE.name)

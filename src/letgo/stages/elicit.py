@@ -1,5 +1,6 @@
 """Stage 1: the base model answers the forgetting prompts (self-knowledge)."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,16 +19,9 @@ from letgo.run.inputs import Run
 from letgo.run.stage import in_chunks
 
 SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("forget_set", pa.string()),
-        ("prompt", pa.string()),
-        ("completion", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("completion_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()),
-        ("mean_logprob", pa.float64()),
-    ]
+    dict.fromkeys(("id", "forget_set", "prompt", "completion"), pa.string())
+    | dict.fromkeys(("prompt_ids", "completion_ids"), pa.list_(pa.int32()))
+    | {"finish_reason": pa.string(), "mean_logprob": pa.float64()}
 )
 Prompt = tuple[Record, list[int]]  # with its token ids
 
@@ -41,10 +35,7 @@ def elicit(run: Run, scratch: Path) -> None:
         InputError: nothing is left of a forgetting set.
     """
     lm, size = load_base(run.config), run.settings.generation_batch_size
-
-    def answer(chunk: list[Prompt]) -> list[Row]:
-        return _answers(lm, chunk, run.settings.max_new_tokens)
-
+    answer = partial(_answers, lm, run.settings.max_new_tokens)
     table: list[Row] = []
     for name, records in run.forget.items():
         prompts = _fitting_prompts(lm, name, records, run.settings.max_new_tokens)
@@ -84,7 +75,7 @@ def _fitting_prompts(
     return fitting
 
 
-def _answers(lm: LanguageModel, chunk: list[Prompt], max_new_tokens: int) -> list[Row]:
+def _answers(lm: LanguageModel, max_new_tokens: int, chunk: list[Prompt]) -> list[Row]:
     """Greedy answers as rows, with their mean log-probability in nats per token."""
     prompts = [ids for _, ids in chunk]
     answers = lm.generate(prompts, max_new_tokens)

@@ -10,14 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from letgo.data.splits import NEUTRAL
+from letgo.evaluation import statistics as stats
 from letgo.evaluation.asking import VALIDATION, all_answers
-from letgo.evaluation.statistics import (
-    accuracy,
-    paired_difference,
-    paired_mean,
-    perplexity,
-    verdict,
-)
 from letgo.run.base import load_trained
 from letgo.run.folder import ANSWERS, BASELINE, LWF, METRICS, MODEL, PROBE, Row, require, write_json
 from letgo.run.inputs import Run
@@ -61,25 +55,19 @@ def compare(rows: list[Row]) -> Row:
                 values[row["model"], row["set"]][metric].append(row[metric])
     judged = [key for key in values if CORRECT in values[key]]
     labels, sets = (list(dict.fromkeys(names)) for names in zip(*judged, strict=True))
-    differences = {
-        name: _difference(values["lwf", name], values["sft", name])
-        for name in (sets if "sft" in labels else [])
-    }
+    compared = sets if "sft" in labels else []
+    differences = {n: _difference(values["lwf", n], values["sft", n]) for n in compared}
     decision = "sft" if differences else "no baseline"
     if VALIDATION in differences:  # there is none where nothing was unlearned
-        decision = verdict(differences[VALIDATION])
+        decision = stats.verdict(differences[VALIDATION])
     return {
         "models": {
-            label: {
-                name: accuracy(values[label, name][CORRECT])
-                for name in sets
-                if (label, name) in judged
-            }
-            for label in labels
+            m: {n: stats.accuracy(values[m, n][CORRECT]) for n in sets if (m, n) in judged}
+            for m in labels
         },
         "lwf_minus_sft": differences,
         "neutral_perplexity": {
-            label: perplexity(values[label, NEUTRAL]["reference_nll"]) for label in labels
+            label: stats.perplexity(values[label, NEUTRAL]["reference_nll"]) for label in labels
         },
         "verdict": decision,
     }
@@ -88,6 +76,6 @@ def compare(rows: list[Row]) -> Row:
 def _difference(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> Row:
     """Paired difference of the accuracy, and of every other metric under its name."""
     others = sorted(ours.keys() & theirs.keys() - {CORRECT})
-    return paired_difference(ours[CORRECT], theirs[CORRECT]) | {
-        metric: paired_mean(ours[metric], theirs[metric]) for metric in others
+    return stats.paired_difference(ours[CORRECT], theirs[CORRECT]) | {
+        metric: stats.paired_mean(ours[metric], theirs[metric]) for metric in others
     }

@@ -29,16 +29,10 @@ def fisher(run: Run, scratch: Path) -> None:
     lm = load_base(run.config) if at_base else load_trained(run.config, probe)
     rows = sample(learning_rows(lm, run.learn), settings.fisher_examples, training.seed)
     weights = scored_weights(lm.model)
-    lengths = [len(row["input_ids"]) for row in rows]
-    batches = weights.batches(lengths, settings.tokens_per_batch)
-    information, left_out = estimate(
-        settings.fisher_kind,
-        lm,
-        weights,
-        rows,
-        track(batches, "Fisher information", len(batches)),
-        sampled_labels(lm, training.seed) if settings.fisher_labels == "sampled" else None,
-    )
+    batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
+    progress = track(batches, "Fisher information", len(batches))
+    labels = sampled_labels(lm, training.seed) if settings.fisher_labels == "sampled" else None
+    information, left_out = estimate(settings.fisher_kind, lm, weights, rows, progress, labels)
     if left_out:
         text = lm.tokenizer.decode(rows[left_out[0]]["input_ids"])[:60]
         leave_out_or_stop(

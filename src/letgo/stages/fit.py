@@ -6,15 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
+import transformers as hf
 from datasets import Dataset
 from peft import PeftConfig
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-)
 from trl import get_peft_config
 
 from letgo.data.records import Record
@@ -72,10 +66,8 @@ def fit(
     """Fine-tune the base model and save it; resumes from the last whole checkpoint in `scratch`.
 
     Args:
-        run: its learning data and settings.
         scratch: gets the checkpoints and `train_log.jsonl`.
         target: gets the model or adapter, its tokenizer and model card.
-        name: for the progress bar.
         forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
         adapter: replaces the one of the settings.
 
@@ -89,7 +81,7 @@ def fit(
     arguments.save_only_model = False  # without the optimizer's state a run cannot be resumed
     if arguments.completion_only_loss is False:
         raise InputError("--completion_only_loss false: letgo learns completions only")
-    trainer = _trainer(run, arguments, name, forget, adapter or get_peft_config(run.adapter))
+    trainer = _trainer(run, arguments, name, forget, adapter or get_peft_config(run.config.adapter))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
     _save(trainer, target, run.folder.resolve().name)
     with (scratch / TRAIN_LOG.name).open("w", encoding="utf-8") as lines:
@@ -97,11 +89,7 @@ def fit(
 
 
 def _trainer(
-    run: Run,
-    arguments: LWFConfig,
-    name: str,
-    forget: list[Row] | None,
-    adapter: PeftConfig | None,
+    run: Run, arguments: LWFConfig, name: str, forget: list[Row] | None, adapter: PeftConfig | None
 ) -> LWFTrainer:
     lm = load_base(run.config)
     rows = learning_rows(lm, run.learn)
@@ -114,16 +102,13 @@ def _trainer(
             forget_dataset=Dataset.from_list(forget) if forget else None,
             processing_class=lm.tokenizer,
             peft_config=adapter,
-            callbacks=[
-                _TimedCheckpoint(60 * run.settings.checkpoint_minutes),
-                _ShowProgress(name),
-            ],
+            callbacks=[_TimedCheckpoint(60 * run.settings.checkpoint_minutes), _ShowProgress(name)],
         )
     except InputError:
         raise
     except ValueError as error:  # TRL and PEFT refuse settings that do not go together
         raise InputError(f"{name}: {error}") from error
-    for callback in (PrinterCallback, ProgressCallback):  # letgo shows its own progress
+    for callback in (hf.PrinterCallback, hf.ProgressCallback):  # letgo shows its own progress
         trainer.remove_callback(callback)
     return trainer
 
@@ -144,10 +129,7 @@ def _save(trainer: LWFTrainer, target: Path, name: str) -> None:
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; incomplete ones are removed.
-
-    The trainer writes `trainer_state.json` last.
-    """
+    """The newest complete checkpoint (its state is written last); incomplete ones are removed."""
     whole: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         try:
@@ -158,14 +140,14 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return str(max(whole)[1]) if whole else None
 
 
-class _TimedCheckpoint(TrainerCallback):
+class _TimedCheckpoint(hf.TrainerCallback):
     """Saves a checkpoint at the end of a step once so many seconds have passed."""
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()
 
     def on_step_end(
-        self, _: object, state: TrainerState, control: TrainerControl, **kwargs: object
+        self, _: object, state: hf.TrainerState, control: hf.TrainerControl, **kwargs: object
     ) -> None:
         if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
             control.should_save = True
@@ -174,13 +156,13 @@ class _TimedCheckpoint(TrainerCallback):
         self.last = time.monotonic()
 
 
-class _ShowProgress(TrainerCallback):
+class _ShowProgress(hf.TrainerCallback):
     """The trainer's steps in letgo's progress bar."""
 
     def __init__(self, name: str):
         self.name, self.note = name, ""
 
-    def on_train_begin(self, _: object, state: TrainerState, *__: object, **kwargs: object) -> None:
+    def on_train_begin(self, _: object, state: hf.TrainerState, *__: object, **kw: object) -> None:
         self.progress = Progress(self.name, state.max_steps, state.global_step)
 
     def on_log(self, *_: object, logs: dict[str, float], **kwargs: object) -> None:

@@ -19,7 +19,6 @@ def harness(run: Run, scratch: Path, tasks: Sequence[str]) -> None:
 
     Args:
         run: a run with a trained model; `--max_test` limits the documents of each task.
-        scratch: where the file is written.
         tasks: names of the harness's tasks or groups, and letgo's own.
 
     Raises:

@@ -1,7 +1,6 @@
 """The learning task's optimum relative to the base model: shared by probe, fisher and score."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from letgo.models.inference import LanguageModel
 from letgo.models.loading import device
 from letgo.progress import log, track
 from letgo.run.base import load_trained
+from letgo.run.folder import PROBE
 from letgo.run.inputs import Run
 from letgo.scoring.fisher import Information
 from letgo.scoring.measure import summed_gradient
@@ -30,12 +30,7 @@ def fisher_is_needed(score: Score, optimum: str) -> bool:
 
 
 def mean_gradient(run: Run, lm: LanguageModel, weights: Weights) -> dict[str, Tensor]:
-    """Mean gradient of learning examples at the base model, (out, in) float32 per matrix.
-
-    Args:
-        run: its learning examples, `--fisher_examples` of them.
-        lm: the base model.
-        weights: which matrices.
+    """Mean gradient of `--fisher_examples` examples at the base model, (out, in) float32 by matrix.
 
     Raises:
         InputError: the loss of an example is not finite, and `--skip_non_finite` is not set.
@@ -56,13 +51,12 @@ def mean_gradient(run: Run, lm: LanguageModel, weights: Weights) -> dict[str, Te
     return {name: tensor.div_(len(rows) - len(left_out)) for name, tensor in total.items()}
 
 
-def learning_gradient(
-    run: Run, probe: Path, lm: LanguageModel, weights: Weights
-) -> dict[str, Tensor]:
+def learning_gradient(run: Run, lm: LanguageModel, weights: Weights) -> dict[str, Tensor]:
     """The mean learning gradient at the base model, stored by the probe if that is all it is."""
-    if not (probe / GRADIENT).exists():
+    file = run.folder / PROBE.name / GRADIENT
+    if not file.exists():
         return mean_gradient(run, lm, weights)
-    stored = load_file(probe / GRADIENT, device=str(device()))
+    stored = load_file(file, device=str(device()))
     return {name: stored[name] for name in weights.shapes}
 
 
@@ -78,23 +72,12 @@ def leave_out_or_stop(message: str, remedy: str, may_leave_out: bool) -> None:
 
 
 def update_direction(
-    run: Run,
-    probe: Path,
-    base: LanguageModel,
-    weights: Weights,
-    fisher: Mapping[str, Information] | None,
+    run: Run, base: LanguageModel, weights: Weights, fisher: Mapping[str, Information] | None
 ) -> dict[str, Tensor] | None:
     """`delta = theta_base - theta_L*`, (out, in) float32 per matrix.
 
     Where the optimum is only a gradient `g`, it is one preconditioned step along it,
     `g / (sqrt(F) + eps)` as AdamW's, whose length means nothing.
-
-    Args:
-        run: for its settings.
-        probe: the folder `probe/`.
-        base: the base model.
-        weights: its scored matrices.
-        fisher: the Fisher information, for the preconditioner.
 
     Returns:
         None where the optimum is only a gradient and there is no Fisher information.
@@ -102,6 +85,7 @@ def update_direction(
     Raises:
         InputError: the optimum is the base model, or a DoRA adapter on a quantized model.
     """
+    probe = run.folder / PROBE.name
     if (probe / GRADIENT).exists():
         if fisher is None:
             return None
@@ -128,9 +112,7 @@ def update_direction(
 
 def _adapter_direction(trained: Any, weights: Weights) -> dict[str, Tensor]:
     """Minus what an adapter adds to quantized weights, which themselves do not change."""
-    adapted: dict[str, Any] = {
-        name: module for name, module in trained.named_modules() if hasattr(module, "lora_A")
-    }
+    adapted: dict[str, Any] = {n: m for n, m in trained.named_modules() if hasattr(m, "lora_A")}
     delta = {}
     for name, (out, into) in weights.shapes.items():
         layer = adapted.get(name)

@@ -11,8 +11,6 @@ from letgo.models import loading as models
 from letgo.run import config as cfg
 from letgo.run import decisions
 from letgo.run import folder as files
-from letgo.run.config import Config
-from letgo.run.folder import is_run
 from letgo.run.inputs import Run, open_run
 from letgo.run.provenance import write_config
 from letgo.run.stage import Stage, check, run_stage
@@ -87,6 +85,7 @@ def stages(run: Run) -> list[Stage]:
     references = {f"references {n}": fingerprint(r) for n, r in evaluated_sets(run).items()}
     compared = {**optimal, **generation, **references}
     tested = {**trained, **compared}
+    evaluation = files.METRICS, files.ANSWERS, files.MODEL
     score_needs_fisher = fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
         Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True),
@@ -96,23 +95,13 @@ def stages(run: Run) -> list[Stage]:
         Stage("select", (files.SELECTION,), select, selected),
         Stage("train", (files.LWF, files.TRAIN_LOG), train, trained),
         Stage("baseline", (files.BASELINE,), baseline, compared, shared=True),
-        Stage(
-            "evaluate",
-            (files.METRICS, files.ANSWERS, files.MODEL),
-            evaluate,
-            tested,
-            brings=("baseline",),
-        ),
+        Stage("evaluate", evaluation, evaluate, tested, brings=("baseline",)),
         Stage("report", (files.REPORT,), report, tested),
     ]
 
 
-def execute(config: Config, only: str | None = None) -> Run:
-    """Run all stages, or one; finished ones are not run again.
-
-    Args:
-        config: all settings.
-        only: the name of a single stage.
+def execute(config: cfg.Config, only: str | None = None) -> Run:
+    """Run all stages, or only the one of this name; finished ones are not run again.
 
     Raises:
         InputError: unusable input, or a folder that belongs to another run.
@@ -133,11 +122,9 @@ def execute(config: Config, only: str | None = None) -> Run:
         )
     overwritten = wanted if config.settings.overwrite else []
     check(run.folder, [stage for stage in before if stage not in overwritten])
-    settings_file = run.folder / "config.yaml"
-    if settings_file.exists() and not is_run(run.folder):
-        raise InputError(
-            f"--output_dir: letgo did not create {settings_file}; choose another folder"
-        )
+    file = run.folder / "config.yaml"
+    if file.exists() and not files.is_run(run.folder):
+        raise InputError(f"--output_dir: letgo did not create {file}; choose another folder")
     run.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_first():
         write_config(run, all_stages[0].inputs["model"])
@@ -146,12 +133,10 @@ def execute(config: Config, only: str | None = None) -> Run:
     return run
 
 
-def execute_harness(config: Config, tasks: Sequence[str]) -> Run:
+def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:
     """Write `harness.json`: base, SFT and LWF on tasks of lm-evaluation-harness.
 
-    Args:
-        config: all settings; the run's models must be trained.
-        tasks: names of the harness's tasks; other tasks than last time replace the file.
+    The run's models must be trained. Other tasks than last time replace the file.
 
     Raises:
         InputError: unusable input, a folder that belongs to another run, or an unknown task.

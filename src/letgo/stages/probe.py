@@ -29,14 +29,12 @@ def probe(run: Run, scratch: Path) -> None:
         gradient = mean_gradient(run, lm, scored_weights(lm.model))
         save_file({name: g.cpu() for name, g in gradient.items()}, folder / GRADIENT)
         return
-    training, adapter = copy.deepcopy(run.training), None
+    training, lora = copy.deepcopy(run.training), None
     if optimum.startswith("steps:"):
         training.max_steps = int(optimum.removeprefix("steps:"))
     if optimum == "lora":
-        adapter = LoraConfig(
-            target_modules="all-linear", r=16, lora_alpha=32, task_type="CAUSAL_LM"
-        )
+        lora = LoraConfig(target_modules="all-linear", r=16, lora_alpha=32, task_type="CAUSAL_LM")
         training.learning_rate *= 10
     changed = replace(run, config=run.config._replace(training=training))
-    fit(changed, scratch, folder, "fine-tune (SFT)", adapter=adapter)
+    fit(changed, scratch, folder, "fine-tune (SFT)", adapter=lora)
     (scratch / TRAIN_LOG.name).rename(folder / TRAIN_LOG.name)

@@ -16,42 +16,23 @@ from letgo.errors import InputError
 from letgo.models.inference import LanguageModel
 from letgo.models.inference import Row as TokenRow
 from letgo.models.loading import device, fingerprint
+from letgo.run import folder as files
 from letgo.run.base import load_base, load_trained
-from letgo.run.folder import FISHER, PROBE, SELF_KNOWLEDGE, Row, require
-from letgo.run.folder import SCORES as SCORES_FILE
+from letgo.run.folder import Row, require
 from letgo.run.inputs import Run
 from letgo.run.stage import in_chunks
 from letgo.scoring.fisher import load
 from letgo.scoring.gradients import finite_batch
-from letgo.scoring.measure import (
-    Product,
-    along,
-    fisher_norms,
-    gradient_products,
-    plain_norms,
-)
-from letgo.scoring.scores import NUMBERS, SCORES, LearningStats, Score
+from letgo.scoring.measure import Product, along, fisher_norms, gradient_products, plain_norms
+from letgo.scoring.scores import NUMBERS, SCORES, LearningStats, Numbers, Score
 from letgo.scoring.weights import Weights, keep_in_bfloat16, scored_weights
-from letgo.stages.optimum import (
-    GRADIENT,
-    fisher_is_needed,
-    learning_gradient,
-    leave_out_or_stop,
-    update_direction,
-)
+from letgo.stages import optimum
 
+FLOATS = ("loss_base", "loss_probe", "interference", *NUMBERS, "confidence")
 SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("forget_set", pa.string()),
-        ("tokens", pa.int64()),
-        ("loss_base", pa.float64()),
-        ("loss_probe", pa.float64()),
-        ("interference", pa.float64()),
-        *((name, pa.float64()) for name in NUMBERS if not name.startswith("loss_")),
-        ("confidence", pa.float64()),
-        ("score", pa.string()),
-    ]
+    {"id": pa.string(), "forget_set": pa.string(), "tokens": pa.int64()}
+    | dict.fromkeys(FLOATS, pa.float64())  # a name that comes twice has its first position
+    | {"score": pa.string()}
 )
 
 
@@ -65,18 +46,18 @@ def score(run: Run, scratch: Path) -> None:
             not finite.
     """
     settings, chosen = run.settings, SCORES[run.settings.score]
-    probe = require(run.folder, SELF_KNOWLEDGE, PROBE)
-    is_gradient = (probe / GRADIENT).exists()
+    probe = require(run.folder, files.SELF_KNOWLEDGE, files.PROBE)
+    is_gradient = (probe / optimum.GRADIENT).exists()
     if is_gradient and "loss_probe" in chosen.needs:
         raise InputError(
             f"--score {settings.score} needs the losses of a fine-tuned model; choose another "
             f"--optimum than gradient"
         )
-    texts = pq.read_table(run.folder / SELF_KNOWLEDGE.name).to_pylist()
+    texts = pq.read_table(run.folder / files.SELF_KNOWLEDGE.name).to_pylist()
     rows = generated_rows(texts)
     base = load_base(run.config)
     weights = scored_weights(base.model)
-    weights, products, stats = prepare(run, probe, base, weights, chosen)
+    weights, products, stats = prepare(run, base, weights, chosen)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
     numbers, shares = _measure(scratch, base, weights, rows, batches, products, chosen)
     products.clear()  # free memory before the second model is loaded
@@ -89,30 +70,25 @@ def score(run: Run, scratch: Path) -> None:
     if processes.is_first():
         columns = pa.Table.from_pylist(table, SCHEMA)
         metadata = _metadata(chosen, stats, shares)
-        pq.write_table(columns.replace_schema_metadata(metadata), scratch / SCORES_FILE.name)
+        pq.write_table(columns.replace_schema_metadata(metadata), scratch / files.SCORES.name)
 
 
 def prepare(
-    run: Run, probe: Path, base: LanguageModel, weights: Weights, score: Score
+    run: Run, base: LanguageModel, weights: Weights, score: Score
 ) -> tuple[Weights, dict[str, Product], LearningStats]:
     """What every text's gradient is multiplied with, and the numbers that all texts share.
 
-    Args:
-        run: the run.
-        probe: the folder `probe/`.
-        base: the base model; its weights are rounded to bfloat16 if it computes so.
-        weights: all weight matrices.
-        score: decides whether the Fisher information is needed.
+    The weights of `base` are rounded to bfloat16 if it computes so.
 
     Returns:
         the matrices that count; products by the names of the numbers; the shared numbers.
     """
     fisher = None
-    if fisher_is_needed(score, run.settings.optimum):
+    if optimum.fisher_is_needed(score, run.settings.optimum):
         name = fingerprint(run.settings.model, run.training.trust_remote_code)
-        fisher = load(require(run.folder, FISHER), weights, name, device())
-    delta = update_direction(run, probe, base, weights, fisher)
-    if delta and run.adapter.use_peft:  # only the weights that the adapter can change count
+        fisher = load(require(run.folder, files.FISHER), weights, name, device())
+    delta = optimum.update_direction(run, base, weights, fisher)
+    if delta and run.config.adapter.use_peft:  # only the weights that the adapter can change count
         weights = weights.restricted({name for name, d in delta.items() if d.any()})
     names = list(weights.shapes)
     directions = {} if delta is None else {"inner": delta}
@@ -124,7 +100,7 @@ def prepare(
         constant = sum(float((directions["linear"][n] * delta[n]).sum()) for n in names)
     if base.bf16:
         keep_in_bfloat16(weights)  # from here on the model is only evaluated
-    directions["learning"] = learning_gradient(run, probe, base, weights)
+    directions["learning"] = optimum.learning_gradient(run, base, weights)
     learning = sum(float((g**2).sum()) for g in directions["learning"].values())
     # In the dtype of the backward pass, where they are multiplied.
     dtype = torch.bfloat16 if base.bf16 else next(base.model.parameters()).dtype
@@ -166,14 +142,11 @@ def _measure(
                 base.model, weights, padded, products, base.bf16, (score.direction or "", shares)
             ),
         )
-        return [
-            *(
-                {"index": i, **{name: measured[name][place].item() for name in measured}}
-                for place, i in enumerate(indices)
-            ),
-            *({"index": i} for i in left_out),
-            {"index": -1, "shares": shares},
-        ]
+        texts: list[Row] = [{"index": i} for i in (*indices, *left_out)]
+        for name, values in measured.items():
+            for row, value in zip(texts, values.tolist(), strict=False):  # none for the left out
+                row[name] = value
+        return [*texts, {"index": -1, "shares": shares}]
 
     numbers, shares = {}, Counter[str]()
     for row in in_chunks("score", scratch, batches, measure):
@@ -198,9 +171,7 @@ def _losses(
     return {row["index"]: row["loss"] for row in after}
 
 
-def _row(
-    text: Row, measured: Mapping[str, float], name: str, score: Score, stats: LearningStats
-) -> Row:
+def _row(text: Row, measured: Numbers, name: str, score: Score, stats: LearningStats) -> Row:
     numbers = {number: measured.get(number, math.nan) for number in NUMBERS}
     return {
         **numbers,
@@ -228,16 +199,12 @@ def _metadata(score: Score, stats: LearningStats, shares: Counter[str]) -> dict[
 
 
 def _check(table: list[Row], skip_non_finite: bool) -> None:
-    """Name the first text without a finite confidence.
-
-    Raises:
-        InputError: there is one and it may not be skipped, or there are no others.
-    """
+    """Name the first text without a finite confidence; stop if such texts may not be skipped."""
     bad = [row for row in table if not math.isfinite(row["confidence"])]
     if not bad:
         return
     of_base = sum(not math.isfinite(row["loss_base"]) for row in bad)
-    leave_out_or_stop(
+    optimum.leave_out_or_stop(
         f"the confidence of {len(bad)} of {len(table)} texts is not a finite number "
         f"(first: {bad[0]['id']}; {of_base} have no finite loss under the base model)",
         "if plain fine-tuning has diverged, lower --learning_rate and run `letgo probe "
