@@ -74,10 +74,14 @@ def test_the_worked_examples_of_contributing_apply():
     assert result.returncode == 0
 
 
-def test_the_files_that_contributing_names_exist():
+def test_the_files_and_names_of_the_table_in_contributing_exist():
+    """Every row of "to add X, touch Y": the files, and in them the constants and functions."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("## To add X")[2].partition("###")[0]
-    files = set(re.findall(r"`([a-z_]+/[a-z_.]+)`", table))
-    missing = [name for name in files if not (ROOT / "src" / "letgo" / name).is_file()]
-    assert files
-    assert not missing
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| a")]
+    assert rows
+    for _, files, where, _ in rows:
+        paths = re.findall(r"`([a-z_]+/[a-z_.]+)`", files)
+        code = "".join((ROOT / "src" / "letgo" / path).read_text() for path in paths)
+        for name in re.findall(r"`([A-Z_]{5,}|[a-z]*_[a-z_]+)`", where):
+            assert re.search(rf"\b{name}\b", code), f"{name} is not in {files}"
