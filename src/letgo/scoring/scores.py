@@ -105,7 +105,7 @@ def _ratio(product: float, squares: float) -> float:
     return 0.0 if squares <= 0 else product / math.sqrt(squares)  # undefined stays undefined
 
 
-SCORES: Mapping[str, Score] = {
+SCORES: dict[str, Score] = {
     "fisher_distance": Score(
         fisher_distance,
         frozenset({"linear", "quadratic"}),

@@ -21,7 +21,7 @@ from letgo.study.plan import Cell, Study
 
 MODEL_FOLDERS = ("model", "lwf", "probe")  # gigabytes that the results do not need
 LONGEST_WAIT = 1e9  # seconds; longer timeouts overflow in `threading`
-TIME_IS_UP = "study: time is up; the same command goes on where it stood"
+TIME_IS_UP = "study: time is up; run the same command again to continue"
 
 
 def start(root: Path, cell: Cell, flags: Row, threads: int | None) -> subprocess.Popen[bytes]:

@@ -7,7 +7,7 @@ is all that a new loss needs.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -148,7 +148,7 @@ def replay(texts: TextBatch, beta: float) -> Tensor:
     return -ga(texts, beta)
 
 
-LOSSES: Mapping[str, Loss] = {
+LOSSES: dict[str, Loss] = {
     "bounded_ga": Loss(ga, "gradient ascent up to the ceiling"),
     "ga": Loss(ga, "gradient ascent without a bound (the paper's)", bounded=False),
     "npo": Loss(npo, "negative preference optimization", beta=0.1, needs_reference=True),
