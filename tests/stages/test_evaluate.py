@@ -59,7 +59,7 @@ def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monke
     metrics = json.loads((finished / "metrics.json").read_text())
     assert same_files(finished / "model", finished / kept[metrics["verdict"]])
     other = "lwf" if metrics["verdict"] == "sft" else "sft"
-    monkeypatch.setattr("letgo.stages.evaluate.verdict", lambda difference: other)
+    monkeypatch.setattr("letgo.evaluation.statistics.verdict", lambda difference: other)
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     stages = json.loads((out / "stages.json").read_text())

@@ -143,7 +143,7 @@ def _measure(
             ),
         )
         texts: list[Row] = [{"index": i} for i in (*indices, *left_out)]
-        for name, values in measured.items():
+        for name, values in (measured or {}).items():
             for row, value in zip(texts, values.tolist(), strict=False):  # none for the left out
                 row[name] = value
         return [*texts, {"index": -1, "shares": shares}]
