@@ -13,7 +13,18 @@ from letgo.data.splits import NEUTRAL
 from letgo.evaluation import statistics as stats
 from letgo.evaluation.asking import VALIDATION, all_answers
 from letgo.run.base import load_trained
-from letgo.run.folder import ANSWERS, BASELINE, LWF, METRICS, MODEL, PROBE, Row, require, write_json
+from letgo.run.folder import (
+    ANSWERS,
+    BASELINE,
+    LWF,
+    METRICS,
+    MODEL,
+    PROBE,
+    Row,
+    read_table,
+    require,
+    write_json,
+)
 from letgo.run.inputs import Run
 from letgo.run.sharing import link
 
@@ -29,7 +40,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     validation set shows a gain; the test set decides nothing.
     """
     lwf = require(run.folder, LWF)
-    rows = pq.read_table(require(run.folder, BASELINE)).to_pylist()
+    rows = read_table(require(run.folder, BASELINE)).to_pylist()
     rows += all_answers(run, scratch, "lwf", partial(load_trained, run.config, lwf))
     metrics = compare(rows)
     write_json(scratch / METRICS.name, metrics)

@@ -53,7 +53,7 @@ def score(run: Run, scratch: Path) -> None:
             f"--score {settings.score} needs the losses of a fine-tuned model; choose another "
             f"--optimum than gradient"
         )
-    texts = pq.read_table(run.folder / files.SELF_KNOWLEDGE.name).to_pylist()
+    texts = files.read_table(run.folder / files.SELF_KNOWLEDGE.name).to_pylist()
     rows = generated_rows(texts)
     base = load_base(run.config)
     weights = scored_weights(base.model)
