@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from helpers.training import FORGET, config, train
+from helpers.training import FORGET, KEEP, config, train
 from letgo import LWFTrainer, processes
 from letgo.errors import InputError
 
@@ -49,14 +49,15 @@ class Stop(TrainerCallback):
 def run(case, folder):
     """Kind of distribution, final weights and log of one case, or the trainer's error message."""
     at, resume = case.pop("interrupted_at", None), None
+    kept = KEEP if case.pop("kept", False) else None
     try:
         if at:
-            train(LWFTrainer, config(folder, **case), FORGET, callbacks=[Stop(at)])
+            train(LWFTrainer, config(folder, **case), FORGET, callbacks=[Stop(at)], keep=kept)
             resume = str(folder / f"checkpoint-{at}")
         if case.pop("trl", False):
             trainer = train(SFTTrainer, config(folder, **case))
         else:
-            trainer = train(LWFTrainer, config(folder, **case), FORGET, resume=resume)
+            trainer = train(LWFTrainer, config(folder, **case), FORGET, resume=resume, keep=kept)
     except InputError as error:
         return {"refused": str(error)}
     accelerator = trainer.accelerator
@@ -66,7 +67,7 @@ def run(case, folder):
         "processes": accelerator.num_processes,
         "weights": state,
         "log": trainer.state.log_history,
-        "unlearning": trainer.plan.steps if isinstance(trainer, LWFTrainer) else [],
+        "unlearning": [int(s) for s in trainer.plan.steps] if isinstance(trainer, LWFTrainer) else [],
     }
 
 

@@ -19,7 +19,7 @@ def example_rows(count, seed):
     return rows
 
 
-LEARN, FORGET = example_rows(22, 0), example_rows(9, 1)
+LEARN, FORGET, KEEP = example_rows(22, 0), example_rows(9, 1), example_rows(7, 2)
 
 
 def config(folder, **changes):
@@ -42,8 +42,9 @@ def config(folder, **changes):
     return LWFConfig(**{**settings, **changes})
 
 
-def train(cls, arguments, forget=None, callbacks=(), resume=None, peft=None, model=None):
-    kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+def train(cls, arguments, forget=None, callbacks=(), resume=None, peft=None, model=None, keep=None):
+    texts = {"forget_dataset": forget, "keep_dataset": keep}
+    kwargs = {name: Dataset.from_list(rows) for name, rows in texts.items() if rows}
     trainer = cls(
         model=model or make_model(),
         args=arguments,
@@ -86,9 +87,10 @@ class Watch(TrainerCallback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def watched(cls, arguments, forget=None):
+def watched(cls, arguments, forget=None, keep=None):
     watch = Watch()
-    kwargs = {"forget_dataset": Dataset.from_list(forget)} if forget else {}
+    texts = {"forget_dataset": forget, "keep_dataset": keep}
+    kwargs = {name: Dataset.from_list(rows) for name, rows in texts.items() if rows}
     trainer = cls(
         model=make_model(),
         args=arguments,

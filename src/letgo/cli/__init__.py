@@ -17,17 +17,20 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   review     view in the browser which texts would be unlearned, and change the selection
   show       print these texts
   runs       list every run below a folder, with its verdict
+  headroom   how much forgetting could improve the learning task of a run
 
   elicit     1  the base model answers the forgetting prompts      self_knowledge.parquet
-  probe      2  the SFT baseline, or what --optimum selects        probe/
-  fisher     3  Fisher information of the learning task            fisher.safetensors
-  score      4  forgetting confidence of every text                scores.parquet
-  select     5  the texts to unlearn, most confident first         selection.parquet
-  train      6  fine-tuning with periodic unlearning               lwf/, train_log.jsonl
-  baseline   7  evaluation of base and SFT                         baseline.parquet
-  evaluate   8  evaluation of LWF, and the choice of SFT or LWF    metrics.json, answers.parquet,
+  keep       2  the base model answers the keep prompts            kept.parquet
+  probe      3  the SFT baseline, or what --optimum selects        probe/
+  fisher     4  Fisher information of the learning task            fisher.safetensors
+  score      5  forgetting confidence of every text                scores.parquet
+  select     6  the texts to unlearn, most confident first         selection.parquet
+  baseline   7  evaluation of base and SFT, and the headroom       baseline.parquet, headroom.json,
+                                                                   held_out.parquet
+  train      8  fine-tuning with unlearning and keep steps         lwf/, train_log.jsonl
+  evaluate   9  evaluation of LWF, and the choice of SFT or LWF    metrics.json, answers.parquet,
                                                                    model/
-  report     9  one page with figures                              report.html
+  report    10  one page with figures                              report.html
 
 example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.jsonl \\
                    --forget other.jsonl --output_dir runs/mine
@@ -35,8 +38,19 @@ example: letgo run --model smollm2-135m --learn train.jsonl --learn_test test.js
 letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfig and ModelConfig.
 A stage's command reads the settings of the run folder; flags override them.
 """
-STAGES = ("elicit", "probe", "fisher", "score", "select", "train", "baseline", "evaluate", "report")
-LOOKING = ("review", "show", "runs")
+STAGES = (
+    "elicit",
+    "keep",
+    "probe",
+    "fisher",
+    "score",
+    "select",
+    "baseline",
+    "train",
+    "evaluate",
+    "report",
+)
+LOOKING = ("review", "show", "runs", "headroom")
 COMMANDS = ("run", "study", "demo", *LOOKING, *STAGES)
 
 

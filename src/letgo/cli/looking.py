@@ -11,7 +11,8 @@ def look(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: unusable flags, a folder that is not a run, or a missing extra.
     """
-    {"show": _show, "runs": _runs, "review": _review}[command](arguments)
+    looks = {"show": _show, "runs": _runs, "review": _review, "headroom": _headroom}
+    looks[command](arguments)
 
 
 def _show(arguments: list[str]) -> None:
@@ -35,6 +36,15 @@ def _runs(arguments: list[str]) -> None:
     parser = Parser(prog="letgo runs", description="Every run below a folder, with its verdict.")
     parser.add_argument("root", type=Path, nargs="?", default="runs", metavar="ROOT", help="[runs]")
     runs(parser.parse_args(arguments).root)
+
+
+def _headroom(arguments: list[str]) -> None:
+    from letgo.review.terminal import headroom
+
+    text = "How often plain fine-tuning errs with the base model's own answer."
+    parser = Parser(prog="letgo headroom", description=text)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
+    headroom(parser.parse_args(arguments).folder)
 
 
 def _review(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from letgo.evaluation.asking import LABELS
+from letgo.review.terminal import headroom_line
 from letgo.review.texts import in_a_line
 from letgo.run.folder import Row, read_json, read_texts
 
@@ -14,7 +15,7 @@ WIDTH = 10_000  # no table is that wide: nothing is wrapped or cut
 
 
 def result_table(metrics: Row) -> str:
-    """The content of `metrics.json`; every metric in its `lwf_minus_sft` gets two rows."""
+    """The content of `metrics.json`: the outcomes, the accuracy on every set, and the headroom."""
     models, differences = metrics["models"], metrics["lwf_minus_sft"]
     sets = list(models["lwf"])
     table = plain_table("accuracy, 95 % interval")
@@ -28,12 +29,8 @@ def result_table(metrics: Row) -> str:
         pairs = [differences[name] for name in sets]
         table.add_row("LWF - SFT, paired", *map(_difference, pairs))
         table.add_row("p (McNemar, exact)", *(f"{pair['p_value']:.3g}" for pair in pairs))
-        for metric in [name for name, value in pairs[0].items() if isinstance(value, dict)]:
-            means = [pair[metric] for pair in pairs]
-            table.add_row(f"LWF - SFT, {metric}", *map(_difference, means))
-            table.add_row("p (paired t-test)", *(f"{mean['p_value']:.3g}" for mean in means))
-    perplexity = [f"{m} {value:.2f}" for m, value in metrics["neutral_perplexity"].items()]
-    return f"{as_text(table)}\nperplexity of neutral text: {', '.join(perplexity)}"
+    parts = [outcome_table(metrics), as_text(table), headroom_line(metrics.get("headroom") or {})]
+    return "\n\n".join(filter(None, parts))
 
 
 def harness_table(result: Row) -> str:
@@ -62,20 +59,75 @@ def text_table(folder: Path, count: int = 3) -> str:
 def verdict(folder: Path) -> str:
     """A sentence on which model a run returns, and why."""
     metrics, model = read_json(folder / "metrics.json"), folder / "model"
-    decision = metrics.get("verdict")
+    decision, why = metrics.get("verdict"), metrics.get("sentence", "")
     if decision is None:
         return f"no verdict yet: run `letgo evaluate --output_dir {folder}`"
     if decision == "no baseline":
         return f"{model} is LWF's; --optimum full would compare it with the SFT baseline"
-    validation = metrics["models"]["lwf"].get("validation")
-    if validation is None:
-        return f"verdict: nothing was unlearned; {model} is the SFT baseline"
-    if decision == "lwf":
-        return f"verdict: LWF gains on {validation['n']} validation examples; {model} is LWF's"
-    return (
-        f"verdict: no gain shown on {validation['n']} validation examples; {model} is the SFT "
-        f"baseline (LWF's: {folder / 'lwf'})"
-    )
+    if not metrics.get("verdict_parts"):  # nothing was unlearned, or an earlier letgo's run
+        return f"verdict: {why or 'by an earlier letgo'}; {model} is {LABELS[decision]}'s"
+    other = "" if decision == "lwf" else f" (LWF's: {folder / 'lwf'})"
+    owner = "LWF's" if decision == "lwf" else "the SFT baseline"
+    return f"verdict: {why}, on validation prompts; {model} is {owner}{other}"
+
+
+# What each outcome asks, and each figure of an outcome: its name in tables, factor and decimals.
+QUESTIONS = {
+    "learned": "learned: is the task learned?",
+    "let_go": "let go: is the old answer gone?",
+    "kept": "kept: is the rest as it was?",
+}
+FIGURES = {
+    "accuracy": ("right answers, %", 100, 1),
+    "reference_nll": ("NLL of right answers", 1, 3),
+    "old_answers": ("old answers, %", 100, 1),
+    "old_nll": ("NLL of old answers", 1, 3),
+    "likelihood_accuracy": ("right by likelihood, %", 100, 1),
+    "kl": ("KL from the base model", 1, 3),
+    "same_answers": ("answers as before, %", 100, 1),
+    "neutral_perplexity": ("perplexity of neutral text", 1, 2),
+    "relearned": ("old answers, relearned, %", 100, 1),
+}
+
+
+def outcome_table(metrics: Row) -> str:
+    """The three outcomes on held-out test prompts; empty for a run of an earlier letgo."""
+    outcomes = metrics.get("outcomes") or {}
+    if not outcomes:
+        return ""
+    models = [model for model in LABELS if model in outcomes["learned"]]
+    names = [f"{LABELS[model]} [95 %]" for model in models]
+    table = plain_table("outcome", "figure", *names, "LWF - SFT [95 %]", "n")
+    for outcome, main in outcomes.items():
+        for name, figure in {main["figure"]: main, **main["more"]}.items():
+            title, factor, digits = FIGURES.get(name, (name, 1, 3))
+            cells = [_value(figure.get(model), factor, digits) for model in models]
+            # The difference of perplexities is one of NLLs, nats per token.
+            scale = (1, 3) if name == "neutral_perplexity" else (factor, digits)
+            cells.append(_change(figure.get("lwf_minus_sft"), *scale))
+            label = QUESTIONS[outcome] if figure is main else ""
+            table.add_row(label, title, *cells, str(figure[models[-1]]["n"]))
+    return as_text(table)
+
+
+def _value(figure: Row | None, factor: int, digits: int) -> str:
+    if figure is None:
+        return "-"
+    return f"{factor * figure['value']:.{digits}f}{_interval(figure['ci95'], factor, digits)}"
+
+
+def _change(pair: Row | None, factor: int, digits: int) -> str:
+    if pair is None:
+        return "-"
+    interval = _interval(pair["ci95"], factor, digits, "+")
+    return f"{factor * pair['difference']:+.{digits}f}{interval}"
+
+
+def _interval(limits: list[float | None], factor: int, digits: int, sign: str = "-") -> str:
+    low, high = limits
+    if low is None or high is None:  # fewer than two values
+        return ""
+    return f" [{factor * low:{sign}.{digits}f}, {factor * high:{sign}.{digits}f}]"
 
 
 def plain_table(*columns: str) -> Table:

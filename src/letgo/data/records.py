@@ -20,7 +20,7 @@ class Record(NamedTuple):
     where: str
 
 
-def read_records(source: str, flag: str, completion: bool) -> list[Record]:
+def read_records(source: str, flag: str, completion: bool, texts: bool = False) -> list[Record]:
     """Read and check a data set.
 
     Args:
@@ -28,6 +28,8 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
             such a file, or a hub id (`id`, `id:split` or `id:config:split`).
         flag: the flag that `source` came from, for error messages.
         completion: whether every record must have a completion.
+        texts: whether a record may also be `{"text": str}`; it has no prompt, the text is its
+            completion.
 
     Returns:
         the records, in the order of the file.
@@ -37,7 +39,7 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
             `{"prompt": str, "completion": str}`; the message names the flag, the file and the line.
     """
     records = [
-        _check(row, number, where, flag, completion)
+        _check(row, number, where, flag, completion, texts)
         for number, (where, row) in enumerate(_rows(source, flag), start=1)
     ]
     if not records:
@@ -45,10 +47,12 @@ def read_records(source: str, flag: str, completion: bool) -> list[Record]:
     return records
 
 
-def _check(row: Any, number: int, where: str, flag: str, completion: bool) -> Record:
+def _check(row: Any, number: int, where: str, flag: str, completion: bool, texts: bool) -> Record:
     if not isinstance(row, dict):
         expected = '{"prompt": ..., "completion": ...}'
         raise InputError(f"{flag}: {where}: not a record; expected {expected}")
+    if texts and "prompt" not in row and isinstance(row.get("text"), str) and row["text"].strip():
+        return Record(f"{number:06d}", "", row["text"], where)
     for field in ("prompt", "completion"):
         value = row.get(field)
         if value is None and (field == "prompt" or completion):

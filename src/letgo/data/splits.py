@@ -1,7 +1,7 @@
 """Names of data sets, seeded samples, and held-out validation and test examples."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -15,10 +15,12 @@ PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
 # Name of the neutral text set: its perplexity is measured, nothing is generated.
 NEUTRAL = "neutral"
+# The value of --keep that keeps nothing.
+KEEP_NOTHING = "none"
 
 
 def set_names(sources: Sequence[str]) -> list[str]:
-    """A short, distinct name for each forgetting set: "dental" for `dental/train.jsonl`."""
+    """A short, distinct name for each set of prompts: "dental" for `dental/train.jsonl`."""
     names: list[str] = []
     for source in sources:
         path = PurePosixPath(source.rstrip("/"))
@@ -42,23 +44,31 @@ def sample(records: Sequence[T], count: int | None, seed: int) -> list[T]:
 
 
 def hold_out(
-    records: Sequence[Record], seed: int, most: int | None = None
+    records: Sequence[Record], seed: int, most: int | None = None, part: int = 10
 ) -> tuple[list[Record], list[Record]]:
-    """Hold out a random tenth of the prompts of the learning data, for validation or test.
+    """Hold out a random tenth of the prompts, for validation or test.
 
     All records of a prompt stay on the same side: no held-out prompt is trained on.
 
     Args:
         records: with at least two distinct prompts.
         most: upper bound on the number of held-out prompts.
+        part: 10 for a tenth of the prompts, 4 for a quarter.
 
     Returns:
         (learning records, held-out records), each in the original order.
     """
     prompts = sorted({record.prompt for record in records})
-    count = max(1, len(prompts) // 10)
+    count = max(1, len(prompts) // part)
     held_out = set(random.Random(seed).sample(prompts, min(count, most or count)))
+    return partition(records, held_out)
+
+
+def partition(
+    records: Sequence[Record], prompts: Collection[str]
+) -> tuple[list[Record], list[Record]]:
+    """The records with other prompts, and those with one of these, each in the original order."""
     return (
-        [record for record in records if record.prompt not in held_out],
-        [record for record in records if record.prompt in held_out],
+        [record for record in records if record.prompt not in prompts],
+        [record for record in records if record.prompt in prompts],
     )

@@ -1,5 +1,6 @@
 """Intervals and paired tests, by scipy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,24 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
 
 def perplexity(losses: Sequence[float] | np.ndarray) -> float:
     """The exponential of the mean of NLLs (nats), limited to what a float can hold."""
-    return float(np.exp(np.minimum(np.mean(losses), MOST_NATS)))
+    return bounded_exp(float(np.mean(losses)))
+
+
+def bounded_exp(nats: float) -> float:
+    """The exponential, limited to what a float can hold."""
+    return float(np.exp(min(nats, MOST_NATS)))
+
+
+def mean(values: Sequence[float] | np.ndarray) -> tuple[float, list[float | None]]:
+    """The mean and its 95 % interval by Student's t, which fewer than two values lack."""
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return math.nan, [None, None]
+    average = float(values.mean())
+    if len(values) < 2 or not np.ptp(values):
+        return average, [None, None] if len(values) < 2 else [average, average]
+    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return average, [float(low), float(high)]
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:

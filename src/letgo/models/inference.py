@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +55,14 @@ class LanguageModel:
         """Mean NLL of each row's labels, nats per token, without a gradient."""
         with autocast(self.bf16):
             return example_losses(self.model, self.pad(rows)).tolist()
+
+    @torch.inference_mode()
+    def top_log_probs(
+        self, rows: Sequence[Row], k: int
+    ) -> list[tuple[list[list[int]], list[list[float]]]]:
+        """The k likeliest tokens at each label and their log-probabilities, for each row."""
+        with autocast(self.bf16):
+            return top_log_probs(self.model, self.pad(rows), k)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
@@ -111,13 +119,12 @@ def pad_rows(rows: Sequence[Row], pad_token_id: int) -> Batch:
     return Batch(ids, mask, stack("labels", -100))
 
 
-def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean NLL over the labels of each example, as TRL's loss on a batch of one.
-
-    The label -100 marks a token that is not predicted.
+def predictions(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the model predicts from the first label of the batch on.
 
     Returns:
-        (batch,) float32, nats per token; 0 for an example without labels.
+        logits (batch, positions, vocabulary), and the labels (batch, positions) that they predict,
+        of which -100 marks a token without a label.
     """
     # Logits before the first label of the whole batch are not needed, and logits (vocabulary-wide)
     # are most of the memory.
@@ -129,10 +136,44 @@ def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
         attention_mask=batch.attention_mask,
         use_cache=False,
         logits_to_keep=count,
-    ).logits[:, -count:]  # (batch, count, vocabulary)
-    targets = batch.labels[:, first + 1 :]  # (batch, count - 1)
+    ).logits[:, -count:]
+    return logits[:, :-1], batch.labels[:, first + 1 :]
+
+
+def labelled_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits (labels, vocabulary) that predict each label, float32, example after example."""
+    logits, targets = predictions(model, batch)
+    return logits[targets != -100].float()
+
+
+def top_log_probs(
+    model: nn.Module, batch: Batch, k: int
+) -> list[tuple[list[list[int]], list[list[float]]]]:
+    """The k likeliest tokens at each label, and their log-probabilities, for each example.
+
+    Args:
+        k: at most the size of the vocabulary; 0 gives empty lists.
+    """
+    counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
+    if not k:
+        return [([[]] * n, [[]] * n) for n in counts]
+    logits = labelled_logits(model, batch)
+    top = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
+    ids, values = top.indices.split(counts), top.values.split(counts)
+    return [(i.tolist(), v.tolist()) for i, v in zip(ids, values, strict=True)]
+
+
+def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Mean NLL over the labels of each example, as TRL's loss on a batch of one.
+
+    The label -100 marks a token that is not predicted.
+
+    Returns:
+        (batch,) float32, nats per token; 0 for an example without labels.
+    """
+    logits, targets = predictions(model, batch)
     # Flat: with the vocabulary in the middle a CPU walks it in strides, twice the cost of a step.
     nll = cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
     ).view_as(targets)
     return nll.sum(1) / (targets != -100).sum(1).clamp(min=1)

@@ -14,7 +14,7 @@ from letgo.errors import InputError
 from letgo.report.formats import clean, decimal, points, significant
 from letgo.review.query import Query, contains, find
 from letgo.review.texts import RunTexts, in_a_line, open_texts
-from letgo.run.folder import is_run, read_json
+from letgo.run.folder import HEADROOM, is_run, read_json, require
 
 
 def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
@@ -82,6 +82,31 @@ def runs(root: Path) -> None:
     for folder in folders:
         table.add_row(Text(clean(str(folder.relative_to(root)))), *_result(folder))
     Console(highlight=False).print(table)
+
+
+def headroom(folder: Path) -> None:
+    """Print how much forgetting could improve the learning task of a run.
+
+    Raises:
+        InputError: not a run, or one whose baselines are not evaluated yet.
+    """
+    if not is_run(folder):
+        raise InputError(f"{folder} is not a run of letgo; give a run's --output_dir")
+    found = read_json(require(folder, HEADROOM))
+    Console(highlight=False).print(Text(headroom_line(found)))
+
+
+def headroom_line(found: dict[str, Any]) -> str:
+    """The headroom in a sentence; `found` is the content of `headroom.json`."""
+    if not found:
+        return "headroom: not measured; it needs a validation set and --optimum full"
+    low, high = found["ci95"]
+    return (
+        f"headroom: of {found['n']} validation examples plain fine-tuning errs on "
+        f"{found['errors']}, on {found['old_answers']} of them with the base model's own answer. "
+        f"Forgetting can gain at most {points(found['share'])} points on the learning task "
+        f"[{points(low)}, {points(high)}]."
+    )
 
 
 def find_runs(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 import yaml
 from trl import ModelConfig, TrlParser
 
-from letgo.data.splits import MISTAKES
+from letgo.data.splits import KEEP_NOTHING, MISTAKES, NEUTRAL
 from letgo.errors import InputError, Parser
 from letgo.models.bundled import EMBEDDED
 from letgo.scoring.fisher import FISHER_KINDS
@@ -32,6 +33,7 @@ CHOICES = {
     "selection": ("top", "bottom", "random"),
 }
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
+LISTS = ("forget", "keep")  # flags that may be repeated
 COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
 OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget")
 
@@ -63,6 +65,30 @@ class RunConfig:
             "help": "Forgetting prompts: one or more sources; may be repeated. learn:mistakes: "
             "the learning prompts that the base model answers wrongly.",
         },
+    )
+    keep: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "Prompts or texts on which the model is to stay as it is: one or more sources; "
+            f"may be repeated. Default: {NEUTRAL}, built-in everyday prompts, if anything is "
+            f"unlearned. {KEEP_NOTHING}: keep nothing.",
+        },
+    )
+    margin: float = setting(
+        2.0,
+        "Verdict: learning is not worse if the difference to the SFT baseline is above minus this "
+        "(percentage points, 95 % interval); in hundredths of a nat, what is kept.",
+    )
+    require_headroom: bool = setting(
+        False,
+        "Stop with the SFT baseline if none of its errors on the validation set is the base "
+        "model's own answer: forgetting cannot improve the learning task then.",
+    )
+    relearn: int = setting(
+        0,
+        "Evaluation: how far the forgotten answers return after learning this many of them again; "
+        "0 leaves it out.",
     )
     max_learn: int | None = setting(None, "Maximum number of learning examples.")
     max_test: int | None = setting(
@@ -98,10 +124,16 @@ class RunConfig:
     quiet: bool = setting(False, "Print results and warnings only, no progress.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.forget, str):  # YAML with one set and no list
-            self.forget = [self.forget]
-        if not all(isinstance(name, str) for name in self.forget):
-            raise InputError(f"--forget must be names, not {self.forget}")
+        for flag in LISTS:
+            sources = getattr(self, flag)
+            sources = [sources] if isinstance(sources, str) else sources  # YAML without a list
+            if not all(isinstance(name, str) for name in sources):
+                raise InputError(f"--{flag} must be names, not {sources}")
+            setattr(self, flag, sources)
+        if KEEP_NOTHING in self.keep and len(self.keep) > 1:
+            raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
+        self._require("margin", 0 <= self.margin < math.inf, "0 or more")
+        self._require("relearn", self.relearn >= 0, "0 (off) or more")
         for name in ("model", "learn", "learn_test", "learn_validation"):
             self._require(name, isinstance(getattr(self, name), str | None), "one name")
         for name, choices in CHOICES.items():
@@ -152,7 +184,8 @@ def parse(
     prog = f"letgo {command}"
     parser = _SettingsParser(parts, prog=prog, parents=list(parents), allow_abbrev=False)
     defaults = {**DEFAULTS, **settings}
-    forget = defaults.pop("forget", None)  # not as a default: the flag would extend it
+    # Not as defaults: the flags would extend them.
+    lists = {name: defaults.pop(name) for name in LISTS if name in defaults}
     for name, value in defaults.items():
         if isinstance(value, int | float):  # text goes through the type check of the flag
             defaults[name] = str(value)
@@ -162,8 +195,9 @@ def parse(
         run, training, model, *_, rest = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-        if not run.forget and forget:
-            run = dataclasses.replace(run, forget=forget)
+        missing = {name: value for name, value in lists.items() if not getattr(run, name)}
+        if any(missing.values()):
+            run = dataclasses.replace(run, **missing)
     except (TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from error
     if rest:

@@ -24,6 +24,7 @@ class Output(NamedTuple):
 
 
 SELF_KNOWLEDGE = Output("self_knowledge.parquet", "elicit")
+KEPT = Output("kept.parquet", "keep")
 PROBE = Output("probe", "probe")
 FISHER = Output("fisher.safetensors", "fisher")
 SCORES = Output("scores.parquet", "score")
@@ -31,6 +32,8 @@ SELECTION = Output("selection.parquet", "select")
 LWF = Output("lwf", "train")
 TRAIN_LOG = Output("train_log.jsonl", "train")
 BASELINE = Output("baseline.parquet", "baseline")
+HELD_OUT = Output("held_out.parquet", "baseline")
+HEADROOM = Output("headroom.json", "baseline")
 METRICS = Output("metrics.json", "evaluate")
 ANSWERS = Output("answers.parquet", "evaluate")
 MODEL = Output("model", "evaluate")
@@ -52,6 +55,16 @@ def require(folder: Path, *outputs: Output) -> Path:
                 f"--output_dir {folder}` first"
             )
     return path
+
+
+# In `lwf/`, if that is the SFT baseline: a sentence that says why.
+PLAIN_REASON = "why_plain.txt"
+
+
+def plain_reason(lwf: Path) -> str:
+    """Why LWF's model is the SFT baseline's; empty if it is a model of its own."""
+    file = lwf / PLAIN_REASON
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
 
 def is_run(folder: Path) -> bool:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from letgo.data.openings import neutral_openings
 from letgo.data.records import Record, read_records
-from letgo.data.splits import MISTAKES, hold_out, sample, set_names
+from letgo.data.splits import KEEP_NOTHING, MISTAKES, NEUTRAL, hold_out, sample, set_names
 from letgo.errors import InputError
 from letgo.models.bundled import resolve
 from letgo.models.loading import fingerprint
@@ -23,7 +24,10 @@ class Run:
         learn: learning examples, after `--max_learn`.
         validation: learning examples that decide between LWF and SFT; none without a baseline.
         test: held-out learning examples, for the report.
-        forget: prompts of each forgetting set, some with references.
+        forget: prompts of each forgetting set that are elicited, some with references.
+        keep: prompts of each keep set that are kept in training; a text has an empty prompt.
+        held_out: prompts of forgetting and keep sets on which nothing is trained or scored, by the
+            name of the set in `answers.parquet`.
         chat_template: the tokenizer's chat template, if it has one.
     """
 
@@ -33,6 +37,8 @@ class Run:
     validation: list[Record]
     test: list[Record]
     forget: dict[str, list[Record]]
+    keep: dict[str, list[Record]]
+    held_out: dict[str, list[Record]]
     chat_template: str | None
 
     @property
@@ -45,8 +51,23 @@ class Run:
         """The settings of its training."""
         return self.config.training
 
+    @property
+    def unlearns(self) -> bool:
+        """Whether the training may have unlearning steps."""
+        return bool(self.forget and self.training.unlearning_interval)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the training may have keep steps."""
+        return bool(self.keep and self.training.keep_share)
+
 
 MOST_VALIDATION = 200  # more examples cost time and change little
+# Of a forgetting or keep set a third of the prompts is held out, at most so many: half of them
+# for the verdict, half for the report.
+HELD_OUT_PART, MOST_HELD_OUT = 3, 200
+# Names of sets in `answers.parquet`; what starts with VALIDATION decides, the others are reported.
+VALIDATION, FORGET_SET, KEEP_SET = "validation", "forget:", "keep:"
 
 
 def open_run(config: Config) -> Run:
@@ -66,7 +87,9 @@ def open_run(config: Config) -> Run:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir: {folder} is a file; choose a folder")
     learn, validation, test = learning_data(config)
-    forget = _forgetting_sets(config, learn, [*validation, *test])
+    forget, held_forget = _forgetting_sets(config, learn, [*validation, *test])
+    others = [r for sets in (forget, held_forget) for records in sets.values() for r in records]
+    keep, held_keep = _keep_sets(config, [*learn, *validation, *test], others)
     check_batch(len(learn), config.training.per_device_train_batch_size)
     # An unknown model is refused before anything is written.
     fingerprint(settings.model, config.training.trust_remote_code)
@@ -75,7 +98,9 @@ def open_run(config: Config) -> Run:
     outputs = [(folder / output.name).resolve() for output in (MODEL, LWF, PROBE)]
     if any(source.is_relative_to(output) for output in outputs):
         raise InputError(f"--output_dir: the run would replace its own --model {settings.model}")
-    return Run(folder, config, learn, validation, test, forget, tokenizer.chat_template)
+    held_out = held_forget | held_keep
+    template = tokenizer.chat_template
+    return Run(folder, config, learn, validation, test, forget, keep, held_out, template)
 
 
 def check_batch(examples: int, batch: int) -> None:
@@ -97,8 +122,9 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     learn = read_records(settings.learn or "", "--learn", True)
     learn, test = _hold_out_set(learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
-    # There is nothing to decide without an SFT baseline, or without unlearning.
-    if settings.optimum == "full" and config.training.unlearning_interval:
+    # There is nothing to decide without an SFT baseline, or with nothing to unlearn or to keep.
+    changes = config.training.unlearning_interval or _named_keep_sets(config)
+    if settings.optimum == "full" and changes:
         learn, validation = _hold_out_set(
             learn, "learn_validation", settings.learn_validation, seed, MOST_VALIDATION
         )
@@ -109,21 +135,104 @@ def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Reco
     return sample(learn, settings.max_learn, seed), validation, test
 
 
+Sets = dict[str, list[Record]]
+
+
 def _forgetting_sets(
     config: Config, learn: list[Record], held_out: list[Record]
-) -> dict[str, list[Record]]:
-    """The prompts of each forgetting set, without those of the validation and test sets."""
-    settings, sets = config.settings, {}
+) -> tuple[Sets, Sets]:
+    """The prompts of each forgetting set, without those of the validation and test sets.
+
+    Returns:
+        the prompts to elicit, and those that are held out of them.
+    """
+    settings = config.settings
+    sets: Sets = {}
+    held: Sets = {}
     for name, source in zip(set_names(settings.forget), settings.forget, strict=True):
         records = learn if source == MISTAKES else read_records(source, "--forget", False)
-        records = sample(records, settings.max_forget, config.training.seed)
-        sets[name] = _without_prompts_of(held_out, records)
-        if not sets[name]:
+        remaining = _without_prompts_of(held_out, records)
+        if not remaining:
             raise InputError(f"--forget: all prompts of {name} are test prompts; use other ones")
-        if count := len(records) - len(sets[name]):
+        if count := len(records) - len(remaining):
             message = "%d prompts of the forgetting set %s are also test prompts and left out"
             log.warning(message, count, name)
-    return sets
+        if source != MISTAKES:  # learning prompts: the learning task's own sets are held out
+            remaining, parts = _held_out_parts(f"{FORGET_SET}{name}", remaining, settings.max_test)
+            held |= parts
+        sets[name] = sample(remaining, settings.max_forget, config.training.seed)
+    return sets, held
+
+
+def _held_out_parts(
+    name: str, records: list[Record], most: int | None
+) -> tuple[list[Record], Sets]:
+    """The prompts to train on, and the held-out prompts for the verdict and for the report.
+
+    The same prompts are held out for all seeds, and of a text without a prompt the whole text.
+
+    Args:
+        name: of the set in `answers.parquet`.
+        most: upper bound on the prompts of either part.
+    """
+    named = [record._replace(prompt=record.prompt or record.completion or "") for record in records]
+    if len({record.prompt for record in named}) < 2:
+        log.warning("%s has a single prompt: nothing is held out, and nothing measured on it", name)
+        return records, {}
+    remaining, held = hold_out(named, 0, MOST_HELD_OUT, HELD_OUT_PART)
+    test, validation = (
+        hold_out(held, 0, part=2) if len({r.prompt for r in held}) > 1 else (held, [])
+    )
+    by_id = {record.id: record for record in records}
+    parts = {name: test, f"{VALIDATION}:{name}": validation}
+    return [by_id[record.id] for record in remaining], {
+        key: [by_id[record.id] for record in sample(part, most, 0)]
+        for key, part in parts.items()
+        if part
+    }
+
+
+def _named_keep_sets(config: Config) -> list[str]:
+    """The sources of `--keep`, without the default."""
+    return [source for source in config.settings.keep if source != KEEP_NOTHING]
+
+
+def _keep_sets(config: Config, learning: list[Record], forget: list[Record]) -> tuple[Sets, Sets]:
+    """The prompts or texts of each keep set: those to train on, and those that are held out.
+
+    Where nothing is named, the neutral openings are kept if anything is unlearned. With `--keep
+    none` they are still measured.
+
+    Raises:
+        InputError: too many prompts are also learning or forgetting prompts.
+    """
+    settings, limit = config.settings, config.training.forget_max_overlap
+    sources = _named_keep_sets(config) or [NEUTRAL]
+    sets: Sets = {}
+    held: Sets = {}
+    for name, source in zip(set_names(sources), sources, strict=True):
+        if source == NEUTRAL:
+            records = neutral_openings()
+        else:
+            records = read_records(source, "--keep", False, texts=True)
+        remaining = _without_prompts_of([*learning, *forget], records)
+        count = len(records) - len(remaining)
+        message = f"{count} of {len(records)} prompts are also learning or forgetting prompts"
+        if source != NEUTRAL and (count > limit * len(records) or not remaining):
+            raise InputError(
+                f"--keep: {name}: {message}, more than --forget_max_overlap {limit:g}; a model "
+                f"cannot keep what it is to learn or to let go. Use other prompts"
+            )
+        if count:
+            log.warning("keep %s: %s and left out", name, message)
+        if not remaining:
+            continue
+        remaining, parts = _held_out_parts(f"{KEEP_SET}{name}", remaining, settings.max_test)
+        held |= parts
+        sets[name] = remaining
+    nothing = KEEP_NOTHING in settings.keep
+    default_without_use = not settings.keep and not config.training.unlearning_interval
+    return ({} if nothing or default_without_use else sets), held
 
 
 def _without_prompts_of(others: list[Record], records: list[Record]) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Stage 4a: the answers of the baselines, the base model and plain fine-tuning (SFT)."""
+"""Stage 4a: the answers of the baselines, and how much forgetting could improve."""
 
 from pathlib import Path
 
@@ -6,12 +6,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from letgo.evaluation.asking import all_answers, baseline_models
-from letgo.run.folder import BASELINE
+from letgo.evaluation.held_out import base_answers, held_out_answers
+from letgo.evaluation.outcomes import headroom
+from letgo.evaluation.own_answers import KEPT_SCHEMA
+from letgo.progress import log
+from letgo.run.folder import BASELINE, HEADROOM, HELD_OUT, write_json
 from letgo.run.inputs import Run
 
 
 def baseline(run: Run, scratch: Path) -> None:
-    """Write `baseline.parquet`: the answers of the base model and of plain fine-tuning (SFT)."""
-    models = baseline_models(run).items()
-    rows = [row for label, load in models for row in all_answers(run, scratch, label, load)]
+    """Write the answers of the base model and of plain fine-tuning (SFT), and the headroom.
+
+    `baseline.parquet` has the answers; `held_out.parquet` what the base model says to the held-out
+    forgetting and keep prompts, with its predictions; `headroom.json` how often plain fine-tuning
+    errs with the base model's own answer.
+    """
+    models = baseline_models(run)
+    old = base_answers(run, scratch, models["base"])
+    rows = []
+    for label, load in models.items():
+        rows += all_answers(run, scratch, label, load)
+        rows += held_out_answers(run, scratch, label, load, old)
+    pq.write_table(pa.Table.from_pylist(old, KEPT_SCHEMA), scratch / HELD_OUT.name)
     pq.write_table(pa.Table.from_pylist(rows), scratch / BASELINE.name)
+    found = headroom(rows)
+    write_json(scratch / HEADROOM.name, found)
+    if found:
+        log.info(
+            "headroom: of %d validation examples plain fine-tuning errs on %d, on %d of them with "
+            "the base model's own answer",
+            found["n"],
+            found["errors"],
+            found["old_answers"],
+        )

@@ -2,7 +2,8 @@
 
 import shutil
 from collections import defaultdict
-from functools import partial
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ import pyarrow.parquet as pq
 
 from letgo.data.splits import NEUTRAL
 from letgo.evaluation import statistics as stats
-from letgo.evaluation.asking import VALIDATION, all_answers
+from letgo.evaluation.asking import all_answers
+from letgo.evaluation.held_out import held_out_answers
+from letgo.evaluation.outcomes import LEARNED, outcomes
+from letgo.evaluation.verdict import judge, sentence
 from letgo.run.base import load_trained
 from letgo.run.folder import (
     ANSWERS,
     BASELINE,
+    HEADROOM,
+    HELD_OUT,
     LWF,
     METRICS,
     MODEL,
     PROBE,
     Row,
+    plain_reason,
+    read_json,
     read_table,
     require,
     write_json,
@@ -36,13 +44,20 @@ CORRECT = "correct"
 def evaluate(run: Run, scratch: Path) -> None:
     """Write `metrics.json`, `answers.parquet` and `model/`, the better of LWF and SFT.
 
-    Greedy answers are compared with the references. `model/` is plain fine-tuning's unless the
-    validation set shows a gain; the test set decides nothing.
+    `model/` is plain fine-tuning's unless the validation prompts speak for LWF; the test prompts
+    decide nothing. Where nothing was unlearned or kept, LWF's answers are plain fine-tuning's.
     """
     lwf = require(run.folder, LWF)
     rows = read_table(require(run.folder, BASELINE)).to_pylist()
-    rows += all_answers(run, scratch, "lwf", partial(load_trained, run.config, lwf))
-    metrics = compare(rows)
+    if reason := plain_reason(lwf):
+        rows += [{**row, "model": "lwf"} for row in rows if row["model"] == "sft"]
+    else:
+        load = cache(partial(load_trained, run.config, lwf))
+        old = read_table(require(run.folder, HELD_OUT)).to_pylist()
+        rows += all_answers(run, scratch, "lwf", load)
+        rows += held_out_answers(run, scratch, "lwf", load, old)
+    metrics = compare(rows, run.settings.margin, reason)
+    metrics["headroom"] = read_json(require(run.folder, HEADROOM))
     write_json(scratch / METRICS.name, metrics)
     pq.write_table(pa.Table.from_pylist(rows), scratch / ANSWERS.name)
     returned = require(run.folder, PROBE) if metrics["verdict"] == "sft" else lwf
@@ -50,13 +65,18 @@ def evaluate(run: Run, scratch: Path) -> None:
     link(returned, scratch / MODEL.name)
 
 
-def compare(rows: list[Row]) -> Row:
+def compare(rows: list[Row], margin: float, reason: str = "") -> Row:
     """The content of `metrics.json`, from rows of `answers.parquet`.
+
+    Args:
+        margin: `--margin`, in percentage points.
+        reason: why LWF is plain fine-tuning; empty if it is not.
 
     Returns:
         `models`: accuracy by model and set; `lwf_minus_sft`: paired differences by set, of the
         accuracy and, under its name, of every other metric; `neutral_perplexity` by model;
-        `verdict`: "lwf" or "sft" by the validation set, or "no baseline".
+        `outcomes`, of the test prompts, and `validation_outcomes`; `verdict`: "lwf" or "sft" by the
+        validation outcomes, or "no baseline"; `verdict_parts`, its three parts, and `sentence`.
     """
     # By (model, set) and metric, in the order of the rows.
     values: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
@@ -67,21 +87,30 @@ def compare(rows: list[Row]) -> Row:
     judged = [key for key in values if CORRECT in values[key]]
     labels, sets = (list(dict.fromkeys(names)) for names in zip(*judged, strict=True))
     compared = sets if "sft" in labels else []
-    differences = {n: _difference(values["lwf", n], values["sft", n]) for n in compared}
-    decision = "sft" if differences else "no baseline"
-    if VALIDATION in differences:  # there is none where nothing was unlearned
-        decision = stats.verdict(differences[VALIDATION])
     return {
         "models": {
             m: {n: stats.accuracy(values[m, n][CORRECT]) for n in sets if (m, n) in judged}
             for m in labels
         },
-        "lwf_minus_sft": differences,
+        "lwf_minus_sft": {n: _difference(values["lwf", n], values["sft", n]) for n in compared},
         "neutral_perplexity": {
             label: stats.perplexity(values[label, NEUTRAL]["reference_nll"]) for label in labels
         },
-        "verdict": decision,
+        "outcomes": outcomes(rows),
+        **decide(outcomes(rows, validation=True), margin, reason),
     }
+
+
+def decide(validation: Row, margin: float, reason: str) -> Row:
+    """`verdict`, `verdict_parts`, `sentence` and `validation_outcomes` of `metrics.json`."""
+    decided: Row = {"validation_outcomes": validation, "verdict_parts": {}}
+    if reason:
+        return decided | {"verdict": "sft", "sentence": reason}
+    if "lwf_minus_sft" not in validation.get(LEARNED, {}):
+        return decided | {"verdict": "no baseline", "sentence": ""}
+    verdict = judge(validation, margin)
+    parts = {"verdict_parts": asdict(verdict), "sentence": sentence(verdict, validation)}
+    return decided | {"verdict": verdict.model} | parts
 
 
 def _difference(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> Row:

@@ -23,6 +23,8 @@ from letgo.run.inputs import Run, check_batch
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.trainer import LWFTrainer
 
+SFT = "fine-tune (SFT)"  # the name of plain fine-tuning
+
 
 def learning_rows(lm: LanguageModel, records: list[Record]) -> list[TokenRow]:
     """Token ids and labels of learning examples.
@@ -61,6 +63,7 @@ def fit(
     target: Path,
     name: str,
     forget: list[Row] | None = None,
+    keep: list[Row] | None = None,
     adapter: PeftConfig | None = None,
 ) -> None:
     """Fine-tune the base model and save it; resumes from the last whole checkpoint in `scratch`.
@@ -68,7 +71,7 @@ def fit(
     Args:
         scratch: gets the checkpoints and `train_log.jsonl`.
         target: gets the model or adapter, its tokenizer and model card.
-        forget: the texts to unlearn, as `LWFTrainer` takes them; None for plain fine-tuning.
+        forget, keep: the texts to unlearn and to keep, as `LWFTrainer` takes them; None for none.
         adapter: replaces the one of the settings.
 
     Raises:
@@ -76,12 +79,13 @@ def fit(
     """
     arguments = copy.deepcopy(run.training)
     arguments.output_dir = str(scratch / "checkpoints")
-    if forget is None:
+    if name == SFT:
         arguments.regularizer = "none"
     arguments.save_only_model = False  # without the optimizer's state a run cannot be resumed
     if arguments.completion_only_loss is False:
         raise InputError("--completion_only_loss false: letgo learns completions only")
-    trainer = _trainer(run, arguments, name, forget, adapter or get_peft_config(run.config.adapter))
+    adapter = adapter or get_peft_config(run.config.adapter)
+    trainer = _trainer(run, arguments, name, {"forget": forget, "keep": keep}, adapter)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
     _save(trainer, target, run.folder.resolve().name)
     with (scratch / TRAIN_LOG.name).open("w", encoding="utf-8") as lines:
@@ -89,7 +93,11 @@ def fit(
 
 
 def _trainer(
-    run: Run, arguments: LWFConfig, name: str, forget: list[Row] | None, adapter: PeftConfig | None
+    run: Run,
+    arguments: LWFConfig,
+    name: str,
+    texts: dict[str, list[Row] | None],
+    adapter: PeftConfig | None,
 ) -> LWFTrainer:
     lm = load_base(run.config)
     rows = learning_rows(lm, run.learn)
@@ -99,7 +107,7 @@ def _trainer(
             model=lm.model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
-            forget_dataset=Dataset.from_list(forget) if forget else None,
+            **{f"{use}_dataset": Dataset.from_list(r) for use, r in texts.items() if r},
             processing_class=lm.tokenizer,
             peft_config=adapter,
             callbacks=[_TimedCheckpoint(60 * run.settings.checkpoint_minutes), _ShowProgress(name)],

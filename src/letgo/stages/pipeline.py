@@ -19,6 +19,7 @@ from letgo.stages.baseline import baseline
 from letgo.stages.elicit import elicit
 from letgo.stages.evaluate import evaluate
 from letgo.stages.fisher import fisher
+from letgo.stages.keep import keep
 from letgo.stages.optimum import fisher_is_needed
 from letgo.stages.probe import probe
 from letgo.stages.report import report
@@ -52,12 +53,15 @@ def stages(run: Run) -> list[Stage]:
         "trust_remote_code": training.trust_remote_code,
     }
     forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
+    to_keep = {f"keep {n}": fingerprint(r) for n, r in run.keep.items()}
     generation = {
         "bf16": training.bf16,
         "max_length": training.max_length,
         "generation_batch_size": settings.generation_batch_size,
     }
     elicited = {**base, **forget, **generation, "max_new_tokens": settings.max_new_tokens}
+    kept = {**base, **to_keep, **generation, "max_new_tokens": settings.max_new_tokens}
+    kept |= {"keep_loss": training.keep_loss, "keep_top_k": training.keep_top_k}
     tuned = {
         **base,
         "learn": fingerprint(run.learn),
@@ -78,23 +82,31 @@ def stages(run: Run) -> list[Stage]:
     selected = {**scored, "forget_fraction": training.forget_fraction}
     if settings.selection != "top":
         selected |= {"selection": settings.selection, "seed": training.seed}
-    trained = {**selected, **{name: getattr(training, name) for name in sorted(UNLEARNING)}}
+    trained = {**selected, **kept, "require_headroom": settings.require_headroom}
+    trained |= {name: getattr(training, name) for name in sorted(UNLEARNING)}
     # A review may change decisions after `select`, which follows them; a trained model does not.
     if decided := decisions.read(run.folder).fingerprint:
         trained["decisions"] = decided
-    references = {f"references {n}": fingerprint(r) for n, r in evaluated_sets(run).items()}
+    answered = evaluated_sets(run) | run.held_out
+    references = {f"references {n}": fingerprint(r) for n, r in answered.items()}
     compared = {**optimal, **generation, **references}
-    tested = {**trained, **compared}
+    compared |= {"max_new_tokens": settings.max_new_tokens, "keep_top_k": training.keep_top_k}
+    if settings.require_headroom:
+        trained |= compared
+    tested = {**trained, **compared, "margin": settings.margin}
     evaluation = files.METRICS, files.ANSWERS, files.MODEL
-    score_needs_fisher = fisher_is_needed(SCORES[settings.score], settings.optimum)
+    baselines = files.BASELINE, files.HELD_OUT, files.HEADROOM
+    scores, unlearns = (files.SCORES,), bool(run.forget)
+    informs = unlearns and fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
-        Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True),
+        Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True, needed=unlearns),
+        Stage("keep", (files.KEPT,), keep, kept, shared=True, needed=run.keeps),
         Stage("probe", (files.PROBE,), probe, optimal, shared=True),
-        Stage("fisher", (files.FISHER,), fisher, informed, shared=True, needed=score_needs_fisher),
-        Stage("score", (files.SCORES,), score, scored, shared=True, parallel=True),
-        Stage("select", (files.SELECTION,), select, selected),
+        Stage("fisher", (files.FISHER,), fisher, informed, shared=True, needed=informs),
+        Stage("score", scores, score, scored, shared=True, parallel=True, needed=unlearns),
+        Stage("select", (files.SELECTION,), select, selected, needed=unlearns),
+        Stage("baseline", baselines, baseline, compared, shared=True),
         Stage("train", (files.LWF, files.TRAIN_LOG), train, trained),
-        Stage("baseline", (files.BASELINE,), baseline, compared, shared=True),
         Stage("evaluate", evaluation, evaluate, tested, brings=("baseline",)),
         Stage("report", (files.REPORT,), report, tested),
     ]

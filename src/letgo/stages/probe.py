@@ -11,7 +11,7 @@ from letgo.run.base import load_base
 from letgo.run.folder import PROBE, TRAIN_LOG
 from letgo.run.inputs import Run
 from letgo.scoring.weights import scored_weights
-from letgo.stages.fit import fit
+from letgo.stages.fit import SFT, fit
 from letgo.stages.optimum import GRADIENT, mean_gradient
 
 
@@ -36,5 +36,5 @@ def probe(run: Run, scratch: Path) -> None:
         lora = LoraConfig(target_modules="all-linear", r=16, lora_alpha=32, task_type="CAUSAL_LM")
         training.learning_rate *= 10
     changed = replace(run, config=run.config._replace(training=training))
-    fit(changed, scratch, folder, "fine-tune (SFT)", adapter=lora)
+    fit(changed, scratch, folder, SFT, adapter=lora)
     (scratch / TRAIN_LOG.name).rename(folder / TRAIN_LOG.name)

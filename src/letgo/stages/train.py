@@ -1,13 +1,30 @@
-"""Stage 3: fine-tuning with periodic unlearning (Learning With Forgetting)."""
+"""Stage 3: fine-tuning with unlearning and keep steps (Learning With Forgetting)."""
 
 import copy
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from letgo.errors import InputError
+from letgo.progress import log
 from letgo.run import decisions
-from letgo.run.folder import LWF, SELECTION, Row, read_table, read_texts, require
+from letgo.run.folder import (
+    HEADROOM,
+    KEPT,
+    LWF,
+    PLAIN_REASON,
+    PROBE,
+    SELECTION,
+    TRAIN_LOG,
+    Row,
+    read_json,
+    read_table,
+    read_texts,
+    require,
+)
 from letgo.run.inputs import Run
+from letgo.run.sharing import link
 from letgo.stages.fit import fit
 
 COLUMNS = ("prompt_ids", "completion_ids", "completion", "mean_logprob", "confidence", "score")
@@ -16,22 +33,61 @@ COLUMNS = ("prompt_ids", "completion_ids", "completion", "mean_logprob", "confid
 def train(run: Run, scratch: Path) -> None:
     """Write `lwf/` and `train_log.jsonl`: the base model after Learning With Forgetting.
 
+    Where nothing would be unlearned or kept, they are those of the SFT baseline.
+
     Raises:
         InputError: `selection.parquet` lacks a decision of a review.
     """
-    decided = decisions.read(run.folder)
+    if reason := _nothing_to_do(run):
+        log.info("train: %s", reason)
+        probe, lwf = require(run.folder, PROBE), scratch / LWF.name
+        shutil.rmtree(lwf, ignore_errors=True)
+        link(probe, lwf)
+        (lwf / PLAIN_REASON).write_text(f"{reason}\n", encoding="utf-8")
+        (lwf / TRAIN_LOG.name).rename(scratch / TRAIN_LOG.name)
+        return
+    decided = decisions.read(run.folder) if run.unlearns else None
+    if decided and decided.fraction is not None:
+        training = copy.copy(run.training)
+        training.forget_fraction = decided.fraction
+        run = replace(run, config=run.config._replace(training=training))
+    forget = _texts_to_unlearn(run) if run.unlearns else None
+    keep = read_table(require(run.folder, KEPT)).to_pylist() if run.keeps else None
+    fit(run, scratch, scratch / LWF.name, "fine-tune (LWF)", forget, keep)
+
+
+def _nothing_to_do(run: Run) -> str:
+    """Why the model would be the SFT baseline's; empty if it would be another one."""
+    if run.settings.optimum != "full":
+        return ""  # there is no SFT baseline
+    batch = run.training.per_device_train_batch_size * run.training.gradient_accumulation_steps
+    steps = math.ceil(math.ceil(len(run.learn) / batch) * run.training.num_train_epochs)
+    steps = run.training.max_steps if run.training.max_steps > 0 else steps
+    too_few = run.unlearns and steps < run.training.unlearning_interval
+    if (not run.unlearns or too_few) and not run.keeps and run.training.regularizer == "none":
+        why = f"{steps} learning steps, --unlearning_interval {run.training.unlearning_interval}"
+        return f"nothing was unlearned ({why}): the model is the SFT baseline"
+    if run.settings.require_headroom:
+        found = read_json(require(run.folder, HEADROOM))
+        if found and not found["old_answers"]:
+            return (
+                f"there is no headroom: none of the {found['errors']} errors of plain fine-tuning "
+                f"on {found['n']} validation examples is the base model's own answer, so "
+                f"--require_headroom stopped before unlearning: the model is the SFT baseline"
+            )
+    return ""
+
+
+def _texts_to_unlearn(run: Run) -> list[Row]:
+    """The rows of `LWFTrainer`'s `forget_dataset`."""
     selection = read_table(require(run.folder, SELECTION))
-    if not decisions.is_current(selection.schema, decided):
+    if not decisions.is_current(selection.schema, decisions.read(run.folder)):
         raise InputError(
             f"--output_dir: selection.parquet lacks the last decision of {decisions.JOURNAL}; "
             f"`letgo review {run.folder}` writes it anew"
         )
-    if decided.fraction is not None:
-        training = copy.copy(run.training)
-        training.forget_fraction = decided.fraction
-        run = replace(run, config=run.config._replace(training=training))
     rescoring = run.training.rescore_interval != 0
-    forget = [
+    return [
         {
             **{name: text[name] for name in COLUMNS},
             "selected": bool(text["selected"]),
@@ -40,7 +96,6 @@ def train(run: Run, scratch: Path) -> None:
         }
         for text in read_texts(run.folder).to_pylist()
     ]
-    fit(run, scratch, scratch / LWF.name, "fine-tune (LWF)", forget)
 
 
 def may_be_unlearned(text: Row, rescoring: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What happens before and after every optimizer step of a run with unlearning."""
+"""What happens before and after every optimizer step of a run that unlearns or keeps."""
 
 import math
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from letgo.progress import log
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.guards import loss_has_risen, watch_learning
+from letgo.unlearning.schedule import Step
 
 if TYPE_CHECKING:
     from letgo.unlearning.trainer import LWFTrainer
@@ -47,10 +48,14 @@ class UnlearningCallback(TrainerCallback):
     ) -> None:
         """Record the result of the step; log, save and evaluate at the end of an epoch."""
         trainer, plan = self.trainer, self.trainer.plan
-        if plan.is_unlearning(state.global_step - 1):
+        device, reduce = trainer.accelerator.device, trainer.accelerator.reduce
+        kind = plan.step(state.global_step - 1)
+        if kind == Step.UNLEARN:
             self._record_unlearning(args)
+        elif kind == Step.KEEP:
+            loss = torch.tensor(trainer.metrics.keep_loss, device=device)
+            trainer.metrics.keep_step(float(reduce(loss)))
         else:
-            device, reduce = trainer.accelerator.device, trainer.accelerator.reduce
             loss = torch.tensor(trainer.step_loss, device=device)
             watch_learning(trainer.tracker, float(reduce(loss, "mean")))
         trainer.step_loss = 0.0

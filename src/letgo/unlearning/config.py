@@ -75,6 +75,17 @@ class LWFConfig(SFTConfig):
         "Guard: no unlearning while the smoothed learning loss is more than this above its lowest "
         "value (nats per token).",
     )
+    keep_share: float = setting(
+        0.25, "Keep steps for each learning step, on the texts to keep; 0 turns them off."
+    )
+    keep_loss: str = setting(
+        "kl",
+        "Loss of keep steps. kl: the divergence from the base model's predictions; nll: the NLL of "
+        "the texts.",
+    )
+    keep_top_k: int = setting(
+        32, "Likeliest tokens of the base model that are stored for kl; all others count as one."
+    )
     forget_fraction: float = setting(
         0.5, "Fraction of the texts to unlearn, those with the highest confidence."
     )
@@ -144,6 +155,7 @@ class LWFConfig(SFTConfig):
             ("unlearning_schedule", SCHEDULES),
             ("unlearning_loss", tuple(LOSSES)),
             ("unlearning_state", ("separate", "shared")),
+            ("keep_loss", ("kl", "nll")),
             ("regularizer", ("none", *REGULARIZERS)),
         ):
             if getattr(self, name) not in choices:
@@ -175,6 +187,8 @@ class LWFConfig(SFTConfig):
             ("unlearning_rate", (self.unlearning_rate or 0) >= 0, "0 or more"),
             ("unlearning_strength", (self.unlearning_strength or 0) >= 0, "0 or more"),
             ("unlearning_beta", self.unlearning_beta is None or beta > 0, "above 0"),
+            ("keep_share", self.keep_share >= 0, "0 (off) or more"),
+            ("keep_top_k", self.keep_top_k > 0, "above 0"),
             ("unlearning_ceiling", self.unlearning_ceiling > 0, "above 0"),
             ("unlearning_max_grad_norm", self.unlearning_max_grad_norm > 0, "above 0"),
             ("unlearning_max_rise", self.unlearning_max_rise > 0, "above 0"),

@@ -143,6 +143,16 @@ def wga(texts: TextBatch, beta: float) -> Tensor:
     return (weights * texts.log_probs).sum() / texts.tokens
 
 
+def unlikelihood(texts: TextBatch, beta: float) -> Tensor:
+    """-log(1 - p) of each token, the mean (Welleck et al. 2020, arXiv 1908.04319, eq. 2).
+
+    Its gradient fades as a token becomes unlikely: what is forgotten is not pushed further.
+    """
+    # A probability of 1 would give an infinite loss.
+    other = torch.log1p(-texts.log_probs.exp() * (1 - 1e-4))
+    return -(other * texts.labelled).sum() / texts.tokens
+
+
 def replay(texts: TextBatch, beta: float) -> Tensor:
     """Descent on the texts' mean NLL: the opposite of unlearning, as a baseline."""
     return -ga(texts, beta)
@@ -158,6 +168,7 @@ LOSSES: dict[str, Loss] = {
     ),
     "kl_uniform": Loss(kl_uniform, "KL divergence from the uniform distribution"),
     "wga": Loss(wga, "ascent weighted by each token's probability", beta=1.0),
+    "unlikelihood": Loss(unlikelihood, "-log(1 - p) of each token; it saturates", bounded=False),
     "replay": Loss(replay, "descent on the texts, a baseline", bounded=False),
 }
 DEFAULT_LOSS = "bounded_ga"

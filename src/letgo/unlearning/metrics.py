@@ -6,6 +6,8 @@ from statistics import fmean
 
 from torch import Tensor
 
+from letgo.unlearning.schedule import Step
+
 
 class Metrics:
     """Accumulates unlearning metrics between two log lines.
@@ -16,7 +18,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.step_sums = [0.0] * 4
+        self.keep_loss = 0.0  # of this process and keep step
         self._sums: dict[str, float] = defaultdict(float)  # since the last log line
+        self._kept: list[float] = []  # the loss of each keep step since the last log line
         self._rescoring: dict[str, float] = {}
 
     def rescored(
@@ -45,11 +49,21 @@ class Metrics:
         for name, value in {**sums_by_name, **values, "steps": 1}.items():
             self._sums[name] += value
 
+    def keep_step(self, loss: float) -> None:
+        """Record a keep step: its loss, of all processes together."""
+        self.keep_loss = 0.0
+        self._kept.append(loss)
+
     def drain(self) -> dict[str, float]:
-        """Means per unlearning step since the last call (NLL: per text), and guard counts."""
+        """Means per unlearning step since the last call (NLL: per text), and guard counts.
+
+        Also the mean loss of the keep steps.
+        """
         sums, self._sums = self._sums, defaultdict(float)
+        kept, self._kept = self._kept, []
+        keeping = {"keep/loss": fmean(kept)} if kept else {}
         if not sums:
-            return {}
+            return keeping
         means = ("loss", "grad_norm", "strength", "update")
         metrics = {f"unlearn/{name}": sums[name] / sums["steps"] for name in means}
         metrics["unlearn/nll"] = sums["nll"] / max(1, sums["texts"])
@@ -57,17 +71,17 @@ class Metrics:
             metrics[f"unlearn/{name}"] = sums[name]
         metrics |= self._rescoring
         self._rescoring = {}
-        return metrics
+        return metrics | keeping
 
 
-def learning_only(logs: dict[str, float], steps: Sequence[bool]) -> None:
+def learning_only(logs: dict[str, float], steps: Sequence[Step]) -> None:
     """Rescale a log line, in place, so that it describes the learning steps only.
 
-    `steps` are those since the last line, True for an unlearning step.
+    `steps` are those since the last line.
     """
-    if learning := steps.count(False):
+    if learning := steps.count(Step.LEARN):
         logs["loss"] *= len(steps) / learning
     else:
         del logs["loss"], logs["learning_rate"]
-    if steps[-1]:  # the gradient norm of an unlearning step is logged under another name
+    if steps[-1] != Step.LEARN:  # the norm of an unlearning gradient is logged under another name
         logs.pop("grad_norm", None)

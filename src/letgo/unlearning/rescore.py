@@ -25,6 +25,7 @@ from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, to
 from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.schedule import Step
 from letgo.unlearning.stream import empty_row
 from letgo.unlearning.texts import Row
 
@@ -91,7 +92,7 @@ class Rescore(TrainerCallback):
     def _is_due(self, step: int) -> bool:
         """Whether the texts are scored before this step."""
         plan, pool = self.trainer.plan, self.trainer.tracker.pool
-        if plan.is_unlearning(step - 1) or plan.unlearned(step) == plan.unlearned(len(plan)):
+        if plan.step(step - 1) != Step.LEARN or plan.unlearned(step) == plan.unlearned(len(plan)):
             return False
         if plan.learned(step) % self.interval == 0:
             return True

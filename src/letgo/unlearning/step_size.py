@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from letgo.errors import InputError
 from letgo.unlearning.config import LWFConfig
-from letgo.unlearning.schedule import Plan
+from letgo.unlearning.schedule import Plan, Step
 from letgo.unlearning.tracker import Tracker
 
 # The length of a learning update is measured on this many weights, to avoid a copy of them all.
@@ -45,7 +45,8 @@ class StepSize:
         self.separate, self.reduce = args.unlearning_state == "separate", reduce
         self.rate = args.unlearning_weight  # as a multiple of the learning rate
         self.adaptive = args.unlearning_schedule == "adaptive"
-        self.tracker, self.unlearning, self.strength = Tracker(), False, 0.0
+        self.tracker, self.strength = Tracker(), 0.0
+        self.kind = Step.LEARN  # of the next step
         self.requested = 0.0  # strength of the next unlearning step before the gradient reduces it
         self._unlearning_next = False
         self._before_update: list[Tensor] = []
@@ -60,11 +61,13 @@ class StepSize:
     def prepare(self, tracker: Tracker, plan: Plan, step: int, requested: float) -> None:
         """Describe the next step; `requested` is its strength before the gradient reduces it."""
         self.tracker, self.requested = tracker, requested
-        self.unlearning, self._unlearning_next = (plan.is_unlearning(i) for i in (step, step + 1))
+        self.kind, self._unlearning_next = plan.step(step), plan.is_unlearning(step + 1)
 
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if not self.unlearning:
+        if self.kind == Step.KEEP:
+            return
+        if self.kind == Step.LEARN:
             if self.separate:  # with shared state the length of updates is not needed
                 self._before_update = [weights.clone() for weights, _ in _sampled(optimizer)]
             if self.adaptive and self._unlearning_next:
@@ -161,9 +164,9 @@ class StepSize:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
             group["lr"] = rate
         self._rates = []
-        if self.unlearning:
+        if self.kind == Step.UNLEARN:
             self._learning = []
-        if self.unlearning or not self._before_update:
+        if self.kind == Step.UNLEARN or not self._before_update:
             return
         squares, sampled = [], _sampled(optimizer)
         for (now, represented), before in zip(sampled, self._before_update, strict=True):

@@ -1,4 +1,4 @@
-"""The stream of a run's batches: learning and unlearning steps in their planned order."""
+"""The stream of a run's batches: learning, unlearning and keep steps in their planned order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,34 +14,45 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from letgo.progress import log
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.losses import LOSSES
-from letgo.unlearning.schedule import Plan
+from letgo.unlearning.schedule import Plan, Step
 
 
 class StepStream(Sampler[list[int]]):
     """Indices of every micro-batch of a whole run, one optimizer step after the other.
 
-    A step has equally many micro-batches in every process, all for learning or all for unlearning.
-    Learning micro-batches are those of fine-tuning without unlearning, in the same order. An
-    unlearning step takes as many texts as a full learning step has examples, but no text twice,
-    from seeded permutations of the texts; some losses mix in as many learning examples. A step with
-    fewer micro-batches (the end of an epoch, a small forget set) is filled up with `[empty]`.
+    A step has equally many micro-batches in every process, all of one kind. Learning micro-batches
+    are those of plain fine-tuning, in the same order. An unlearning or keep step takes as many
+    texts as a full learning step has examples, but no text twice, from seeded permutations of the
+    texts; some unlearning losses mix in as many learning examples. A step with fewer micro-batches
+    (the end of an epoch, a small set of texts) is filled up with `[empty]`.
 
     Args:
-        plan: which steps are unlearning steps.
+        plan: what each step does.
         learning: batch sampler of the learning data for all processes together. It may have
             `set_epoch`, and so may its `sampler`. With `drop_last` an epoch ends as soon as not
             every process gets another batch.
         examples: number of learning examples; the texts' indices follow theirs.
-        texts: number of texts; the index after theirs is that of an example without labels.
+        texts: number of texts to unlearn.
         batch_size: examples per micro-batch.
         args: the settings of the training.
+        kept: number of texts to keep; their indices follow those of the texts to unlearn. The index
+            after theirs is that of an example without labels.
     """
 
     def __init__(
-        self, plan: Plan, learning: Any, examples: int, texts: int, batch_size: int, args: LWFConfig
+        self,
+        plan: Plan,
+        learning: Any,
+        examples: int,
+        texts: int,
+        batch_size: int,
+        args: LWFConfig,
+        kept: int = 0,
     ):
         self.plan, self.learning, self.batch_size, self.seed = plan, learning, batch_size, args.seed
-        self.forget, self.empty = range(examples, examples + texts), examples + texts
+        self.forget = range(examples, examples + texts)
+        self.keep = range(examples + texts, examples + texts + kept)
+        self.empty = examples + texts + kept
         self.mixed = range(examples if LOSSES[args.unlearning_loss].mixes_learning else 0)
         self.micro_batches = args.gradient_accumulation_steps
         self.world_size, self.rank = args.world_size, args.process_index
@@ -53,21 +64,30 @@ class StepStream(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         total = self.micro_batches * self.world_size
         learning = _learning_steps(self.learning, total, self.world_size)
-        unlearning = self._unlearning_steps()
-        for is_unlearning in self.plan.steps:
-            step = next(unlearning if is_unlearning else learning)
+        steps = {
+            Step.LEARN: learning,
+            Step.UNLEARN: self._text_steps(self.forget, self.seed, self.mixed),
+            Step.KEEP: self._text_steps(self.keep, self.seed + 2),
+        }
+        for kind in self.plan.steps:
+            step = next(steps[kind])
             step = [*step, *[[self.empty]] * (total - len(step))]
             yield from step[self.rank :: self.world_size]
 
     @property
     def texts_per_step(self) -> int:
         """Texts in an unlearning step, of all processes together."""
-        return min(self.micro_batches * self.world_size * self.batch_size, len(self.forget))
+        return self._count(self.forget)
 
-    def _unlearning_steps(self) -> Iterator[list[list[int]]]:
-        texts = _permutations(self.forget, self.seed)
-        mixed = _permutations(self.mixed, self.seed + 1)
-        count, size = self.texts_per_step, self.batch_size
+    def _count(self, texts: Sequence[int]) -> int:
+        return min(self.micro_batches * self.world_size * self.batch_size, len(texts))
+
+    def _text_steps(
+        self, indices: Sequence[int], seed: int, mixed: Sequence[int] = ()
+    ) -> Iterator[list[list[int]]]:
+        """The micro-batches of each step on these texts; `mixed` are examples to mix in."""
+        texts, others = _permutations(indices, seed), _permutations(mixed, seed + 1)
+        count, size = self._count(indices), self.batch_size
         postponed: list[int] = []
         while True:
             step: list[int] = []
@@ -80,7 +100,7 @@ class StepStream(Sampler[list[int]]):
                 else:
                     index = next(texts)
                 (postponed if index in step else step).append(index)
-            examples = [next(mixed) for _ in step] if self.mixed else []
+            examples = [next(others) for _ in step] if mixed else []
             yield [step[i : i + size] + examples[i : i + size] for i in range(0, count, size)]
 
 
@@ -121,17 +141,28 @@ Collator = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 class MixedBatches:
     """Collates learning steps by the trainer's collator, which may pack, and texts by padding.
 
-    Texts, and the example without labels, are recognized by their `reference`.
+    Texts to unlearn, and the example without labels, are recognized by their `reference`; texts to
+    keep by their `top_ids`.
     """
 
     def __init__(self, learning: Collator, forget: Collator):
         self.learning, self.forget = learning, forget
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """One micro-batch; with texts it also has `TextBatch`'s `reference` and `learning`."""
-        if not any("reference" in row for row in rows):
+        """One micro-batch.
+
+        With texts to unlearn it also has `TextBatch`'s `reference` and `learning`; with texts to
+        keep `top_ids` and `top_log_probs`, (labels of all rows, k).
+        """
+        is_kept, is_unlearned = ("top_ids" in rows[0]), any("reference" in row for row in rows)
+        if not is_kept and not is_unlearned:
             return self.learning(rows)
         batch = self.forget([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
+        if is_kept:
+            tops = [torch.tensor(row["top_ids"]) for row in rows]
+            batch["top_ids"] = torch.cat(tops)
+            batch["top_log_probs"] = torch.cat([torch.tensor(r["top_log_probs"]) for r in rows])
+            return batch
         batch["reference"] = torch.tensor([float(row.get("reference", 0)) for row in rows])
         batch["learning"] = torch.tensor(["reference" not in row for row in rows])
         return batch
@@ -145,7 +176,8 @@ def predicted_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
 def run_loader(
     plan: Plan,
     learning: DataLoader[Any],
-    forget: Dataset,
+    forget: Dataset | None,
+    keep: Dataset | None,
     pad_token_id: int,
     batch_size: int,
     device: torch.device,
@@ -154,25 +186,27 @@ def run_loader(
     """The data loader of a whole run, its collator, and the texts of an unlearning step.
 
     Args:
-        plan: which steps are unlearning steps.
+        plan: what each step does.
         learning: the trainer's own loader of the learning data. Its data set lacks the columns that
             its collator does not take.
         forget: the texts to unlearn, with `input_ids`, `labels` and `reference`.
+        keep: the texts to keep, with `input_ids`, `labels`, `top_ids` and `top_log_probs`.
         pad_token_id, batch_size, device, args: of the trainer.
     """
-    if not any(plan.steps):
+    if forget and not plan.unlearned(len(plan)):
         log.warning(
             "there will be no unlearning step: the run has %d learning steps and "
             "--unlearning_interval is %d; lower it",
-            len(plan),
+            plan.learned(len(plan)),
             args.unlearning_interval,
         )
-    parts: Any = [learning.dataset, forget, [empty_row(pad_token_id)]]
-    rows: ConcatDataset[dict[str, Any]] = ConcatDataset(parts)
+    texts, kept = forget or [], keep or []
+    parts: Any = [learning.dataset, texts, kept, [empty_row(pad_token_id)]]
+    rows: ConcatDataset[dict[str, Any]] = ConcatDataset([part for part in parts if len(part)])
     collate = MixedBatches(learning.collate_fn, DataCollatorForLanguageModeling(pad_token_id))
     batches: Any = learning.batch_sampler
     batches = getattr(batches, "batch_sampler", batches)  # unwrap the split over processes
-    stream = StepStream(plan, batches, len(parts[0]), len(forget), batch_size, args)
+    stream = StepStream(plan, batches, len(parts[0]), len(texts), batch_size, args, kept=len(kept))
     loader = DataLoader(
         rows,
         batch_sampler=stream,

@@ -1,4 +1,4 @@
-"""`LWFTrainer`: TRL's SFTTrainer that also unlearns (Learning With Forgetting).
+"""`LWFTrainer`: TRL's SFTTrainer that also unlearns and keeps (Learning With Forgetting).
 
 Not to be confused with Learning without Forgetting (LwF, Li & Hoiem 2016).
 """
@@ -19,35 +19,51 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
+from letgo.models.inference import Batch, labelled_logits
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
 from letgo.unlearning.guards import guarded_loss, require_finite
+from letgo.unlearning.keep import keep_loss, prepare_keep
 from letgo.unlearning.losses import TextBatch
 from letgo.unlearning.metrics import Metrics, learning_only
 from letgo.unlearning.model_card import PAPER, section
 from letgo.unlearning.regularizers import penalty, penalty_divisor
 from letgo.unlearning.rescore import Rescore, rescoring
-from letgo.unlearning.schedule import Plan, for_learning_steps, unlearning_steps
+from letgo.unlearning.schedule import (
+    Plan,
+    Step,
+    for_learning_steps,
+    planned_steps,
+    unlearning_steps,
+)
 from letgo.unlearning.step_size import DECAY, StepSize
 from letgo.unlearning.stream import predicted_tokens, run_loader
 from letgo.unlearning.texts import prepare, score_name
 from letgo.unlearning.tracker import Tracker
 
 Inputs = dict[str, Any]  # of a model, for one micro-batch
+GRADIENT_OF = {
+    Step.LEARN: "learning",
+    Step.UNLEARN: "the forget batch",
+    Step.KEEP: "the keep batch",
+}
 
 
 class LWFTrainer(SFTTrainer):
-    """Fine-tunes on the learning task, and unlearns the base model's own texts in some steps.
+    """Fine-tunes on the learning task; in some steps it unlearns texts, in some it keeps others.
 
-    `plan` fixes before training which optimizer steps are unlearning steps. Learning steps see the
-    batches, the order and the learning rates of `SFTTrainer`. An unlearning step descends on an
-    unlearning loss (`losses.py`); an optimizer hook sets the length of its update (`step_size.py`).
+    `plan` fixes before training what each optimizer step does. Learning steps see the batches, the
+    order and the learning rates of `SFTTrainer`. An unlearning step descends on an unlearning loss
+    (`losses.py`); an optimizer hook sets the length of its update (`step_size.py`). A keep step is
+    an ordinary step on the divergence from the base model (`keep.py`).
 
     Args:
         forget_dataset: the texts, as `letgo elicit` writes them, with `input_ids` and `labels`, or
             in a TRL format; `texts.choose` describes the columns that decide which of them are
-            unlearned. None, or `unlearning_interval=0`: exactly TRL's trainer.
+            unlearned. None, or `unlearning_interval=0`: no unlearning steps.
+        keep_dataset: the texts to keep, in the same forms, as the base model writes or reads them.
+            None, or `keep_share=0`: no keep steps. With neither, exactly TRL's trainer.
         args, kwargs: as `trl.SFTTrainer`.
 
     Raises:
@@ -59,23 +75,49 @@ class LWFTrainer(SFTTrainer):
     _name = "LWF"
     _paper = PAPER
 
-    def __init__(self, *args: Any, forget_dataset: Dataset | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        forget_dataset: Dataset | None = None,
+        keep_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.plan, self.metrics = Plan([]), Metrics()
         self.forget_dataset: Dataset | None = None
+        self.keep_dataset: Dataset | None = None
         self.rescore: Rescore | None = None
         self.logged_steps, self.step_loss = 0, 0.0  # step_loss: of a learning step, so far
         self.step_strength = 1.0  # fraction of the full strength used in the current step
         self._hooked_optimizer: Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
             self._prepare_unlearning(forget_dataset)
+        if keep_dataset is not None and self.args.keep_share:
+            keep = (keep_dataset, self.model, self._tokenizer, self.args, self._tokenize_texts)
+            self.keep_dataset = prepare_keep(*keep)
+        if self.has_plan:
+            self._prepare_plan()
         texts: list[Inputs] = list(self.forget_dataset or [])
         packed, tokenizer = self.padding_free or self.args.packing, self._tokenizer
         self._penalty = penalty(self.args, self.model, texts, tokenizer, self._sharded, packed)
 
+    @property
+    def has_plan(self) -> bool:
+        """Whether there are steps besides the learning steps."""
+        return self.forget_dataset is not None or self.keep_dataset is not None
+
+    def _prepare_plan(self) -> None:
+        """Add what plans, limits and records the steps."""
+        check_settings(self.args, self.train_dataset, self.padding_free)
+        # The trainer clips only if there is a bound, and unlearning steps always have one.
+        self.args.max_grad_norm = self.args.max_grad_norm or math.inf
+        self.add_callback(Tracker())
+        self.add_callback(UnlearningCallback(self))
+        if self.rescore:
+            self.add_callback(self.rescore)
+
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args = self.args
-        check_settings(args, self.train_dataset, self.padding_free)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             plugin = self.accelerator.state.deepspeed_plugin
             check_deepspeed(plugin.deepspeed_config, args, self.model)
@@ -84,13 +126,8 @@ class LWFTrainer(SFTTrainer):
         self.forget_dataset, candidates, self.chosen = prepare(
             dataset, self.train_dataset, self.model, tokenizer, args, self._tokenize_texts, score
         )
-        # The trainer clips only if there is a bound, and unlearning steps always have one.
-        args.max_grad_norm = args.max_grad_norm or math.inf
-        self.add_callback(Tracker())
-        self.add_callback(UnlearningCallback(self))
         if method:
             self.rescore = Rescore(self, candidates, *method)
-            self.add_callback(self.rescore)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
         """Tokenize texts in a TRL format, with masked prompts whatever the learning data mask."""
@@ -110,9 +147,14 @@ class LWFTrainer(SFTTrainer):
         return next(callback for callback in callbacks if isinstance(callback, Tracker))
 
     @property
+    def step_now(self) -> Step:
+        """What the current optimizer step does."""
+        return self.plan.step(self.state.global_step)
+
+    @property
     def unlearning_now(self) -> bool:
         """Whether the current optimizer step is an unlearning step."""
-        return self.plan.is_unlearning(self.state.global_step)
+        return self.step_now == Step.UNLEARN
 
     @property
     def loss_weight(self) -> float:
@@ -134,20 +176,22 @@ class LWFTrainer(SFTTrainer):
         return self.accelerator.distributed_type in sharding
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The batches of the whole run, learning and unlearning steps in the planned order."""
+        """The batches of the whole run, all steps in the planned order."""
         learning = super().get_train_dataloader()
-        if self.forget_dataset is None:
+        if not self.has_plan:
             return learning
         args, pad, device = self.args, self._tokenizer.pad_token_id, self.accelerator.device
         if not len(learning):
             raise InputError("--dataloader_drop_last: no whole batch is left; leave it out")
         training = super().set_initial_training_values(args, learning)
         self.epochs, steps_per_epoch, _, self.learning_samples, *_, count = training
-        schedule, interval = args.unlearning_schedule, args.unlearning_interval
-        steps = unlearning_steps(schedule, count, interval, args.seed)
-        self.plan = Plan(steps, schedule, steps_per_epoch)
+        interval = args.unlearning_interval if self.forget_dataset is not None else 0
+        share = args.keep_share if self.keep_dataset is not None else 0.0
+        steps = unlearning_steps(args.unlearning_schedule, count, interval, args.seed)
+        self.plan = Plan(planned_steps(steps, share), args.unlearning_schedule, steps_per_epoch)
+        texts, batch = (self.forget_dataset, self.keep_dataset), self._train_batch_size
         loader, self._collate, self.texts_per_step = run_loader(
-            self.plan, learning, self.forget_dataset, pad, self._train_batch_size, device, args
+            self.plan, learning, *texts, pad, batch, device, args
         )
         return loader
 
@@ -162,11 +206,11 @@ class LWFTrainer(SFTTrainer):
             planned = list(islice(epoch_iterator, num_batches))
             epoch_iterator = map(self._collate, self.rescore.batches(len(planned)))
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.unlearning_now and tokens is None:  # the model takes no loss arguments
+        if self.step_now != Step.LEARN and tokens is None:  # the model takes no loss arguments
             tokens = predicted_tokens(batches).to(device)
             if self.args.average_tokens_across_devices:
                 tokens = self.accelerator.reduce(tokens)
-        if self._penalty is not None and not self.unlearning_now:
+        if self._penalty is not None and self.step_now == Step.LEARN:
             reduce = self.accelerator.reduce
             self._penalty_divisor = penalty_divisor(self.args.regularizer, batches, reduce)
         return batches, tokens
@@ -174,8 +218,8 @@ class LWFTrainer(SFTTrainer):
     def set_initial_training_values(
         self, args: LWFConfig, dataloader: DataLoader[Any]
     ) -> tuple[Any, ...]:
-        """The numbers of steps and samples of the run, unlearning steps included."""
-        if self.forget_dataset is None:
+        """The numbers of steps and samples of the run, other steps than learning included."""
+        if not self.has_plan:
             return super().set_initial_training_values(args, dataloader)
         # The loader holds the whole run: epochs may differ in their number of unlearning steps.
         once = copy.copy(args)
@@ -188,7 +232,7 @@ class LWFTrainer(SFTTrainer):
         """TRL's optimizer, with hooks that set the length of unlearning updates."""
         optimizer = super().create_optimizer(model)
         bare = getattr(optimizer, "optimizer", optimizer)  # a second train() finds it wrapped
-        if self.forget_dataset is not None and bare is not self._hooked_optimizer:
+        if self.has_plan and bare is not self._hooked_optimizer:
             reduce = self.accelerator.reduce if self._sharded else lambda tensor: tensor
             self.step_size = StepSize(self.args, reduce)
             self.step_size.attach(bare)
@@ -197,10 +241,10 @@ class LWFTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's learning-rate schedule over the learning steps alone."""
-        if self.forget_dataset is None:
+        if not self.has_plan:
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler = super().create_scheduler(self.plan.learned(len(self.plan)), optimizer)
-        self.lr_scheduler = for_learning_steps(scheduler, lambda: self.unlearning_now)
+        self.lr_scheduler = for_learning_steps(scheduler, lambda: self.step_now == Step.LEARN)
         return self.lr_scheduler
 
     def compute_loss(
@@ -210,11 +254,15 @@ class LWFTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """In a learning step TRL's loss and the penalty, else the unlearning loss."""
+        """In a learning step TRL's loss and the penalty, else the unlearning or keep loss."""
         reference, learning = inputs.pop("reference", None), inputs.pop("learning", None)
-        unlearning = self.unlearning_now and model.training
-        self.loss_is_scaled_for_ga = True if unlearning else None  # the loss is a share already
-        if unlearning:
+        tops = inputs.pop("top_ids", None), inputs.pop("top_log_probs", None)
+        kind = self.step_now if model.training else Step.LEARN
+        # The loss of another step than learning is the micro-batch's share already.
+        self.loss_is_scaled_for_ga = None if kind == Step.LEARN else True
+        if kind == Step.KEEP:
+            return self._keep_loss(model, inputs, tops, num_items_in_batch)
+        if kind == Step.UNLEARN:
             return self._unlearning_loss(model, inputs, reference, learning, num_items_in_batch)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._penalty is not None and model.training:
@@ -239,10 +287,25 @@ class LWFTrainer(SFTTrainer):
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
         return loss
 
+    def _keep_loss(self, model: nn.Module, inputs: Inputs, tops: Any, tokens: Any) -> Tensor:
+        """One micro-batch's share of the keep loss of the step, the mean over its labels."""
+        args, processes = self.args, self.accelerator.num_processes
+        batch = Batch(*(inputs[name] for name in Batch._fields))
+        logits = labelled_logits(model, batch)
+        if not len(logits):  # nothing is left for this process
+            return logits.sum()
+        labels = batch.labels[:, 1:]
+        total = keep_loss(logits, labels[labels != -100], *tops, args.keep_loss)
+        # Gradients are averaged over the processes, the loss is a sum over all of them.
+        loss = total / (tokens / (processes if args.average_tokens_across_devices else 1))
+        require_finite(loss, "keep loss", self.state.global_step, False)
+        self.metrics.keep_loss += loss.item() / processes
+        return loss
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Backpropagate one micro-batch; its learning loss, or 0 in an unlearning step."""
+        """Backpropagate one micro-batch; its learning loss, or 0 in any other step."""
         loss = super().training_step(*args, **kwargs)
-        if self.unlearning_now:
+        if self.step_now != Step.LEARN:
             return torch.zeros_like(loss)  # the trainer adds what is returned to the learning loss
         require_finite(loss, "learning loss", self.state.global_step, False)
         self.step_loss += float(loss)
@@ -250,7 +313,7 @@ class LWFTrainer(SFTTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
         """Clip to `max_norm()`; a second clipping would unscale float16 gradients twice."""
-        if self.forget_dataset is None:
+        if not self.has_plan:
             return super()._clip_grad_norm(model)
         bound = self.max_norm()
         # DeepSpeed has already clipped and updated, and only reports the norm.
@@ -263,27 +326,28 @@ class LWFTrainer(SFTTrainer):
             self.step_size.strength = clipped_norm / recent
         # A gradient may overflow although the loss does not; fp16's scaler skips such a step.
         if self.accelerator.mixed_precision != "fp16":
-            name = f"gradient norm of {'the forget batch' if self.unlearning_now else 'learning'}"
+            name = f"gradient norm of {GRADIENT_OF[self.step_now]}"
             require_finite(self.grad_norm, name, self.state.global_step, self.unlearning_now)
-        if not self.unlearning_now:
+        if self.step_now == Step.LEARN:
             self.tracker.learning_norm.add(clipped_norm, DECAY)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the learning metrics of the learning steps only, and the unlearning metrics."""
-        if self.forget_dataset is not None and "loss" in logs:
+        if self.has_plan and "loss" in logs:
             done = self.state.global_step
             learning_only(logs, self.plan.steps[self.logged_steps : done])
             self.logged_steps = done
             if metrics := self.metrics.drain():
                 logs |= {**metrics, "unlearn/steps": self.plan.unlearned(done)}
+                logs |= {"keep/steps": kept} if (kept := self.plan.kept(done)) else {}
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The result of training; its loss is the mean over the learning steps."""
         first, last = self._initial_global_step, self.state.global_step
         learned = self.plan.learned(last) - self.plan.learned(first)
-        if self.forget_dataset is not None and learned:
+        if self.has_plan and learned:
             self._total_loss_scalar *= (last - first) / learned
             self._tr_loss *= (last - first) / learned
         return super()._finalize_training(*args, **kwargs)

@@ -1,0 +1,148 @@
+"""Held-out forgetting and keep prompts: is the old answer gone, and is the rest as it was?
+
+Nothing is trained, elicited or scored on them.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from letgo.data.tokens import chunks_by_length, example_ids, generated_rows, training_row
+from letgo.evaluation.answers import Reader, correct, reader
+from letgo.evaluation.asking import Load, answer_row, reference_nll
+from letgo.evaluation.own_answers import fitting_prompts, own_answers
+from letgo.evaluation.same_answer import options_of, same_answer
+from letgo.models.inference import LanguageModel, autocast, labelled_logits
+from letgo.progress import log
+from letgo.run.folder import Row
+from letgo.run.inputs import KEEP_SET, Run
+from letgo.run.stage import in_chunks
+from letgo.unlearning.keep import divergence
+
+
+def base_answers(run: Run, scratch: Path, load: Load) -> list[Row]:
+    """The base model's answers to all held-out prompts, rows of `held_out.parquet`.
+
+    Prompts without room for an answer, and answers without text, are left out. Keep sets also have
+    the base model's likeliest tokens.
+    """
+    load, length, table = cache(load), run.settings.max_new_tokens, []
+    for name, records in run.held_out.items():
+        top_k = run.training.keep_top_k if KEEP_SET in name else 0
+        prompts = fitting_prompts(load(), "held-out prompts", name, records, length)
+        chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
+        rows = in_chunks(
+            f"old answers {name.replace(':', ' ')}",
+            scratch,
+            chunks,
+            lambda chunk, k=top_k: own_answers(load(), chunk, length, k),
+        )
+        texts = sorted((row for row in rows if row["completion"].strip()), key=lambda r: r["id"])
+        if len(texts) < len(rows):
+            message = "%s: %d of %d answers of the base model are empty and left out"
+            log.warning(message, name, len(rows) - len(texts), len(rows))
+        table += [{**row, "set": name} for row in texts]
+    return table
+
+
+def held_out_answers(
+    run: Run, scratch: Path, label: str, load: Load, old: Sequence[Row]
+) -> list[Row]:
+    """One model's answers to the held-out prompts, as rows of `answers.parquet`.
+
+    Args:
+        run, scratch, label, load: as for `asking.all_answers`.
+        old: rows of `base_answers`.
+    """
+    load, table = cache(load), []
+    for name, records in run.held_out.items():
+        references = {record.id: record.completion or "" for record in records if record.prompt}
+        rows = [row for row in old if row["set"] == name]
+        judged = bool(references) and all(references.get(row["id"]) for row in rows)
+        read = reader([references[row["id"]] for row in rows]) if judged and rows else None
+        prompts, right = [r["prompt"] for r in rows], [references.get(r["id"], "") for r in rows]
+        options = options_of(prompts, right) if read else None
+        questions = [
+            {**row, "reference": reference, "options": options[i] if options else None}
+            for i, (row, reference) in enumerate(zip(rows, right, strict=True))
+        ]
+        size = run.settings.generation_batch_size
+        questions.sort(key=lambda row: (len(row["prompt_ids"]), row["id"]))
+        chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
+        table += in_chunks(
+            f"evaluate {label} {name.replace(':', ' ')}",
+            scratch,
+            chunks,
+            lambda chunk, r=read: _answers(load(), label, chunk, r, run.settings.max_new_tokens),
+        )
+    return table
+
+
+def _answers(
+    lm: LanguageModel, label: str, questions: list[Row], read: Reader | None, max_new_tokens: int
+) -> list[Row]:
+    """Rows of `answers.parquet` for questions of one set."""
+    rows = generated_rows(questions)
+    old_nll = lm.losses(rows)
+    kl = _divergences(lm, rows, questions) if questions[0].get("top_ids") else [None] * len(rows)
+    asked = [row for row in questions if row["prompt"]]
+    if label == "base":
+        answers = {row["id"]: row["completion"] for row in asked}
+    else:
+        new = lm.generate([row["prompt_ids"] for row in asked], max_new_tokens) if asked else []
+        texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
+    right = _right_is_likeliest(lm, questions)
+    pairs = {row["id"]: (row["prompt"], row["reference"]) for row in questions}
+    nll = reference_nll(lm, pairs) if read else {}
+    table = []
+    for i, row in enumerate(questions):
+        prompt, reference, answer = row["prompt"], row["reference"], answers.get(row["id"], "")
+        metrics = {
+            "correct": correct(read, answer, reference) if read else None,
+            "reference_nll": nll.get(row["id"], math.nan) if read else None,
+            "old_answer": same_answer(read, prompt, answer, row["completion"]) if prompt else None,
+            "old_nll": old_nll[i],
+            "likeliest": right[i],
+            "kl": kl[i],
+        }
+        texts = {"reference": reference.strip(), "generated": answer.strip()}
+        table.append(answer_row(label, row["set"], row["id"], metrics, prompt=prompt, **texts))
+    return table
+
+
+@torch.inference_mode()
+def _divergences(lm: LanguageModel, rows: list[Row], questions: list[Row]) -> list[float]:
+    """KL(base || model) of each text, the mean over its tokens, nats."""
+    batch = lm.pad(rows)
+    with autocast(lm.bf16):
+        logits = labelled_logits(lm.model, batch)
+    tops = [[x for row in questions for x in row[n]] for n in ("top_ids", "top_log_probs")]
+    kl = divergence(logits, *(torch.tensor(top, device=logits.device) for top in tops))
+    counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
+    return [float(part.mean()) for part in kl.split(counts)]
+
+
+def _right_is_likeliest(lm: LanguageModel, questions: list[Row]) -> list[bool | None]:
+    """Whether the right answer has the lowest NLL per token of all options."""
+    rows, owners = [], []
+    for question in questions:
+        for option in question["options"] or []:
+            rows.append(training_row(*example_ids(lm.tokenizer, question["prompt"], option)))
+            owners.append((question["id"], option))
+    losses = []
+    for start in range(0, len(rows), 32):
+        part = rows[start : start + 32]
+        fits = [row for row in part if len(row["input_ids"]) <= lm.limit]
+        nll = iter(lm.losses(fits) if fits else [])
+        losses += [next(nll) if len(row["input_ids"]) <= lm.limit else float("inf") for row in part]
+    by_question: dict[str, list[tuple[float, str]]] = {}
+    for (owner, option), loss in zip(owners, losses, strict=True):
+        by_question.setdefault(owner, []).append((loss, option))
+    return [
+        min(by_question[q["id"]])[1] == " ".join(q["reference"].split()) if q["options"] else None
+        for q in questions
+    ]
