@@ -67,7 +67,9 @@ def run(case, folder):
         "processes": accelerator.num_processes,
         "weights": state,
         "log": trainer.state.log_history,
-        "unlearning": [int(s) for s in trainer.plan.steps] if isinstance(trainer, LWFTrainer) else [],
+        "unlearning": [int(s) for s in trainer.plan.steps]
+        if isinstance(trainer, LWFTrainer)
+        else [],
     }
 
 

@@ -5,7 +5,7 @@ Nothing is trained, elicited or scored on them.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from letgo.data.tokens import chunks_by_length, example_ids, generated_rows, training_row
 from letgo.evaluation.answers import Reader, correct, reader
 from letgo.evaluation.asking import Load, answer_row, reference_nll
-from letgo.evaluation.own_answers import fitting_prompts, own_answers
+from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
 from letgo.evaluation.same_answer import options_of, same_answer
 from letgo.models.inference import LanguageModel, autocast, labelled_logits
 from letgo.progress import log
@@ -38,7 +38,7 @@ def base_answers(run: Run, scratch: Path, load: Load) -> list[Row]:
             f"old answers {name.replace(':', ' ')}",
             scratch,
             chunks,
-            lambda chunk, k=top_k: own_answers(load(), chunk, length, k),
+            partial(_own_answers, load, length, top_k),
         )
         texts = sorted((row for row in rows if row["completion"].strip()), key=lambda r: r["id"])
         if len(texts) < len(rows):
@@ -76,16 +76,20 @@ def held_out_answers(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
             chunks,
-            lambda chunk, r=read: _answers(load(), label, chunk, r, run.settings.max_new_tokens),
+            partial(_answers, load, label, read, run.settings.max_new_tokens),
         )
     return table
 
 
+def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> list[Row]:
+    return own_answers(load(), chunk, length, top_k)
+
+
 def _answers(
-    lm: LanguageModel, label: str, questions: list[Row], read: Reader | None, max_new_tokens: int
+    load: Load, label: str, read: Reader | None, max_new_tokens: int, questions: list[Row]
 ) -> list[Row]:
     """Rows of `answers.parquet` for questions of one set."""
-    rows = generated_rows(questions)
+    lm, rows = load(), generated_rows(questions)
     old_nll = lm.losses(rows)
     kl = _divergences(lm, rows, questions) if questions[0].get("top_ids") else [None] * len(rows)
     asked = [row for row in questions if row["prompt"]]
@@ -123,7 +127,7 @@ def _divergences(lm: LanguageModel, rows: list[Row], questions: list[Row]) -> li
     tops = [[x for row in questions for x in row[n]] for n in ("top_ids", "top_log_probs")]
     kl = divergence(logits, *(torch.tensor(top, device=logits.device) for top in tops))
     counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
-    return [float(part.mean()) for part in kl.split(counts)]
+    return [float(part.mean()) for part in torch.split(kl, counts)]
 
 
 def _right_is_likeliest(lm: LanguageModel, questions: list[Row]) -> list[bool | None]:

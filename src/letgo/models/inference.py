@@ -159,7 +159,7 @@ def top_log_probs(
         return [([[]] * n, [[]] * n) for n in counts]
     logits = labelled_logits(model, batch)
     top = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
-    ids, values = top.indices.split(counts), top.values.split(counts)
+    ids, values = (torch.split(part, counts) for part in (top.indices, top.values))
     return [(i.tolist(), v.tolist()) for i, v in zip(ids, values, strict=True)]
 
 

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from letgo.data.tokens import batches_by_tokens
 from letgo.errors import InputError
-from letgo.models.inference import Batch, autocast, pad_rows, top_log_probs
+from letgo.models.inference import Batch, autocast, labelled_logits, pad_rows, top_log_probs
 from letgo.progress import log
 from letgo.unlearning.checks import check_tokens
 from letgo.unlearning.config import LWFConfig
@@ -59,6 +59,17 @@ def keep_loss(
     if kind == "nll":
         return cross_entropy(logits, labels, reduction="sum")
     return divergence(logits, top_ids, top_log_probs).sum()
+
+
+def batch_keep_loss(
+    model: nn.Module, batch: Batch, top_ids: Tensor, top_log_probs: Tensor, kind: str
+) -> Tensor:
+    """The sum of the keep loss over the labels of a micro-batch; 0 if it has none."""
+    logits = labelled_logits(model, batch)
+    if not len(logits):  # nothing is left for this process
+        return logits.sum()
+    labels = batch.labels[:, 1:]
+    return keep_loss(logits, labels[labels != -100], top_ids, top_log_probs, kind)
 
 
 def prepare_keep(

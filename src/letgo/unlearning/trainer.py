@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
-from letgo.models.inference import Batch, labelled_logits
+from letgo.models.inference import Batch
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
 from letgo.unlearning.guards import guarded_loss, require_finite
-from letgo.unlearning.keep import keep_loss, prepare_keep
+from letgo.unlearning.keep import batch_keep_loss, prepare_keep
 from letgo.unlearning.losses import TextBatch
 from letgo.unlearning.metrics import Metrics, learning_only
 from letgo.unlearning.model_card import PAPER, section
@@ -276,11 +276,9 @@ class LWFTrainer(SFTTrainer):
         args, processes = self.args, self.accelerator.num_processes
         # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        # Gradients are averaged over the processes, the loss is a sum over all of them.
-        tokens = tokens.clamp(min=1) / (processes if args.average_tokens_across_devices else 1)
         count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
-        shared = (learning, reference, tokens, count / processes, vocabulary)
+        shared = (learning, reference, self._own(tokens), count / processes, vocabulary)
         texts = TextBatch.of_outputs(outputs, *shared)
         loss, nll, skipped = guarded_loss(texts, args, self.state.global_step)
         loss = self.loss_weight * loss
@@ -289,18 +287,19 @@ class LWFTrainer(SFTTrainer):
 
     def _keep_loss(self, model: nn.Module, inputs: Inputs, tops: Any, tokens: Any) -> Tensor:
         """One micro-batch's share of the keep loss of the step, the mean over its labels."""
-        args, processes = self.args, self.accelerator.num_processes
         batch = Batch(*(inputs[name] for name in Batch._fields))
-        logits = labelled_logits(model, batch)
-        if not len(logits):  # nothing is left for this process
-            return logits.sum()
-        labels = batch.labels[:, 1:]
-        total = keep_loss(logits, labels[labels != -100], *tops, args.keep_loss)
-        # Gradients are averaged over the processes, the loss is a sum over all of them.
-        loss = total / (tokens / (processes if args.average_tokens_across_devices else 1))
+        loss = batch_keep_loss(model, batch, *tops, self.args.keep_loss) / self._own(tokens)
         require_finite(loss, "keep loss", self.state.global_step, False)
-        self.metrics.keep_loss += loss.item() / processes
+        self.metrics.keep_loss += loss.item() / self.accelerator.num_processes
         return loss
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        """The divisor of this process's loss, whose gradient is averaged over the processes.
+
+        `tokens` are the labels of the step, of all processes together or of this one.
+        """
+        together = self.args.average_tokens_across_devices
+        return tokens.clamp(min=1) / (self.accelerator.num_processes if together else 1)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Backpropagate one micro-batch; its learning loss, or 0 in any other step."""
