@@ -1,6 +1,7 @@
 """The tables and sentences that the commands print."""
 
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,39 +10,69 @@ import pytest
 from letgo.cli.tables import harness_table, result_table, text_table, verdict
 
 
+PARTS = {"learned": "better", "let_go": "more", "kept": "not less"}
+
+
 def metrics(**changes):
     """The content of a `metrics.json`."""
     score = {"accuracy": 0.5, "n": 4, "ci95": [0.25, 0.75]}
     pair = {"difference": 0.25, "ci95": [-0.125, 0.5], "p_value": 0.5}
-    nll = {"difference": -1.0, "ci95": [None, None], "p_value": 1.0}
     return {
         "models": {
             "base": {"learn": score},
             "sft": {"learn": score, "validation": score},
             "lwf": {"learn": score, "validation": score},
         },
-        "lwf_minus_sft": {name: {**pair, "nll": nll} for name in ("learn", "validation")},
+        "lwf_minus_sft": dict.fromkeys(("learn", "validation"), pair),
         "neutral_perplexity": {"base": 20.0, "sft": 21.0, "lwf": 22.0},
         "verdict": "sft",
         **changes,
     }
 
 
-def test_a_result_table_has_two_rows_for_every_metric():
-    lines = [line.split("  ") for line in result_table(metrics()).splitlines()]
-    rows = {line[0]: [cell.strip() for cell in line[1:] if cell] for line in lines}
+def figure(name, value, **more):
+    """An outcome of `metrics.json`."""
+    share = {"value": value, "n": 4, "ci95": [value - 0.125, value + 0.125]}
+    return {
+        "figure": name,
+        **dict.fromkeys(("base", "sft", "lwf"), share),
+        "lwf_minus_sft": {"difference": -0.25, "ci95": [-0.5, 0.0], "p_value": 0.01},
+        "more": more,
+    }
+
+
+def test_a_result_table_begins_with_the_outcomes():
+    perplexity = figure("neutral_perplexity", 20.0)
+    perplexity["lwf_minus_sft"]["ci95"] = [None, None]  # too few values for an interval
+    outcomes = {
+        "learned": figure("accuracy", 0.5),
+        "let_go": figure("old_answers", 0.25),
+        "kept": figure("kl", 0.5, neutral_perplexity=perplexity),
+    }
+    headroom = {"errors": 3, "old_answers": 1, "n": 4, "share": 0.25, "ci95": [0.0, 0.7]}
+    text = result_table(metrics(outcomes=outcomes, headroom=headroom))
+    lines = [re.split("  +", line) for line in text.splitlines()]
+    assert lines[0][0] == "outcome"
+    assert lines[1] == [
+        "learned: is the task learned?",
+        "right answers, %",
+        *["50.0 [37.5, 62.5]"] * 3,
+        "-25.0 [-50.0, +0.0]",
+        "4",
+    ]
+    assert lines[2][:2] == ["let go: is the old answer gone?", "old answers, %"]
+    assert lines[3][1:3] == ["KL from the base model", "0.500 [0.375, 0.625]"]
+    assert lines[4][1:3] == ["perplexity of neutral text", "20.00 [19.88, 20.12]"]
+    assert lines[4][-2:] == ["-0.250", "4"]
+    rows = {line[0]: line[1:] for line in lines[6:]}
     assert rows["accuracy, 95 % interval"] == ["learn", "validation"]
     assert rows["base"] == ["0.500 [0.250, 0.750]", "-"]
     assert rows["n"] == ["4", "4"]
     assert rows["LWF - SFT, paired"] == ["+0.250 [-0.125, +0.500]"] * 2
     assert rows["p (McNemar, exact)"] == ["0.5", "0.5"]
-    assert rows["LWF - SFT, nll"] == ["-1.000", "-1.000"]  # too few pairs for an interval
-    assert rows["p (paired t-test)"] == ["1", "1"]
-    assert lines[-1] == ["perplexity of neutral text: base 20.00, sft 21.00, lwf 22.00"]
-    assert "SFT" not in result_table(
-        metrics(models={"base": metrics()["models"]["base"], "lwf": metrics()["models"]["base"]})
-        | {"lwf_minus_sft": {}}
-    )
+    assert "errs on 3, on 1 of them with the base model's own answer" in text
+    without = {"base": metrics()["models"]["base"], "lwf": metrics()["models"]["base"]}
+    assert "SFT" not in result_table(metrics(models=without, lwf_minus_sft={}))
 
 
 def test_tables_are_the_same_on_every_terminal(monkeypatch):
@@ -53,7 +84,7 @@ def test_tables_are_the_same_on_every_terminal(monkeypatch):
         monkeypatch.setenv("FORCE_COLOR", colour)
         texts.add(result_table(wide))
     (text,) = texts
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 4
     assert all(name in text.splitlines()[0] for name in many)
     assert text.isascii()
     assert "\x1b" not in text
@@ -99,9 +130,13 @@ def test_a_text_table_has_both_ends_of_the_ranking(tmp_path):
     ("content", "sentence"),
     [
         ({}, "no verdict yet: run `letgo evaluate --output_dir"),
-        (metrics(verdict="lwf"), "verdict: LWF gains on 4 validation examples;"),
-        (metrics(), "verdict: no gain shown on 4 validation examples;"),
-        (metrics(models={"lwf": {}}), "verdict: nothing was unlearned;"),
+        (
+            metrics(verdict="lwf", verdict_parts=PARTS, sentence="LWF learned better"),
+            "verdict: LWF learned better, on validation prompts;",
+        ),
+        (metrics(verdict_parts=PARTS, sentence="LWF learned worse"), "is the SFT baseline (LWF's:"),
+        (metrics(sentence="nothing was unlearned"), "verdict: nothing was unlearned;"),
+        (metrics(), "verdict: by an earlier letgo;"),
         (metrics(verdict="no baseline"), "--optimum full would compare it with the SFT baseline"),
     ],
 )

@@ -50,6 +50,7 @@ def run(case, folder):
     """Kind of distribution, final weights and log of one case, or the trainer's error message."""
     at, resume = case.pop("interrupted_at", None), None
     kept = KEEP if case.pop("kept", False) else None
+    kept = KEEP if case.pop("kept", False) else None
     try:
         if at:
             train(LWFTrainer, config(folder, **case), FORGET, callbacks=[Stop(at)], keep=kept)

@@ -47,7 +47,11 @@ def test_test_prompts_are_not_elicited_either(tiny, data, tmp_path):
     words = flags(tiny, data, tmp_path / "out", learn_test=None, forget=data / "learn.jsonl")
     run = open_run(config.parse("run", words, {}))
     assert not {r.prompt for r in run.test} & {r.prompt for r in run.forget["learn"]}
+    held = [r for records in run.held_out.values() for r in records]
     assert len(run.forget["learn"]) == 22
+    assert set(run.held_out) == {"keep:neutral", "validation:keep:neutral"}  # no learning prompt
+    trained = [*run.learn, *run.forget["learn"], *run.keep["neutral"]]
+    assert not {r.prompt for r in held} & {r.prompt for r in trained}
 
 
 def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
@@ -104,7 +108,7 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
     words = flags(tiny, data, out, score="fisher_distance", alpha=0.5, overwrite="true")
     status, _, error = letgo("run", *words)
     assert status == 0, error
-    assert error.count("done before, kept") == 3  # elicit, probe, baseline
+    assert error.count("done before, kept") == 4  # elicit, keep, probe, baseline
     new = pq.read_table(out / "scores.parquet").schema.metadata
     assert new[b"alpha"] == b"0.5"
 
@@ -138,8 +142,8 @@ BAD = [
     ({"config": "listed.yaml", "learn": None}, "--learn must be one name"),
     ({"config": "none.yaml"}, "cannot read none.yaml: No such file"),
     ({"config": "odd.yaml"}, "--config odd.yaml: unknown setting 'colour'"),
-    ({"max_length": 8}, "--forget: none of the 8 prompts of letters fits into 8 tokens"),
-    ({"max_new_tokens": 500}, "--forget: none of the 8 prompts of letters fits into 128 tokens"),
+    ({"max_length": 8}, "--forget: none of the 6 prompts of letters fits into 8 tokens"),
+    ({"max_new_tokens": 500}, "--forget: none of the 6 prompts of letters fits into 128 tokens"),
     (
         {"max_length": 60, "max_new_tokens": 1, "learn": "wordy.jsonl"},
         "--learn: 9 of 9 learning examples are longer than 60 tokens",
@@ -180,7 +184,7 @@ def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
     learn.insert(3, {"prompt": "long " * 60, "completion": "1"})
     learn.insert(9, {"prompt": "short", "completion": "long " * 90})
     file = write_lines(tmp_path / "learn.jsonl", learn)
-    prompts = [{"prompt": "say it " * 60}, {"prompt": "say a word"}]
+    prompts = [{"prompt": "say it " * 60}] + [{"prompt": f"say word {i}"} for i in range(5)]
     forget = write_lines(tmp_path / "forget.jsonl", prompts)
     asked = write_lines(
         tmp_path / "test.jsonl",
@@ -191,10 +195,11 @@ def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
     assert status == 0, error
     assert "2 of 26 learning examples are longer than 128 tokens and are left out" in error
     assert f"(first: {file} line 4)" in error
-    assert "elicit forget: 1 of 2 prompts left out" in error
+    assert "forget: 1 of " in error
     assert "evaluate learn: 1 prompts of 128 tokens or more count as wrong" in error
     texts = pq.read_table(tmp_path / "out" / "self_knowledge.parquet")["prompt"].to_pylist()
-    assert texts == ["say a word"]
+    assert texts
+    assert all(text.startswith("say word") for text in texts)
 
 
 def test_a_tenth_is_kept_apart_and_never_trained_on(tiny, data, tmp_path):

@@ -1,5 +1,7 @@
 """Keep steps: their loss against a slow oracle, and what a training with them must not change."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from datasets import Dataset
@@ -35,7 +37,7 @@ def test_fewer_stored_tokens_give_a_lower_bound():
         found.append(divergence(ours, top.indices, top.values))
         expected = [oracle.divergence(a, b, k) for a, b in zip(ours, theirs, strict=True)]
         torch.testing.assert_close(found[-1].double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
-    for fewer, more in zip(found, found[1:], strict=False):
+    for fewer, more in pairwise(found):
         assert (fewer <= more + 1e-6).all()
     same_model = divergence(theirs, *reversed(logs.topk(4)))
     torch.testing.assert_close(same_model, torch.zeros(6), rtol=0, atol=1e-5)

@@ -29,7 +29,8 @@ def result_table(metrics: Row) -> str:
         pairs = [differences[name] for name in sets]
         table.add_row("LWF - SFT, paired", *map(_difference, pairs))
         table.add_row("p (McNemar, exact)", *(f"{pair['p_value']:.3g}" for pair in pairs))
-    parts = [outcome_table(metrics), as_text(table), headroom_line(metrics.get("headroom") or {})]
+    found = metrics.get("headroom")
+    parts = [outcome_table(metrics), as_text(table), headroom_line(found) if found else ""]
     return "\n\n".join(filter(None, parts))
 
 

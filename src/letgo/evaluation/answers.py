@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):]|\s*$)")
 NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 
+# The columns of `answers.parquet` that are metrics; what they mean, outcomes.FIGURES.
+METRICS = ("correct", "reference_nll", "old_answer", "old_nll", "likeliest", "kl")
+
 Reader = Callable[[str], object]
 
 

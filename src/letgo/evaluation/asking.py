@@ -8,7 +8,7 @@ from pathlib import Path
 from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
-from letgo.evaluation.answers import measure, reader
+from letgo.evaluation.answers import METRICS, measure, reader
 from letgo.evaluation.neutral import neutral_nll
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
@@ -62,7 +62,8 @@ def all_answers(run: Run, scratch: Path, label: str, load: Load) -> list[Row]:
 def answer_row(label: str, name: str, id: str, metrics: Row, **texts: str) -> Row:
     """A row of `answers.parquet`; each metric is a column."""
     texts = {"prompt": "", "reference": "", "generated": "", **texts}
-    return {"model": label, "set": name, "id": id, **texts, **metrics}
+    measured = dict.fromkeys(METRICS) | metrics  # a table has the columns of its first row
+    return {"model": label, "set": name, "id": id, **texts, **measured}
 
 
 def _neutral(scratch: Path, label: str, load: Load) -> list[Row]:

@@ -32,7 +32,7 @@ def base_answers(run: Run, scratch: Path, load: Load) -> list[Row]:
     load, length, table = cache(load), run.settings.max_new_tokens, []
     for name, records in run.held_out.items():
         top_k = run.training.keep_top_k if KEEP_SET in name else 0
-        prompts = fitting_prompts(load(), "held-out prompts", name, records, length)
+        prompts = fitting_prompts(load(), "", name, records, length)
         chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
         rows = in_chunks(
             f"old answers {name.replace(':', ' ')}",

@@ -27,12 +27,15 @@ def fitting_prompts(
 ) -> list[Prompt]:
     """The prompts of a set that leave room for an answer within the context.
 
+    Args:
+        flag: where the prompts came from; empty if there may be none that fits.
+
     Raises:
         InputError: there is none; names the flag and the set.
     """
     prompts = [(record, prompt_ids(lm.tokenizer, record.prompt)) for record in records]
     fitting = [p for p in prompts if len(p[1]) + max_new_tokens <= lm.limit]
-    if not fitting:
+    if flag and not fitting:
         raise InputError(
             f"{flag}: none of the {len(prompts)} prompts of {name} fits into {lm.limit} tokens "
             f"with {max_new_tokens} new ones; lower --max_new_tokens, raise --max_length (up to "

@@ -78,7 +78,7 @@ class RunConfig:
     margin: float = setting(
         2.0,
         "Verdict: learning is not worse if the difference to the SFT baseline is above minus this "
-        "(percentage points, 95 % interval); in hundredths of a nat, what is kept.",
+        "(percentage points, by the 95 per cent interval); in hundredths of a nat, what is kept.",
     )
     require_headroom: bool = setting(
         False,

@@ -158,38 +158,54 @@ def _forgetting_sets(
             message = "%d prompts of the forgetting set %s are also test prompts and left out"
             log.warning(message, count, name)
         if source != MISTAKES:  # learning prompts: the learning task's own sets are held out
-            remaining, parts = _held_out_parts(f"{FORGET_SET}{name}", remaining, settings.max_test)
+            parts = _held_out_parts(f"{FORGET_SET}{name}", remaining, learn, settings.max_test)
             held |= parts
-        sets[name] = sample(remaining, settings.max_forget, config.training.seed)
-    return sets, held
+        sets[name] = remaining
+    trained = _without_held_out(sets, held)
+    most, seed = settings.max_forget, config.training.seed
+    return {name: sample(records, most, seed) for name, records in trained.items()}, held
+
+
+def _without_held_out(sets: Sets, held: Sets) -> Sets:
+    """The records of each set whose prompts no set has held out."""
+    out = [record for records in held.values() for record in records]
+    return {name: _without_prompts_of(out, records) for name, records in sets.items()}
 
 
 def _held_out_parts(
-    name: str, records: list[Record], most: int | None
-) -> tuple[list[Record], Sets]:
-    """The prompts to train on, and the held-out prompts for the verdict and for the report.
+    name: str, records: list[Record], learning: list[Record], most: int | None
+) -> Sets:
+    """The prompts of a set that are held out, for the verdict and for the report.
 
-    The same prompts are held out for all seeds, and of a text without a prompt the whole text.
+    They are the same for all seeds, and no learning prompt is among them.
 
     Args:
         name: of the set in `answers.parquet`.
+        records: of the set.
+        learning: the learning examples.
         most: upper bound on the prompts of either part.
     """
-    named = [record._replace(prompt=record.prompt or record.completion or "") for record in records]
-    if len({record.prompt for record in named}) < 2:
-        log.warning("%s has a single prompt: nothing is held out, and nothing measured on it", name)
-        return records, {}
-    remaining, held = hold_out(named, 0, MOST_HELD_OUT, HELD_OUT_PART)
-    test, validation = (
-        hold_out(held, 0, part=2) if len({r.prompt for r in held}) > 1 else (held, [])
-    )
-    by_id = {record.id: record for record in records}
+    candidates = _without_prompts_of(learning, records)
+    if len({_text(record) for record in candidates}) < 2:
+        log.warning("%s: too few prompts to hold any out; nothing is measured on it", name)
+        return {}
+    by_text = [record._replace(prompt=_text(record)) for record in candidates]
+    _, held = hold_out(by_text, 0, MOST_HELD_OUT, HELD_OUT_PART)
+    test, validation = held, []
+    if len({record.prompt for record in held}) > 1:
+        test, validation = hold_out(held, 0, part=2)
+    by_id = {record.id: record for record in candidates}
     parts = {name: test, f"{VALIDATION}:{name}": validation}
-    return [by_id[record.id] for record in remaining], {
+    return {
         key: [by_id[record.id] for record in sample(part, most, 0)]
         for key, part in parts.items()
         if part
     }
+
+
+def _text(record: Record) -> str:
+    """The prompt, or the text of a record without one."""
+    return record.prompt or record.completion or ""
 
 
 def _named_keep_sets(config: Config) -> list[str]:
@@ -227,18 +243,18 @@ def _keep_sets(config: Config, learning: list[Record], forget: list[Record]) -> 
             log.warning("keep %s: %s and left out", name, message)
         if not remaining:
             continue
-        remaining, parts = _held_out_parts(f"{KEEP_SET}{name}", remaining, settings.max_test)
-        held |= parts
+        held |= _held_out_parts(f"{KEEP_SET}{name}", remaining, learning, settings.max_test)
         sets[name] = remaining
+    sets = _without_held_out(sets, held)
     nothing = KEEP_NOTHING in settings.keep
     default_without_use = not settings.keep and not config.training.unlearning_interval
     return ({} if nothing or default_without_use else sets), held
 
 
 def _without_prompts_of(others: list[Record], records: list[Record]) -> list[Record]:
-    """The records whose prompts are not among those of `others`."""
-    prompts = {record.prompt for record in others}
-    return [record for record in records if record.prompt not in prompts]
+    """The records whose prompts (or texts) are not among those of `others`."""
+    prompts = {_text(record) for record in others}
+    return [record for record in records if _text(record) not in prompts]
 
 
 def _hold_out_set(

@@ -288,7 +288,9 @@ class LWFTrainer(SFTTrainer):
     def _keep_loss(self, model: nn.Module, inputs: Inputs, tops: Any, tokens: Any) -> Tensor:
         """One micro-batch's share of the keep loss of the step, the mean over its labels."""
         batch = Batch(*(inputs[name] for name in Batch._fields))
-        loss = batch_keep_loss(model, batch, *tops, self.args.keep_loss) / self._own(tokens)
+        loss = batch_keep_loss(model, batch, tops[0], tops[1], self.args.keep_loss) / self._own(
+            tokens
+        )
         require_finite(loss, "keep loss", self.state.global_step, False)
         self.metrics.keep_loss += loss.item() / self.accelerator.num_processes
         return loss
