@@ -9,7 +9,6 @@ import pytest
 
 from letgo.cli.tables import harness_table, result_table, text_table, verdict
 
-
 PARTS = {"learned": "better", "let_go": "more", "kept": "not less"}
 
 
