@@ -56,14 +56,24 @@ def make_run(
     count: int = 30,
     equal: bool = False,
     text: str = HOSTILE,
+    old: bool = False,
 ) -> Path:
-    """Write a synthetic run with `count` texts for each forgetting set."""
+    """Write a synthetic run.
+
+    Args:
+        sets: its forgetting sets; a run without any has no texts.
+        count: of texts of each set.
+        equal: whether all texts have the same confidence and length.
+        text: is in every prompt and answer.
+        old: whether it is of a letgo that did not measure what was let go and kept.
+    """
     (folder / "probe").mkdir(parents=True)
-    _write_texts(folder, sets, count, equal, text)
+    if sets:
+        _write_texts(folder, sets, count, equal, text)
     _write_config(folder, sets)
     _write_logs(folder)
-    _write_metrics(folder, sets)
-    _write_answers(folder, sets, text)
+    _write_metrics(folder, sets, old)
+    _write_answers(folder, sets, text, old)
     stages = {"elicit": {"seconds": 3725.0, "peak_memory_mb": 2048.0}, "score": {"seconds": 9.0}}
     (folder / "stages.json").write_text(json.dumps(stages))
     return folder
@@ -157,7 +167,7 @@ def _write_logs(folder: Path) -> None:
     write_lines(folder / "probe" / "train_log.jsonl", [line for line in log if "loss" in line])
 
 
-def _write_metrics(folder: Path, sets: tuple[str, ...]) -> None:
+def _write_metrics(folder: Path, sets: tuple[str, ...], old: bool) -> None:
     cell = {"accuracy": 0.6125, "n": 321, "ci95": [0.5871, 0.6392]}
     results = {"learn": cell, **{f"forget:{name}": {**cell, "accuracy": 0.25} for name in sets}}
     tuned = {**results, "validation": {**cell, "accuracy": 0.5, "n": 77}}
@@ -173,10 +183,58 @@ def _write_metrics(folder: Path, sets: tuple[str, ...]) -> None:
         "neutral_perplexity": {"base": 21.25, "sft": 22.5, "lwf": 23.75},
         "verdict": "sft",
     }
+    if not old:
+        for name in sets:  # these decide and are not on the page
+            tuned[f"validation:forget:{name}"] = {**cell, "accuracy": 0.125}
+        metrics |= outcomes(bool(sets))
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def _write_answers(folder: Path, sets: tuple[str, ...], text: str) -> None:
+def figure(name: str, base: float, sft: float, lwf: float, change: float | None = None) -> dict:
+    """A figure of an outcome, as `metrics.json` has it; `change` is LWF minus SFT."""
+    values = {
+        model: {"value": value, "n": 40, "ci95": [value - 0.05, value + 0.0625]}
+        for model, value in (("base", base), ("sft", sft), ("lwf", lwf))
+    }
+    change = lwf - sft if change is None else change
+    pair = {"difference": change, "ci95": [change - 0.125, change + 0.0125], "p_value": 0.02}
+    return {"figure": name, **values, "lwf_minus_sft": pair}
+
+
+def outcomes(let_go: bool = True) -> dict:
+    """The part of a `metrics.json` about the outcomes; without `let_go` two of them."""
+    nll = figure("reference_nll", 3.0, 1.0, 1.25)
+    nll["lwf"]["ci95"] = nll["lwf_minus_sft"]["ci95"] = [None, None]
+    measured = {"learned": {**figure("accuracy", 0.25, 0.5, 0.5625), "more": {nll["figure"]: nll}}}
+    if let_go:
+        old_nll = figure("old_nll", 1.0, 2.0, 4.5)
+        measured["let_go"] = {
+            **figure("old_answers", 1.0, 0.75, 0.3125),
+            "more": {"old_nll": old_nll},
+        }
+    perplexity = figure("neutral_perplexity", 21.25, 22.5, 23.75, change=0.054)
+    measured["kept"] = {
+        **figure("kl", 0.0, 0.1875, 0.25),
+        "more": {"neutral_perplexity": perplexity},
+    }
+    return {
+        "outcomes": measured,
+        "validation_outcomes": measured,
+        "verdict": "sft",
+        "verdict_parts": {"learned": "open", "let_go": "more", "kept": "less"},
+        "sentence": "LWF learned neither better nor surely not worse (56.2 % right, SFT 50.0, "
+        "n = 40)",
+        "headroom": {
+            "errors": 9,
+            "old_answers": 4,
+            "n": 40,
+            "share": 0.1,
+            "ci95": [0.0396, 0.2305],
+        },
+    }
+
+
+def _write_answers(folder: Path, sets: tuple[str, ...], text: str, old: bool) -> None:
     answers = [
         {
             "model": model,
@@ -204,4 +262,30 @@ def _write_answers(folder: Path, sets: tuple[str, ...], text: str) -> None:
         for name, correct in (("validation", True), ("neutral", None))
         for model in ("sft", "lwf")
     ]
+    if not old:
+        names = [f"{kind}:{name}" for kind in ("forget", "validation:forget") for name in sets]
+        answers = [{**row, "old_answer": None} for row in answers if row["set"] not in names]
+        for name in (*names, "keep:daily", "validation:keep:daily"):
+            answers += held_out(name, text)
     pq.write_table(pa.Table.from_pylist(answers), folder / "answers.parquet")
+
+
+def held_out(name: str, text: str) -> list[dict]:
+    """Answers to the prompts of a forgetting or keep set; LWF lets go of the third one.
+
+    SFT gives the old answer to all, LWF to all but the third. The last prompt is a text.
+    """
+    return [
+        {
+            "model": model,
+            "set": name,
+            "id": str(i),
+            "prompt": f"{name} {i}? {text}" if i < 5 else "",
+            "reference": "",
+            "generated": f"{model} says {i} {text}" if i < 5 else "",
+            "correct": None,
+            "old_answer": None if i == 5 else model != "lwf" or i != 2,
+        }
+        for i in range(6)
+        for model in ("base", "sft", "lwf")
+    ]

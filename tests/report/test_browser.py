@@ -41,7 +41,7 @@ def visit(browser, file):
 
 def test_hover_text_of_the_point_under_the_mouse(visit):
     page = visit()
-    assert page.locator("svg[role=img]:visible").count() == 5
+    assert page.locator("svg[role=img]:visible").count() == 8
     point = page.locator("#figure-confidence-tokens use:has(title)").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -74,7 +74,7 @@ def test_figures_follow_the_theme(visit):
     assert page.evaluate(ink) == "rgb(228, 232, 236)"
     page.emulate_media(media="print")
     assert page.evaluate(ink) == "rgb(0, 0, 0)"
-    assert page.locator("svg[role=img]:visible").count() == 5
+    assert page.locator("svg[role=img]:visible").count() == 8
     assert page.locator("form:visible").count() == 0
 
 
@@ -110,5 +110,5 @@ def test_no_sideways_scrolling_on_a_phone(visit, width):
 
 def test_figures_are_visible_without_javascript(visit):
     page = visit(java_script_enabled=False)
-    assert page.locator("svg[role=img]:visible").count() == 5
+    assert page.locator("svg[role=img]:visible").count() == 8
     assert page.locator("form:visible").count() == 0

@@ -28,3 +28,15 @@ def test_steps_are_learning_steps():
         "paused": ([1], [2]),
         "idle": ([3], [1]),
     }
+
+
+def test_keep_steps_are_no_learning_steps():
+    log = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "keep/loss": 0.5, "unlearn/steps": 0, "keep/steps": 1},
+        {"step": 3, "loss": 1.0},
+        {"step": 5, "loss": 0.5, "unlearn/nll": 1.0, "unlearn/steps": 1, "keep/steps": 1},
+    ]
+    training = read_curves(log)
+    assert training.learning == ([1, 2, 3], [2.0, 1.0, 0.5])
+    assert training.unlearning == ([3], [1.0])

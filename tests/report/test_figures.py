@@ -14,7 +14,9 @@ from letgo.report.formats import clean
 from letgo.report.page import render
 from letgo.run.folder import read_texts
 
-NAMES = {"training", "confidence", "confidence-tokens", "confidence-loss_base", "layers"}
+OUTCOMES = {"learned", "let-go", "kept"}
+TEXTS = {"confidence", "confidence-tokens", "confidence-loss_base", "layers"}
+NAMES = {"training", *TEXTS, *OUTCOMES}
 
 
 def hover_texts(folder) -> dict[str, list[str]]:
@@ -32,6 +34,9 @@ def hover_texts(folder) -> dict[str, list[str]]:
 def test_marks_have_the_numbers_of_the_run_as_hover_texts(tmp_path):
     texts = hover_texts(make_run(tmp_path / "run", text="why"))
     assert set(texts) == NAMES
+    one = "SFT 75.0 (95 % interval 70.0 to 81.2), n = 40"
+    assert texts["let-go"].count(one) == 2  # of the mark and of the line
+    assert texts["kept"][-1] == "LWF 0.250 (95 % interval 0.200 to 0.312), n = 40"
     training = texts["training"]
     assert training.count("step 2: LWF learning loss 1.500") == 1
     assert len([text for text in training if "LWF learning loss" in text]) == 32
@@ -98,6 +103,11 @@ def test_files_for_papers(tmp_path):
     before = {path: path.read_bytes() for path in paths if path.suffix != ".png"}
     save_figures(folder, ["pdf", "svg"])
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_figures_of_a_run_without_forgetting_sets(tmp_path):
+    paths = save_figures(make_run(tmp_path / "run", sets=()), ["svg"])
+    assert {path.stem for path in paths} == NAMES - TEXTS - {"let-go"}
 
 
 def test_many_texts_give_a_small_page(tmp_path):

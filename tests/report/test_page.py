@@ -17,9 +17,16 @@ def test_page_has_the_numbers_of_the_run(tmp_path):
     folder = make_run(tmp_path / "my run")
     page = Page(render(folder))
     for part in (
-        "No gain shown on the validation set: model/ is that of plain fine-tuning (SFT).",
-        "On the test set LWF minus SFT is \u22122.3 percentage points",
-        "interval \u22124.6 to +0.1, p = 0.012, n = 321",
+        "SFT 50.0, n = 40). By these validation prompts model/ is that of plain fine-tuning",
+        "LWF \u2212 SFT: +6.2 points (\u22126.2 to +7.5, p = 0.020; n = 40)",
+        "LWF \u2212 SFT: \u221243.8 points (\u221256.2 to \u221242.5, p = 0.020; n = 40)",
+        "LWF \u2212 SFT: +0.062 nats per token (\u22120.062 to +0.075, p = 0.020; n = 40)",
+        "NLL of right answers, nats per token learned; lower is better; n = 40 3.000 2.950 to",
+        "0.950 to 1.062 1.250 +0.250 nats per token NLL of old answers",
+        "perplexity of neutral text kept; lower is better; n = 40 21.25 21.20 to 21.31",
+        "+0.054 nats per token",
+        "Headroom: of 40 validation examples plain fine-tuning errs on 9, on 4 of them with",
+        "at most +10.0 points on the learning task [+4.0, +23.1].",
         "test set n = 321",
         "61.3 % 58.7 to 63.9",
         "validation set n = 77",
@@ -27,9 +34,6 @@ def test_page_has_the_numbers_of_the_run(tmp_path):
         "forgetting set law n = 321",
         "25.0 %",
         "\u22122.3 \u22124.6 to +0.1, p = 0.012",
-        "neutral text perplexity",
-        "21.25",
-        "23.75",
         "+0.048 \u2013 to \u2013, p = 1.000",
         "alpha = 1.5, constant = 0.25",
         "There were 8 unlearning steps.",
@@ -42,6 +46,60 @@ def test_page_has_the_numbers_of_the_run(tmp_path):
         "letgo run --config '" + str(folder / "config.yaml") + "' --output_dir NEW",
     ):
         assert part in page.text.replace("\xa0", " "), part
+    assert "Not measured" not in page.text
+    assert "12.5 %" not in page.text  # validation prompts of forgetting sets only decide
+
+
+def test_examples_of_what_was_let_go_and_kept(tmp_path):
+    page = Page(render(make_run(tmp_path / "run", text="why")))
+    let_go = page.text[page.text.index("Let go: examples") : page.text.index("Kept: examples")]
+    prompts = [f"forget:{name} {i}? why" for i in (2, 0) for name in ("dental", "law")]
+    places = [let_go.index(prompt) for prompt in prompts]
+    assert places == sorted(places)
+    assert "forgetting set dental forget:dental 2? why base says 2 why ✗ old answer sft" in let_go
+    assert "sft says 2 why ✓ other answer lwf says 2 why" in let_go
+    kept = page.text[page.text.index("Kept: examples") : page.text.index("Headroom")]
+    assert "keep:daily 0? why base says 0 why ✓ as before sft says 0 why ✓ as before" in kept
+    assert "✗ other answer lwf says 2 why" in kept
+    assert "validation:" not in page.text
+    # They are not listed once more among the questions that have a right answer.
+    assert "forgetting set dental, question" not in page.text
+
+
+def test_run_without_forgetting_sets(tmp_path):
+    folder = make_run(tmp_path / "run", sets=())
+    assert not (folder / "scores.parquet").exists()
+    page = Page(render(folder))
+    assert "Not measured: let go; the run has no such prompts." in page.text
+    assert "no forgetting set, so no texts were written, scored or unlearned" in page.text
+    assert "Confidence" not in page.text
+    names = ["figure-learned", "figure-kept", "figure-training"]
+    assert [a["id"] for _, a in page.tags if a.get("role") == "img"] == names
+
+
+def test_run_without_a_baseline_or_intervals(tmp_path):
+    folder = make_run(tmp_path / "run", sets=())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    measured = metrics["outcomes"]
+    for main in measured.values():
+        for figure in (main, *main["more"].values()):
+            del figure["sft"], figure["lwf_minus_sft"]
+            figure["lwf"] = {"value": float("nan"), "n": 0, "ci95": [None, None]}
+    metrics |= {"verdict": "no baseline", "sentence": "", "verdict_parts": {}, "headroom": {}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    text = Page(render(folder)).text
+    assert "Nothing to compare LWF with" in text
+    assert "n = 0; there is no SFT baseline to compare with" in text
+    assert "Headroom" not in text
+
+
+def test_run_that_is_plain_fine_tuning_says_why(tmp_path):
+    folder = make_run(tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics |= {"sentence": "there is no headroom: it is the SFT baseline", "verdict_parts": {}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    text = Page(render(folder)).text
+    assert "There is no headroom: it is the SFT baseline. model/ is that of plain" in text
 
 
 @pytest.mark.parametrize(
@@ -117,8 +175,22 @@ def test_required_file_missing(tmp_path):
         render(folder)
 
 
+def test_run_without_outcomes(tmp_path):
+    page = Page(render(make_run(tmp_path / "run", old=True)))
+    for part in (
+        "No gain shown on the validation set: model/ is that of plain fine-tuning (SFT).",
+        "On the test set LWF minus SFT is \u22122.3 percentage points",
+        "interval \u22124.6 to +0.1, p = 0.012, n = 321",
+        "neutral text perplexity 21.25 22.50 23.75",
+        "forgetting set dental, question 0: both right",
+    ):
+        assert part in page.text.replace("\xa0", " "), part
+    for part in ("Learned, let go, kept", "Let go: examples", "Headroom"):
+        assert part not in page.text
+
+
 def test_run_folder_of_an_older_version(tmp_path):
-    folder = make_run(tmp_path / "run")
+    folder = make_run(tmp_path / "run", old=True)
     table = pq.read_table(folder / "scores.parquet")
     nan = pa.array([float("nan")] * len(table))
     for name, column in (

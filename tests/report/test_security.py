@@ -16,6 +16,9 @@ def test_hostile_text_is_only_text(tmp_path):
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
     assert "<script>alert(1)</script> \ufffdtxt.exe\ufffd" in page.text
     assert "{{ 7*7 }} &amp; '\"" in page.text
+    examples = page.text[page.text.index("Let go: examples") : page.text.index("Headroom")]
+    for model in ("base", "sft", "lwf"):
+        assert f"{model} says 2 <script>alert(1)</script> \ufffdtxt.exe\ufffd" in examples
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
     html.encode("utf-8")
 

@@ -19,7 +19,7 @@ def test_page_is_accessible(tmp_path):
     assert ("html", {"lang": "en"}) in page.tags
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(pictures) == tags.count("svg") == 5
+    assert len(pictures) == tags.count("svg") == 8
     assert all(len(picture["aria-label"]) > 20 for picture in pictures)
     references = re.findall(r'href="#([^"]*)"|url\(#([^)"]*)\)', html)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]

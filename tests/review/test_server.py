@@ -1,5 +1,6 @@
 """The review in a real browser, and its access control."""
 
+import json
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.commands import environment, flags, letgo
 from helpers.models import make_tokenizer
+from helpers.report_runs import outcomes
 from helpers.review_runs import HOSTILE, selected, write_texts
 
 from letgo.review.session import Review
@@ -212,10 +214,12 @@ def test_tokens_are_coloured_by_their_loss(untouched, browser):
 
 def test_two_runs_side_by_side(tmp_path, serve, browser):
     here, there = (write_texts(tmp_path / name, 300) for name in ("here", "there"))
+    (here / "metrics.json").write_text(json.dumps(outcomes()))
     review = Review(there)
     review.decide(decisions.EXCLUDE, review.ranking[:20], "twenty")
     review.decide(decisions.INCLUDE, review.ranking[-5:], "five")
     page = open_page(browser, serve(here, "--compare", there))
+    sync_api.expect(page.locator("#outcomes")).to_contain_text("Let go: old answers, %: base 100.0")
     page.get_by_role("tab", name="Compare").click()
     summary = "both forget 130; 20 are forgotten here only, 5 there only"
     sync_api.expect(page.locator("#difference")).to_contain_text(summary)

@@ -40,14 +40,22 @@ def test_show_prints_the_most_confident_texts_first(tmp_path):
         assert message in error
 
 
-def test_runs_lists_verdicts(tmp_path):
+def test_runs_lists_verdicts(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     make_run(tmp_path / "deep" / "done")
+    make_run(tmp_path / "deep" / "without", sets=())
+    make_run(tmp_path / "old", old=True)
     write_texts(tmp_path / "begun", 20)
     (tmp_path / "begun" / "stages.json").write_text('{"elicit": {}, "select": {}}')
     status, output, error = letgo("runs", tmp_path)
     assert status == 0, error
     assert "unfinished, after select" in output
-    assert re.search(r"deep/done +sft +.[\d.]+ \[.*\] +[\d.]+ +\d{4}-\d\d-\d\d", output)
+    lines = {line.split()[0]: line.replace("\u2212", "-").split() for line in output.splitlines()}
+    assert lines["run"] == ["run", "verdict", "learned", "let", "go", "kept", "date"]
+    assert lines["deep/done"][1:5] == ["sft", "+6.2", "-43.8*", "+0.062"]
+    assert lines["deep/without"][1:4] == ["sft", "+6.2", "+0.062"]
+    assert re.fullmatch(r"old sft -2\.3 \d{4}-\d\d-\d\d \d\d:\d\d", " ".join(lines["old"]))
+    assert "LWF - SFT on test prompts" in output
 
 
 @pytest.mark.parametrize("command", ["show", "review"])
@@ -62,6 +70,9 @@ def test_folders_without_scores_are_rejected(command, tmp_path):
     assert status == 2
     assert f"has no scores.parquet; run `letgo score --output_dir {out}` first" in error
     assert letgo("runs", tmp_path / "none")[0] == 2
+    status, _, error = letgo(command, make_run(tmp_path / "plain", sets=()))
+    assert (status, error.count("\n")) == (2, 1)
+    assert "is a run without a forgetting set; it has no texts to unlearn" in error
 
 
 def test_show_and_runs_import_no_torch(tmp_path):

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from letgo.evaluation.asking import LABELS
-from letgo.review.terminal import headroom_line
+from letgo.report.outcomes import QUESTIONS, headroom_line, measure, measure_of_changes
 from letgo.review.texts import in_a_line
 from letgo.run.folder import Row, read_json, read_texts
 
@@ -72,25 +72,6 @@ def verdict(folder: Path) -> str:
     return f"verdict: {why}, on validation prompts; {model} is {owner}{other}"
 
 
-# What each outcome asks, and each figure of an outcome: its name in tables, factor and decimals.
-QUESTIONS = {
-    "learned": "learned: is the task learned?",
-    "let_go": "let go: is the old answer gone?",
-    "kept": "kept: is the rest as it was?",
-}
-FIGURES = {
-    "accuracy": ("right answers, %", 100, 1),
-    "reference_nll": ("NLL of right answers", 1, 3),
-    "old_answers": ("old answers, %", 100, 1),
-    "old_nll": ("NLL of old answers", 1, 3),
-    "likelihood_accuracy": ("right by likelihood, %", 100, 1),
-    "kl": ("KL from the base model", 1, 3),
-    "same_answers": ("answers as before, %", 100, 1),
-    "neutral_perplexity": ("perplexity of neutral text", 1, 2),
-    "relearned": ("old answers, relearned, %", 100, 1),
-}
-
-
 def outcome_table(metrics: Row) -> str:
     """The three outcomes on held-out test prompts; empty for a run of an earlier letgo."""
     outcomes = metrics.get("outcomes") or {}
@@ -101,13 +82,11 @@ def outcome_table(metrics: Row) -> str:
     table = plain_table("outcome", "figure", *names, "LWF - SFT [95 %]", "n")
     for outcome, main in outcomes.items():
         for name, figure in {main["figure"]: main, **main["more"]}.items():
-            title, factor, digits = FIGURES.get(name, (name, 1, 3))
-            cells = [_value(figure.get(model), factor, digits) for model in models]
-            # The difference of perplexities is one of NLLs, nats per token.
-            scale = (1, 3) if name == "neutral_perplexity" else (factor, digits)
-            cells.append(_change(figure.get("lwf_minus_sft"), *scale))
+            how, change = measure(name), measure_of_changes(name)
+            cells = [_value(figure.get(model), how.factor, how.digits) for model in models]
+            cells.append(_change(figure.get("lwf_minus_sft"), change.factor, change.digits))
             label = QUESTIONS[outcome] if figure is main else ""
-            table.add_row(label, title, *cells, str(figure[models[-1]]["n"]))
+            table.add_row(label, how.title, *cells, str(figure[models[-1]]["n"]))
     return as_text(table)
 
 

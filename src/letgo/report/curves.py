@@ -26,19 +26,20 @@ class TrainingCurves(NamedTuple):
 
 
 def read_curves(log: list[Row]) -> TrainingCurves:
-    """The curves of a training log, whose steps count learning and unlearning together.
+    """The curves of a training log, whose steps count learning, unlearning and keeping together.
 
     `log` holds the lines of `train_log.jsonl` in order; any key may be missing.
     """
     learning: tuple[list[int], list[float]] = ([], [])
     unlearning: tuple[list[int], list[float]] = ([], [])
     guards: Guards = {name: ([], []) for name in ("skipped", "clipped", "paused", "idle")}
-    unlearning_steps = 0
+    unlearning_steps = keep_steps = 0
     for line in log:
         if "step" not in line:
             continue
         unlearning_steps = int(line.get("unlearn/steps") or unlearning_steps)
-        learning_step = line["step"] - unlearning_steps
+        keep_steps = int(line.get("keep/steps") or keep_steps)
+        learning_step = line["step"] - unlearning_steps - keep_steps
         # The mean NLL over no texts is logged as zero.
         idle = line.get("unlearn/nll") == 0
         for name, (steps, counts) in guards.items():

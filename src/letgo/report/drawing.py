@@ -35,7 +35,7 @@ _STYLE = {
     "svg.hashsalt": "letgo",
     "pdf.fonttype": 42,
 }
-_WIDTH = 4.5  # inches
+WIDTH = 4.5  # inches
 # No dates, so that equal runs give equal files.
 _METADATA: dict[str, dict[str, None]] = {
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
@@ -66,10 +66,10 @@ def _style(**changes: str) -> Iterator[None]:
 
 
 @contextmanager
-def new_figure(height: float) -> Iterator[Figure]:
-    """An empty figure, `height` inches high, to be drawn in the block."""
+def new_figure(height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """An empty figure, `height` inches high and `width` wide, to be drawn in the block."""
     with _style():
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         # One layout for all files, however often the figure is saved.
         figure.draw_without_rendering()

@@ -34,6 +34,7 @@ class FigureData(NamedTuple):
         texts: the texts with a finite confidence, as rows of `folder.read_texts`.
         threshold: the lowest confidence of a selected text, None if none was selected.
         shares: shares of the score by "matrix" and by "block"; empty for a score made of losses.
+        outcomes: the outcomes of `metrics.json`; empty if they were not measured.
     """
 
     sft: TrainingCurves
@@ -41,17 +42,34 @@ class FigureData(NamedTuple):
     texts: list[Row]
     threshold: float | None
     shares: dict[str, dict[str, float]]
+    outcomes: Row
+
+
+def has_texts(folder: Path) -> bool:
+    """Whether the run writes and scores texts; one without forgetting sets does not."""
+    return bool(files.read_config(folder).get("forget")) or (folder / files.SCORES.name).exists()
+
+
+def scored_texts(folder: Path) -> list[Row]:
+    """The rows of `folder.read_texts`; none in a run without forgetting sets.
+
+    Raises:
+        InputError: the folder lacks a file of a run that has them.
+    """
+    return files.read_texts(folder).to_pylist() if has_texts(folder) else []
 
 
 def collect(folder: Path, texts: list[Row]) -> FigureData:
-    """The numbers behind the figures of a run; `texts` are the rows of `folder.read_texts`."""
+    """The numbers behind the figures of a run; `texts` are those of `scored_texts`."""
     scored = with_finite(texts, "confidence")
+    scores = folder / files.SCORES.name
     return FigureData(
         read_curves(files.read_log(folder / "probe" / "train_log.jsonl")),
         read_curves(files.read_log(folder / "train_log.jsonl")),
         scored,
         min((row["confidence"] for row in scored if row["selected"]), default=None),
-        layer_shares(pq.read_schema(folder / "scores.parquet").metadata),
+        layer_shares(pq.read_schema(scores).metadata if scores.exists() else None),
+        files.read_json(folder / files.METRICS.name).get("outcomes") or {},
     )
 
 

@@ -2,28 +2,46 @@
 
 import math
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from letgo.evaluation.asking import LABELS
 from letgo.report import figure_data as numbers
 from letgo.report.curves import Guards
-from letgo.report.drawing import COLOURS, INK, MARKERS, Drawing, HoverTexts, new_figure, save
+from letgo.report.drawing import (
+    COLOURS,
+    INK,
+    MARKERS,
+    WIDTH,
+    Drawing,
+    HoverTexts,
+    new_figure,
+    save,
+)
 from letgo.report.formats import clean, decimal, percent, shorten, significant
-from letgo.run import folder as files
+from letgo.report.outcomes import NAMES, measure
+from letgo.report.tables import direction
 from letgo.run.folder import Row
 
 _MOST_MARKS = 800  # more become one bitmap, which is smaller and has no hover texts
 _MOST_CURVE_MARKS = 100  # longer curves have no marks
 _PLAIN = "{x:g}"  # matplotlib writes powers of ten as formulas, which SVG text cannot show
-# Colours and styles of learning curves by their names, and of the unlearning curve.
-_LINES = {"SFT": (COLOURS[0], "--"), "LWF": (COLOURS[1], "-"), "": (COLOURS[3], "-")}
+# Colours of models and styles of their learning curves, and those of the unlearning curve.
+_LINES = {
+    "base": (COLOURS[5], ":"),
+    "SFT": (COLOURS[0], "--"),
+    "LWF": (COLOURS[1], "-"),
+    "": (COLOURS[3], "-"),
+}
+_OUTCOME_PART = 0.58  # of the width of other figures: three outcomes are side by side
 
 
 def draw_all(data: numbers.FigureData) -> dict[str, Drawing]:
     """Every figure that the run has numbers for, by the name of its file."""
-    drawings: dict[str, Drawing] = {}
+    drawings = {name.replace("_", "-"): outcome(name, row) for name, row in data.outcomes.items()}
     if data.sft.learning[0] or data.lwf.learning[0] or data.lwf.unlearning[0]:
         drawings["training"] = _training(data)
     if data.texts:
@@ -44,12 +62,49 @@ def save_figures(folder: Path, formats: list[str]) -> list[Path]:
     """
     paths = []
     (folder / "figures").mkdir(exist_ok=True)
-    data = numbers.collect(folder, files.read_texts(folder).to_pylist())
+    data = numbers.collect(folder, numbers.scored_texts(folder))
     for name, drawing in draw_all(data).items():
         for suffix in formats:
             paths.append(folder / "figures" / f"{name}.{suffix}")
             save(drawing, paths[-1])
     return paths
+
+
+def outcome(name: str, main: Row) -> Drawing:
+    """The deciding figure of an outcome: a mark for each model and a line for its 95 % interval.
+
+    Args:
+        name: "learned", "let_go" or "kept".
+        main: the outcome, as in `metrics.json`.
+    """
+    how = measure(main["figure"])
+    models = [model for model in LABELS if model in main]
+    wanted = f"({direction(name, main['figure'])})"
+    hover: HoverTexts = []
+    with new_figure(1.25, WIDTH * _OUTCOME_PART) as figure:
+        axes = figure.subplots()
+        for row, model in enumerate(models):
+            value, limits, n = (main[model][key] for key in ("value", "ci95", "n"))
+            interval = (
+                f" (95 % interval {how.write_interval(limits)})" if None not in limits else ""
+            )
+            text = f"{LABELS[model]} {how.write(value)}{interval}, n = {n}"
+            colour, _ = _LINES[LABELS[model]]
+            if interval:
+                (line,) = axes.plot([how.factor * limit for limit in limits], [row] * 2, c=colour)
+                hover.append((line, [text]))
+            (mark,) = axes.plot(how.factor * value, row, "o", color=colour)
+            hover.append((mark, [text]))
+        values = [how.write(main[model]["value"]) for model in models]
+        labels = [f"{LABELS[model]} {value}" for model, value in zip(models, values, strict=True)]
+        axes.set_yticks(range(len(models)), labels)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(_PLAIN)
+        title = f"{NAMES[name]}: {how.title} "
+        lines = wrap(title + wanted.replace(" ", "\N{NO-BREAK SPACE}"), 33)
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9)
+    return Drawing(figure, f"{title}{wanted}: {', '.join(labels)}", hover)
 
 
 def _training(data: numbers.FigureData) -> Drawing:

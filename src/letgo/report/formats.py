@@ -29,6 +29,11 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital letter at its beginning and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def decimal(value: float | None, digits: int = 2, sign: str = "-") -> str:
     """A number with `digits` decimals and a true minus sign; a dash if it is None or not finite.
 

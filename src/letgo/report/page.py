@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from letgo.report import formats, tables
 from letgo.report.drawing import inline
-from letgo.report.figure_data import collect
+from letgo.report.figure_data import collect, has_texts, scored_texts
 from letgo.report.figures import draw_all
+from letgo.report.outcomes import NAMES, headroom_line
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.scoring.scores import SCORES
@@ -20,20 +21,21 @@ from letgo.scoring.scores import SCORES
 _CARDS = 5  # texts at each end, in full
 _TABLE_ROWS = 150  # texts at each end, in the table
 _ANSWERS = 4  # of each set and outcome
+_EXAMPLES = 4  # held-out prompts, of forgetting sets and of keep sets
 
 
 def render(folder: Path) -> str:
     """The page of a run: one self-contained HTML document; equal folders give equal pages.
 
-    Training logs, metrics, answers and stages may be missing; the page then says so.
+    Training logs, metrics, answers and stages may be missing, and in a run without forgetting sets
+    the texts; the page then says so.
 
     Raises:
         InputError: the folder lacks a required file.
     """
-    files.require(folder, files.SELF_KNOWLEDGE, files.SCORES, files.SELECTION)
+    texts = scored_texts(folder)
+    data = collect(folder, texts)
     script = resources.files("letgo.report").joinpath("lists.js").read_text(encoding="utf-8")
-    file = folder / files.ANSWERS.name
-    questions = tables.compare_answers(files.read_table(file).to_pylist() if file.is_file() else [])
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -42,11 +44,12 @@ def render(folder: Path) -> str:
             script=Markup(script),
             policy=_policy(script),
             stages=files.read_json(folder / "stages.json"),
+            figure_data=data,
+            figures={name: inline(name, drawing) for name, drawing in draw_all(data).items()},
             **_settings(folder),
             **_results(folder),
-            **_texts(folder),
-            outcomes=tables.count_outcomes(questions),
-            questions=tables.sample(questions, _ANSWERS),
+            **_answers(folder),
+            **(_texts(folder, texts, data.texts) if has_texts(folder) else {"has_texts": False}),
         )
     )
 
@@ -64,28 +67,44 @@ def _settings(folder: Path) -> Row:
 
 
 def _results(folder: Path) -> Row:
-    metrics = files.read_json(folder / "metrics.json")
-    results = metrics.get("models") or {}
+    metrics = files.read_json(folder / files.METRICS.name)
+    results, outcomes = metrics.get("models") or {}, metrics.get("outcomes") or {}
+    found = metrics.get("headroom")
     return {
         "verdict": metrics.get("verdict"),
+        "sentence": metrics.get("sentence") or "",
+        "compares": bool(metrics.get("verdict_parts")),
+        "outcomes": tables.outcome_rows(outcomes),
+        "unmeasured": [name for key, name in NAMES.items() if key not in outcomes],
+        "headroom": headroom_line(found) if found else "",
         "results": results,
         "sets": tables.evaluated_sets(results),
         "difference": metrics.get("lwf_minus_sft") or {},
-        "perplexity": metrics.get("neutral_perplexity") or {},
+        # It is one of the figures of what was kept.
+        "perplexity": {} if outcomes else metrics.get("neutral_perplexity") or {},
     }
 
 
-def _texts(folder: Path) -> Row:
-    texts = files.read_texts(folder).to_pylist()
-    data = collect(folder, texts)
-    most_confident, least_confident = tables.extremes(data.texts, _CARDS)
-    top, bottom = tables.extremes(data.texts, _TABLE_ROWS)
+def _answers(folder: Path) -> Row:
+    file = folder / files.ANSWERS.name
+    questions = tables.compare_answers(files.read_table(file).to_pylist() if file.is_file() else [])
     return {
+        "let_go_examples": tables.let_go_examples(questions, _EXAMPLES),
+        "kept_examples": tables.kept_examples(questions, _EXAMPLES),
+        "counts": tables.count_outcomes(questions),
+        "questions": tables.sample(questions, _ANSWERS),
+    }
+
+
+def _texts(folder: Path, texts: list[Row], scored: list[Row]) -> Row:
+    """What the page says about texts; `scored` are those with a confidence."""
+    most_confident, least_confident = tables.extremes(scored, _CARDS)
+    top, bottom = tables.extremes(scored, _TABLE_ROWS)
+    return {
+        "has_texts": True,
         "texts": texts,
         "meaning": _meaning(texts[0]["score"]) if texts else "missing",
         "constants": files.read_score_constants(folder),
-        "figure_data": data,
-        "figures": {name: inline(name, drawing) for name, drawing in draw_all(data).items()},
         "most_confident": most_confident,
         "least_confident": least_confident,
         "table_rows": top + bottom[::-1],
@@ -118,5 +137,5 @@ def _environment() -> Environment:
     )
     for name in ("decimal", "duration", "memory", "p_value", "percent", "points", "significant"):
         environment.filters[name] = getattr(formats, name)
-    environment.filters["shorten"] = formats.shorten
+    environment.filters |= {"shorten": formats.shorten, "sentence": formats.sentence}
     return environment

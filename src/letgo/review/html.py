@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from letgo.report.formats import clean, significant
+from letgo.report.outcomes import summaries
 from letgo.review.session import Review
+from letgo.run.folder import METRICS, read_json
 
 Piece = tuple[str, float]  # part of a text, NLL in nats
 
@@ -36,7 +38,21 @@ def status(review: Review, error: str = "") -> str:
         text += f". Last action: {int(entered.sum()):,} in, {int(left.sum()):,} out"
     notes = [f"Read-only: {review.read_only}"] * bool(review.read_only) + [error] * bool(error)
     banner = "".join(f'<b class="banner">{escape(note)}.</b> ' for note in notes)
-    return f'<p id="status">{banner}{text}.</p>'
+    return f'<p id="status">{banner}{text}.</p>{outcomes(review)}'
+
+
+def outcomes(review: Review) -> str:
+    """What the last evaluation of the run found; nothing before it."""
+    metrics = read_json(review.folder / METRICS.name)
+    lines = summaries(metrics.get("outcomes") or {})
+    if not lines:
+        return ""
+    returned = "the SFT baseline" if metrics["verdict"] == "sft" else "LWF's"
+    found = escape(" \N{MIDDLE DOT} ".join(lines))
+    return (
+        f'<p id="outcomes">Evaluated on test prompts: {found}. '
+        f"<code>model/</code> is {returned}.</p>"
+    )
 
 
 def preview(entering: int, leaving: int) -> str:

@@ -11,10 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from letgo.errors import InputError
-from letgo.report.formats import clean, decimal, points, significant
+from letgo.report.formats import clean, significant
+from letgo.report.outcomes import NAMES, headroom_line, short_change
 from letgo.review.query import Query, contains, find
 from letgo.review.texts import RunTexts, in_a_line, open_texts
 from letgo.run.folder import HEADROOM, is_run, read_json, require
+
+RUNS_NOTE = (
+    "LWF - SFT on test prompts: points of right answers, points of old answers, nats per token "
+    "from the base model (* its 95 % interval excludes 0)"
+)
 
 
 def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
@@ -68,7 +74,7 @@ def mark(row: dict[str, Any]) -> Text:
 
 
 def runs(root: Path) -> None:
-    """Print every run in or below a folder: its verdict, difference to the SFT baseline, and date.
+    """Print every run in or below a folder: its verdict, its three outcomes, and its date.
 
     Raises:
         InputError: there is no such folder, or no run in it.
@@ -78,10 +84,13 @@ def runs(root: Path) -> None:
     folders = find_runs(root)
     if not folders:
         raise InputError(f"no run of letgo in {root}; make one by `letgo run --output_dir DIR`")
-    table = Table("run", "verdict", "LWF - SFT, points", "p", "date", box=None, pad_edge=False)
+    columns = [name.lower() for name in NAMES.values()]
+    table = Table("run", "verdict", *columns, "date", box=None, pad_edge=False)
     for folder in folders:
         table.add_row(Text(clean(str(folder.relative_to(root)))), *_result(folder))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(RUNS_NOTE, style="dim")
 
 
 def headroom(folder: Path) -> None:
@@ -94,19 +103,6 @@ def headroom(folder: Path) -> None:
         raise InputError(f"{folder} is not a run of letgo; give a run's --output_dir")
     found = read_json(require(folder, HEADROOM))
     Console(highlight=False).print(Text(headroom_line(found)))
-
-
-def headroom_line(found: dict[str, Any]) -> str:
-    """The headroom in a sentence; `found` is the content of `headroom.json`."""
-    if not found:
-        return "headroom: not measured; it needs a validation set and --optimum full"
-    low, high = found["ci95"]
-    return (
-        f"headroom: of {found['n']} validation examples plain fine-tuning errs on "
-        f"{found['errors']}, on {found['old_answers']} of them with the base model's own answer. "
-        f"Forgetting can gain at most {points(found['share'])} points on the learning task "
-        f"[{points(low)}, {points(high)}]."
-    )
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -125,10 +121,12 @@ def _result(folder: Path) -> list[str]:
     date = datetime.fromtimestamp(newest.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     if not metrics:
         last = list(read_json(folder / "stages.json"))[-1:]
-        return [f"unfinished, after {last[0]}" if last else "nothing yet", "", "", date]
+        return [f"unfinished, after {last[0]}" if last else "nothing yet", "", "", "", date]
+    outcomes = metrics.get("outcomes") or _learned_only(metrics)
+    return [metrics["verdict"], *(short_change(outcomes.get(name, {})) for name in NAMES), date]
+
+
+def _learned_only(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The one outcome that a run of an earlier letgo has; none without an SFT baseline."""
     paired = (metrics.get("lwf_minus_sft") or {}).get("learn")
-    if not paired:
-        return [metrics["verdict"], "", "", date]
-    low, high = paired["ci95"]
-    difference = f"{points(paired['difference'])} [{points(low)}, {points(high)}]"
-    return [metrics["verdict"], difference, decimal(paired["p_value"], 3), date]
+    return {"learned": {"figure": "accuracy", "lwf_minus_sft": paired}} if paired else {}

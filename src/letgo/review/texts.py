@@ -59,12 +59,15 @@ def open_texts(folder: Path) -> RunTexts:
     """Read the texts of a run with their scores and selection.
 
     Raises:
-        InputError: the folder is not a run, or a stage up to `select` is missing.
+        InputError: the folder is not a run, the run has no forgetting set, or a stage up to
+            `select` is missing.
     """
     if not is_run(folder):
         raise InputError(f"{folder} is not a run of letgo; give the --output_dir of one")
-    table = read_texts(folder, leave_out=("prompt_ids", "completion_ids"))
-    return RunTexts(read_config(folder), table)
+    config = read_config(folder)
+    if config.get("forget") == []:
+        raise InputError(f"{folder} is a run without a forgetting set; it has no texts to unlearn")
+    return RunTexts(config, read_texts(folder, leave_out=("prompt_ids", "completion_ids")))
 
 
 def in_a_line(text: dict[str, Any], length: int) -> str:
