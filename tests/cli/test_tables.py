@@ -60,7 +60,7 @@ def test_a_result_table_begins_with_the_outcomes():
         "4",
     ]
     assert lines[2][:2] == ["let go: is the old answer gone?", "old answers, %"]
-    assert lines[3][1:3] == ["KL from the base model", "0.500 [0.375, 0.625]"]
+    assert lines[3][1:3] == ["KL from the base model, nats per token", "0.500 [0.375, 0.625]"]
     assert lines[4][1:3] == ["perplexity of neutral text", "20.00 [19.88, 20.12]"]
     assert lines[4][-2:] == ["-0.250", "4"]
     rows = {line[0]: line[1:] for line in lines[6:]}
