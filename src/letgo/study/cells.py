@@ -14,7 +14,8 @@ from letgo.study.plan import Cell, Study
 
 # Of one model on one set: "ids", and by metric one value per id, None where it is missing.
 Answers = dict[str, list[Any]]
-# By model ("base", "sft", "lwf") and set ("learn", "validation", "forget:NAME", "neutral").
+# By model ("base", "sft", "lwf") and set, as `answers.parquet` names them: "learn", "validation",
+# "forget:NAME", "keep:NAME", these two also with "validation:" before them, and "neutral".
 Models = dict[str, dict[str, Answers]]
 
 RESCORING = ("step", "helpful", "confidence", "learning_norm", "update")  # columns of the log
