@@ -62,6 +62,13 @@ def answers(correct, nll):
     return {"ids": ids, "correct": list(correct), "reference_nll": list(nll)}
 
 
+def held_out(old, kl=None):
+    """Answers to held-out prompts without right answers; old: by prompt, whether it is the old."""
+    nothing = [None] * len(old)
+    columns = {"old_answer": list(old), "old_nll": [1.0] * len(old), "kl": kl or nothing}
+    return {**answers(nothing, nothing), **columns}
+
+
 def synthetic(root, study, seed=0):
     """Files of finished cells in which the method gains fifteen points on task b."""
     rng = np.random.default_rng(seed)

@@ -21,6 +21,28 @@ def test_a_mixed_set_leaves_out_the_tasks_own_data(tmp_path):
     assert forget == {"a": ["b.jsonl"], "b": ["a.jsonl"], "c": ["a.jsonl", "b.jsonl"]}
 
 
+def test_environment_variables_are_replaced_in_every_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_DATA", "/data")
+    task = {"learn": "$MY_DATA/a.jsonl", "learn_test": "t.jsonl"}
+    content = {
+        "settings": {"keep": "$MY_DATA/k.jsonl", "margin": 3},
+        "learn": {"a": task, "b": {**task, "keep": ["neutral", "$MY_DATA/b.jsonl"]}},
+        "forget": {"f": "$MY_DATA/f.jsonl"},
+        "methods": {"lwf": {}, "kept": {"settings": {"keep": "$MY_DATA/m.jsonl"}, "learn": ["a"]}},
+        "seeds": [0],
+    }
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(content))
+    study = read_study(file)
+    flags = {(cell.task, cell.method): study.flags(cell) for cell in study.cells()}
+    assert flags["a", "lwf"]["keep"] == "/data/k.jsonl"
+    assert flags["b", "lwf"]["keep"] == ["neutral", "/data/b.jsonl"]
+    assert flags["a", "kept"]["keep"] == "/data/m.jsonl"
+    assert flags["a", "kept"]["learn"] == "/data/a.jsonl"
+    assert flags["a", "kept"]["forget"] == ["/data/f.jsonl"]
+    assert flags["a", "kept"]["margin"] == 3
+
+
 def test_seeds_are_evaluated_on_the_same_part_of_the_test_set(tiny, data, tmp_path):
     settings = {"model": str(tiny), **SETTINGS, "max_learn": 5, "max_test": 3}
     file = write_study(tmp_path / "s.yaml", tiny, data, methods={"lwf": {}}, settings=settings)

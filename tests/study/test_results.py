@@ -70,6 +70,10 @@ def test_the_mechanism_compares_the_same_batches():
     assert result["learning_loss"]["difference"] == pytest.approx((0.15 + 0.1) / 2)
     assert result["promise"] == pytest.approx(0.1 * 2.0 * 0.03)
     assert result["helpful"] == pytest.approx(1 / 3)
+    for keep, expected in ((3, 0.15), (2, None)):  # learning steps before the first keep step
+        result = mechanism([{**cell, "first_keep": keep} for cell in cells])
+        assert (result["first_step"] or {}).get("difference") == pytest.approx(expected)
+        assert result["learning_loss"]["difference"] == pytest.approx((0.15 + 0.1) / 2)
     same = [{"curves": {"sft": [[1], [2.0]], "method": [[1], [2.0]]}, "rescored": []}]
     assert set(mechanism(same).values()) == {None}
 
@@ -175,9 +179,17 @@ def test_every_numeric_column_of_the_answers_is_a_metric(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "answers.parquet")
     (folder / "config.yaml").write_text("provenance: {}")
+    log = [
+        {"step": 3, "loss": 1.0},
+        {"step": 4, "unlearn/nll": 2.0, "unlearn/steps": 1},
+        {"step": 6, "keep/loss": 0.1, "unlearn/steps": 1, "keep/steps": 1},
+    ]
+    (folder / "train_log.jsonl").write_text("\n".join(map(json.dumps, log)))
     write_json(folder / "stages.json", {})
     write_cell(tmp_path, Cell("a", "x", "lwf", 0))
-    columns = json.loads(folder.with_suffix(".json").read_text())["answers"]["sft"]["learn"]
+    cell = json.loads(folder.with_suffix(".json").read_text())
+    assert cell["first_keep"] == 4
+    columns = cell["answers"]["sft"]["learn"]
     assert list(columns) == ["ids", "correct", "reference_nll", "rouge"]
     assert columns["correct"][:2] == [1, 0]
     assert columns["reference_nll"][2:4] == [0.33333, None]

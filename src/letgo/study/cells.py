@@ -14,7 +14,8 @@ from letgo.study.plan import Cell, Study
 
 # Of one model on one set: "ids", and by metric one value per id, None where it is missing.
 Answers = dict[str, list[Any]]
-# By model ("base", "sft", "lwf") and set ("learn", "validation", "forget:NAME", "neutral").
+# By model ("base", "sft", "lwf") and set, as `answers.parquet` names them: "learn", "validation",
+# "forget:NAME", "keep:NAME", these two also with "validation:" before them, and "neutral".
 Models = dict[str, dict[str, Answers]]
 
 RESCORING = ("step", "helpful", "confidence", "learning_norm", "update")  # columns of the log
@@ -50,6 +51,7 @@ def write_cell(root: Path, cell: Cell) -> None:
         "provenance": files.read_config(folder)["provenance"],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
         "curves": {name: read_curves(lines).learning for name, lines in logs.items()},
+        "first_keep": _first_keep(log),
         "rescored": [
             {name: line.get(name, line.get(f"unlearn/{name}")) for name in RESCORING}
             for line in log
@@ -58,6 +60,14 @@ def write_cell(root: Path, cell: Cell) -> None:
         "answers": _columns(files.read_table(folder / files.ANSWERS.name)),
     }
     files.write_json(file_of(root, cell), content, indent=None)
+
+
+def _first_keep(log: list[Row]) -> int | None:
+    """The number of learning steps before the first keep step; None without keep steps."""
+    for line in log:
+        if "keep/steps" in line:
+            return int(line["step"] - line["unlearn/steps"] - line["keep/steps"])
+    return None
 
 
 def _columns(table: pa.Table) -> Models:

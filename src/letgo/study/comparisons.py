@@ -1,5 +1,6 @@
 """Effects of methods against the SFT baseline, and claims, from the answers of finished runs."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, product
 from typing import NamedTuple
@@ -8,9 +9,11 @@ import numpy as np
 
 from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
-from letgo.evaluation.asking import VALIDATION
-from letgo.evaluation.statistics import paired_difference, paired_mean, perplexity, verdict
+from letgo.evaluation.outcomes import FIGURES, KEPT, LEARNED, LET_GO, Figure, outcomes
+from letgo.evaluation.statistics import perplexity
+from letgo.evaluation.verdict import judge
 from letgo.run.folder import Row
+from letgo.run.inputs import VALIDATION
 from letgo.study.cells import Answers, Models
 from letgo.study.effects import Mean, effect, holm, mean_of, relative
 from letgo.study.plan import SFT, Cell, Study, settings_of
@@ -18,6 +21,7 @@ from letgo.study.plan import SFT, Cell, Study, settings_of
 RETURNED = "returned"
 # Keys of results.json: the mean of a metric is named like it, but for this one.
 MEAN_NAMES = {"correct": "accuracy"}
+SHARES = {figure.column for figures in FIGURES.values() for figure in figures if figure.is_share}
 
 
 class Finished(NamedTuple):
@@ -32,14 +36,33 @@ def values_of(answers: Answers, metric: str) -> np.ndarray:
     return np.array(answers[metric], float)[np.argsort(answers["ids"])]
 
 
-def returned(answers: Models) -> str | None:
-    """The model that a run returned by its validation set, "sft" or "lwf"; None without one."""
-    lwf, sft = (answers.get(model, {}).get(VALIDATION) for model in ("lwf", SFT))
-    if not lwf or not sft:
+def returned(answers: Models, margin: float) -> str | None:
+    """The model that a run returned by its validation sets, "sft" or "lwf"; None without them.
+
+    Args:
+        margin: `--margin` of the run, percentage points.
+    """
+    validation = outcomes(_validation_rows(answers), validation=True)
+    if "lwf_minus_sft" not in validation.get(LEARNED, {}):
         return None
-    correct = [(values_of(one, "correct") == 1).tolist() for one in (lwf, sft)]
-    nll = [values_of(one, "reference_nll").tolist() for one in (lwf, sft)]
-    return verdict({**paired_difference(*correct), "reference_nll": paired_mean(*nll)})
+    return judge(validation, margin).model
+
+
+def _validation_rows(answers: Models) -> list[Row]:
+    """The rows of `answers.parquet` that decide, without their texts."""
+    return [
+        {"model": model, "set": name, "id": id, **_metrics(columns, number)}
+        for model, sets in answers.items()
+        for name, columns in sets.items()
+        if name.startswith(VALIDATION)
+        for number, id in enumerate(columns["ids"])
+    ]
+
+
+def _metrics(columns: Answers, number: int) -> Row:
+    """The metrics of one answer as the run had them: a cell file has null for NaN."""
+    row = {name: values[number] for name, values in columns.items() if name != "ids"}
+    return {m: math.nan if v is None and m not in SHARES else v for m, v in row.items()}
 
 
 def table(
@@ -75,7 +98,7 @@ def table(
 
 
 def effects_of(study: Study, finished: Mapping[Cell, Finished]) -> list[Row]:
-    """Every method against the SFT baseline of the same runs, in every metric.
+    """Every method against the SFT baseline of the same runs, in every metric and outcome.
 
     P-values are corrected over all comparisons of the same settings, over tasks and sets.
     """
@@ -86,8 +109,11 @@ def effects_of(study: Study, finished: Mapping[Cell, Finished]) -> list[Row]:
         effects = _effects(finished, cells)
         if MEAN_NAMES["correct"] in effects:
             row: Row = {"task": task, "forget": forget, "method": method, **effects}
+            if held_out := _held_out(finished, cells):
+                row["outcomes"] = {LEARNED: effects[MEAN_NAMES["correct"]], **held_out}
             rows.append({**row, **_forgotten([finished[cell] for cell in cells])})
-            families.setdefault(settings_of(study.methods[method]), []).append(effects)
+            family = families.setdefault(settings_of(study.methods[method]), [])
+            family.append(effects | held_out)
     for family in families.values():
         for name in {name for effects in family for name in effects}:
             _add_corrected([effects[name] for effects in family if name in effects])
@@ -112,6 +138,36 @@ def _effects(finished: Mapping[Cell, Finished], cells: Sequence[Cell]) -> dict[s
             name = MEAN_NAMES.get(metric, metric)
             effects[name] = effect(ours[:, measured], theirs[:, measured])
     return effects
+
+
+def _held_out(finished: Mapping[Cell, Finished], cells: Sequence[Cell]) -> dict[str, Row]:
+    """The effects on what is let go and what is kept, by outcome; empty if it was not measured."""
+    effects = {}
+    for outcome in (LET_GO, KEPT):
+        figure, *_ = FIGURES[outcome]
+        ours, theirs = (
+            [_by_prompt(finished[cell].answers.get(model, {}), figure) for cell in cells]
+            for model in ("lwf", SFT)
+        )
+        # Prompts that are also learning prompts are left out, and these may depend on the seed.
+        prompts = sorted(set.intersection(*map(set, [*ours, *theirs])))
+        if prompts:
+            both = (
+                [[run[prompt] for prompt in prompts] for run in runs] for runs in (ours, theirs)
+            )
+            effects[outcome] = effect(*(np.array(values, float) for values in both))
+    return effects
+
+
+def _by_prompt(sets: Mapping[str, Answers], figure: Figure) -> dict[tuple[str, str], float]:
+    """The measured values of a figure by set and id, of one run's model on its test prompts."""
+    return {
+        (name, id): value
+        for name, answers in sets.items()
+        if name.startswith(figure.sets) and figure.column in answers
+        for id, value in zip(answers["ids"], answers[figure.column], strict=True)
+        if value is not None
+    }
 
 
 def _add_corrected(effects: Collection[Row]) -> None:

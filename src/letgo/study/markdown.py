@@ -9,9 +9,15 @@ from letgo.run.folder import Row
 MODELS = ("base", "sft", "lwf")
 WHO = ["task", "forgetting set", "method"]
 # Keys of an effect in results.json; all others are metrics.
-NO_METRICS = ("task", "forget", "method", "forgotten", "returned_lwf", "mechanism")
+NO_METRICS = ("task", "forget", "method", "outcomes", "forgotten", "returned_lwf", "mechanism")
 # Of a metric's column: its title, the factor its values are shown with, and their decimals.
 METRICS = {"accuracy": ("accuracy", 100, 1), "reference_nll": ("NLL of right answers", 1, 3)}
+# The same of an outcome, whose title says what is measured.
+OUTCOMES = {
+    "learned": ("learned: right answers", 100, 1),
+    "let_go": ("let go: old answers", 100, 1),
+    "kept": ("kept: KL", 1, 4),
+}
 
 
 class Table(NamedTuple):
@@ -52,10 +58,12 @@ def summary(results: Row) -> str:
 
 
 def tables(results: Row) -> list[Table]:
-    """Claims, effects, what was forgotten, and the mechanism."""
+    """Claims, outcomes if they were measured, effects, what was forgotten, and the mechanism."""
     effects = results["effects"]
     claims = [_claim(name, claim) for name, claim in results["claims"].items()]
-    return [*claims, _effects(effects), _forgotten(effects), _mechanism(effects)]
+    measured = [row for row in effects if "outcomes" in row]
+    outcomes = [_outcomes(measured)] if measured else []
+    return [*claims, *outcomes, _effects(effects), _forgotten(effects), _mechanism(effects)]
 
 
 def _claim(name: str, claim: Row) -> Table:
@@ -71,6 +79,26 @@ def _claim(name: str, claim: Row) -> Table:
         counts = [str(effect[key] or "-") for key in ("seeds", "n", "seeds_needed")]
         rows.append([task, _difference(effect, 1, 100), relative, _p_value(effect), *counts])
     return Table(name, text, header, rows)
+
+
+def _outcomes(effects: list[Row]) -> Table:
+    text = (
+        "Differences to the SFT baseline on held-out prompts. Learned: right answers to test "
+        "prompts, in points; more is better. Let go: forgetting prompts that get the base model's "
+        "old answer, in points; less is better. Kept: KL divergence from the base model on its "
+        "answers to keep prompts, in nats per token; less is better."
+    )
+    titles = [title for title, *_ in OUTCOMES.values()]
+    rows = []
+    for row in effects:
+        cells, counts = [], []
+        for name, (_, unit, digits) in OUTCOMES.items():
+            effect = row["outcomes"].get(name)
+            cells += [_difference(effect, digits, unit), _p_value(effect)] if effect else ["-", "-"]
+            counts.append(str(effect["n"]) if effect else "-")
+        rows.append([*_who(row), *cells, " / ".join(counts), str(row["accuracy"]["seeds"])])
+    columns = [column for title in titles for column in (title, "p (Holm)")]
+    return Table("Learned, let go, kept", text, [*WHO, *columns, "n", "seeds"], rows)
 
 
 def _effects(effects: list[Row]) -> Table:

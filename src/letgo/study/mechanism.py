@@ -1,8 +1,8 @@
 """Why a method gained or not, from the logs of a study's runs.
 
 A run sees the learning batches of its SFT baseline in the same order, which allows comparing the
-two learning losses batch by batch. Up to the first unlearning step both are the same model, and the
-difference on the next batch, not learned yet, is the effect of that single step.
+two learning losses batch by batch. Up to the first unlearning or keep step both are the same model,
+and the difference on the next batch, not learned yet, is the effect of that single step.
 """
 
 from collections.abc import Sequence
@@ -28,22 +28,28 @@ def mechanism(cells: Sequence[Row]) -> Row:
         for line in first
         if None not in line.values()
     ]
-    changes = [change for cell in cells if (change := _changes(cell["curves"]))]
+    runs = [(cell.get("first_keep"), *_changes(cell["curves"])) for cell in cells]
+    changes = [change for *_, change in runs if change]
+    # Where a keep step came before the first batch that differs, unlearning is not alone.
+    alone = [c[0] for keep, first, c in runs if c and (keep is None or keep > first)]
     return {
         "helpful": _mean([line["helpful"] for line in rescored]),
         "cosine": _mean([line["confidence"] for line in rescored]),
         "promise": _mean(promises),
-        "first_step": _over_seeds([change[0] for change in changes]),
+        "first_step": _over_seeds(alone),
         "learning_loss": _over_seeds([fmean(change) for change in changes]),
     }
 
 
-def _changes(curves: dict[str, list[list[float]]]) -> list[float]:
-    """Learning loss minus SFT's, step by step from the first step at which they differ."""
+def _changes(curves: dict[str, list[list[float]]]) -> tuple[int, list[float]]:
+    """The first learning step, from 0, at which the losses differ, and the differences from there.
+
+    A difference is the learning loss minus SFT's.
+    """
     pairs = zip(curves["method"][1], curves["sft"][1], strict=False)
     changes = [ours - theirs for ours, theirs in pairs]
     first = next((i for i, change in enumerate(changes) if change), len(changes))
-    return changes[first:]
+    return first, changes[first:]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

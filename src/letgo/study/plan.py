@@ -70,16 +70,20 @@ class Study:
     def flags(self, cell: Cell) -> dict[str, Any]:
         """Flags of a cell's `letgo run` except its folder.
 
-        `$NAME` in paths is expanded here only: results shall not contain paths of a machine.
+        `$NAME` is expanded here only: results shall not contain paths of a machine.
         """
-        task = {
-            name: os.path.expandvars(value) if isinstance(value, str) else value
-            for name, value in self.learn[cell.task].items()
-        }
-        sources = [s for s in self.forget[cell.forget] if s != self.learn[cell.task]["learn"]]
-        forget = {"forget": list(map(os.path.expandvars, sources))}
+        task = self.learn[cell.task]
+        forget = {"forget": [s for s in self.forget[cell.forget] if s != task["learn"]]}
         method = self.methods[cell.method].get("settings", {})
-        return {**self.settings, **task, **forget, **method, "seed": cell.seed}
+        flags = {**self.settings, **task, **forget, **method, "seed": cell.seed}
+        return {name: _expanded(value) for name, value in flags.items()}
+
+
+def _expanded(value: Any) -> Any:
+    """A flag's value, or its values, with environment variables in place of `$NAME`."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expandvars(value) if isinstance(value, str) else value
 
 
 def settings_of(method: Mapping[str, Any]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
 from letgo.evaluation.statistics import accuracy, perplexity
+from letgo.run.config import RunConfig
 from letgo.run.folder import Row, write_json
 from letgo.run.provenance import git_revision, versions
-from letgo.study.cells import Answers, read_cells
+from letgo.study.cells import Answers, Models, read_cells
 from letgo.study.comparisons import Finished, claim_of, effects_of, returned
 from letgo.study.figures import draw
 from letgo.study.markdown import page
@@ -57,7 +58,7 @@ def collect(files: Mapping[Cell, Row], study: Study, failed: Mapping[str, str]) 
     Raises:
         InputError: runs of one task were evaluated on different examples.
     """
-    finished = {c: Finished(f["answers"], returned(f["answers"])) for c, f in files.items()}
+    finished = {c: _finished(study, c, file["answers"]) for c, file in files.items()}
     claims = {name: claim_of(study, finished, claim) for name, claim in study.claims.items()}
     cells = {c.name: _cell(finished.get(c), failed.get(c.name)) for c in study.cells()}
     effects = [
@@ -65,6 +66,11 @@ def collect(files: Mapping[Cell, Row], study: Study, failed: Mapping[str, str]) 
     ]
     made = made_with([file.get("provenance", {}) for file in files.values()])
     return rounded({"cells": cells, "effects": effects, "claims": claims, "made_with": made})
+
+
+def _finished(study: Study, cell: Cell, answers: Models) -> Finished:
+    margin = study.flags(cell).get("margin", RunConfig.margin)
+    return Finished(answers, returned(answers, float(margin)))
 
 
 def made_with(origins: Sequence[Row]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The model card's section on Learning With Forgetting."""
+"""The model card's sections on Learning With Forgetting: what was forgotten, what was kept."""
 
 from collections.abc import Sequence
 
@@ -48,4 +48,19 @@ def section(args: LWFConfig, texts: Sequence[str], steps: int, guard_counts: dic
         f"\n## What was forgotten\n\nLearning With Forgetting (arXiv 2505.19715; not Learning "
         f"without Forgetting): while the model was fine-tuned, some of the texts that the base "
         f"model had generated were unlearned.\n\n{listed}\n"
+    )
+
+
+def kept_section(args: LWFConfig, texts: int, steps: int) -> str:
+    """Markdown on what was kept: the number of texts, the number of steps on them, and how."""
+    loss = (
+        f"kl, the divergence from the base model at each token of a text (its {args.keep_top_k} "
+        f"likeliest tokens, all others as one)"
+        if args.keep_loss == "kl"
+        else "nll, the negative log-likelihood of the texts"
+    )
+    return (
+        f"\n## What was kept\n\nIn some steps the model was trained to stay as the base model was "
+        f"on texts to keep.\n\n- {texts} texts to keep\n- {steps} keep steps, {args.keep_share:g} "
+        f"for each learning step\n- loss {loss}\n"
     )

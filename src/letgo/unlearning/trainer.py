@@ -27,7 +27,7 @@ from letgo.unlearning.guards import guarded_loss, require_finite
 from letgo.unlearning.keep import batch_keep_loss, prepare_keep
 from letgo.unlearning.losses import TextBatch
 from letgo.unlearning.metrics import Metrics, learning_only
-from letgo.unlearning.model_card import PAPER, section
+from letgo.unlearning.model_card import PAPER, kept_section, section
 from letgo.unlearning.regularizers import penalty, penalty_divisor
 from letgo.unlearning.rescore import Rescore, rescoring
 from letgo.unlearning.schedule import (
@@ -354,12 +354,14 @@ class LWFTrainer(SFTTrainer):
         return super()._finalize_training(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's model card and a section on what was unlearned."""
+        """TRL's model card and sections on what was unlearned and what was kept."""
         super().create_model_card(*args, **kwargs)
-        card = Path(self.args.output_dir) / "README.md"
-        if self.forget_dataset is None or not self.is_world_process_zero() or not card.exists():
+        card, done = Path(self.args.output_dir) / "README.md", self.state.global_step
+        if not self.has_plan or not self.is_world_process_zero() or not card.exists():
             return
-        steps = self.plan.unlearned(self.state.global_step)
         with card.open("a", encoding="utf-8") as file:
-            counts = self.tracker.guard_counts
-            file.write(section(self.args, self.chosen.describe(), steps, counts))
+            if self.forget_dataset is not None:
+                steps, counts = self.plan.unlearned(done), self.tracker.guard_counts
+                file.write(section(self.args, self.chosen.describe(), steps, counts))
+            if self.keep_dataset is not None:
+                file.write(kept_section(self.args, len(self.keep_dataset), self.plan.kept(done)))
