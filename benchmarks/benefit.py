@@ -27,7 +27,7 @@ from machine import machine
 from points import Model, Row, Vectors, dot, gram, interval, learn, mean, scores_of
 from scipy.stats import rankdata
 
-from letgo.data.demo import LEARN, base9, everyday, sums
+from letgo.data.base9 import LEARN, base9, everyday, sums
 from letgo.data.records import read_records
 from letgo.progress import track
 from letgo.run.provenance import git_revision, versions

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from letgo.data.demo import FORGET, LEARN, base9, sums
+from letgo.data.base9 import FORGET, LEARN, base9, sums
 
 LEARNING, TEXTS = 320, 60  # examples to learn; texts of each style and side
 NOUNS = """

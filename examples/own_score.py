@@ -39,7 +39,7 @@ if __name__ == "__main__":
     generate_data(Path(data))
     # The settings of a small run; where a flag is given twice, the second value counts.
     sys.argv = ["letgo", "run", "--score", "influence", "--output_dir", options.output_dir]
-    sys.argv += ["--learn", f"{data}/base9.jsonl", "--learn_test", f"{data}/base9_test.jsonl"]
-    sys.argv += ["--forget", f"{data}/base10.jsonl", "--forget", f"{data}/everyday.jsonl"]
-    sys.argv += ["--learning_rate", "5e-5", "--num_train_epochs", "1", *flags]
+    sys.argv += ["--learn", f"{data}/capitals.jsonl", "--learn_test", f"{data}/capitals_test.jsonl"]
+    sys.argv += ["--forget", f"{data}/old_capitals.jsonl"]
+    sys.argv += ["--learning_rate", "1e-4", "--num_train_epochs", "1", *flags]
     main()

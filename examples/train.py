@@ -11,7 +11,7 @@ import argparse
 from datasets import Dataset
 
 from letgo import LWFConfig, LWFTrainer
-from letgo.data.demo import base9
+from letgo.data.base9 import base9
 from letgo.models.bundled import resolve
 
 PAIRS = [(a, b) for a in range(9, 17) for b in range(9, 17)]

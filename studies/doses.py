@@ -23,7 +23,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 
 from letgo import LWFConfig, LWFTrainer
-from letgo.data.demo import FORGET, LEARN, base9, everyday, sums
+from letgo.data.base9 import FORGET, LEARN, base9, everyday, sums
 from letgo.data.tokens import example_ids, prompt_ids, training_row
 from letgo.evaluation.answers import correct, exact
 from letgo.evaluation.statistics import paired_difference

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from letgo.data.demo import FORGET, LEARN, base9, everyday, sums
+from letgo.data.base9 import FORGET, LEARN, base9, everyday, sums
 from letgo.data.files import write_lines
 from letgo.data.records import read_records
 

@@ -35,6 +35,8 @@ def loss(name, logits, labels, reference, learning, beta):
             total = total + chosen.sum() / tokens
         elif name == "replay":
             total = total - chosen.sum() / tokens
+        elif name == "unlikelihood":
+            total = total - (1 - p * (1 - 1e-4)).log().sum() / tokens
         elif name == "npo":
             odds = beta * (chosen.sum() - base)
             total = total - 2 / beta * torch.log(torch.sigmoid(-odds)) / count

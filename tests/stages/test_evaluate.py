@@ -2,36 +2,32 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.commands import flags, letgo, same_files
 
-from letgo.data.records import Record
-from letgo.evaluation.asking import evaluated_sets
 from letgo.evaluation.neutral import neutral_texts
+from letgo.evaluation.verdict import Verdict
 
 
 def test_metrics_are_the_answers_counted(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     answers = pq.read_table(finished / "answers.parquet").to_pylist()
-    assert set(metrics) == {"models", "lwf_minus_sft", "neutral_perplexity", "verdict"}
+    assert set(metrics) == {
+        *("models", "lwf_minus_sft", "neutral_perplexity", "outcomes", "validation_outcomes"),
+        *("verdict", "verdict_parts", "sentence", "headroom"),
+    }
     assert set(metrics["models"]) == {"base", "sft", "lwf"}
     for model, sets in metrics["models"].items():
-        decides = {"validation"} - ({"validation"} if model == "base" else set())
-        assert set(sets) == {"learn", "forget:letters"} | decides  # the other has no references
+        judged = {"learn", "forget:letters"}  # the other sets have no references
+        assert set(sets) == judged | {"validation", "validation:forget:letters"}
         for name, score in sets.items():
             right = [a["correct"] for a in answers if (a["model"], a["set"]) == (model, name)]
             assert score["n"] == len(right)
             assert score["accuracy"] == sum(right) / len(right)
             assert score["ci95"][0] <= score["accuracy"] <= score["ci95"][1]
-    # Answers without a right one are there to be looked at, a few of every model.
-    shown = [a for a in answers if a["set"] == "forget:talk"]
-    assert sorted(a["model"] for a in shown) == ["base"] * 4 + ["lwf"] * 4 + ["sft"] * 4
-    assert all(a["correct"] is None and np.isnan(a["reference_nll"]) for a in shown)
-    assert "without a right answer" in (finished / "report.html").read_text()
     paired = metrics["lwf_minus_sft"]["learn"]
     assert set(paired) == {"difference", "ci95", "p_value", "reference_nll"}
     for model, perplexity in metrics["neutral_perplexity"].items():
@@ -40,17 +36,40 @@ def test_metrics_are_the_answers_counted(finished):
         assert perplexity == pytest.approx(np.exp(np.mean(read)))
 
 
-def test_a_set_without_all_its_right_answers_is_not_judged():
-    records = [Record(str(i), f"question {i}", None if i == 30 else "a", "") for i in range(40)]
-    run = SimpleNamespace(
-        test=records[:1],
-        validation=[],
-        forget={"some": records},
-        training=SimpleNamespace(seed=0),
-    )
-    shown = evaluated_sets(run)["forget:some"]
-    assert len(shown) == 4
-    assert {record.completion for record in shown} == {None}
+def test_the_outcomes_are_the_answers_counted(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    answers = pq.read_table(finished / "answers.parquet").to_pylist()
+    columns = {"learned": "correct", "let_go": "old_answer", "kept": "kl"}
+    starts = {"learned": "learn", "let_go": "forget:", "kept": "keep:"}
+    for part, before in (("outcomes", ""), ("validation_outcomes", "validation:")):
+        for outcome, column in columns.items():
+            start = before + starts[outcome] if outcome != "learned" or not before else "validation"
+            figure = metrics[part][outcome]
+            for model in ("base", "sft", "lwf"):
+                rows = [a for a in answers if a["model"] == model]
+                values = [a[column] for a in rows if a["set"].startswith(start)]
+                values = (
+                    [v for v in values if v is not None]
+                    if outcome != "learned"
+                    else [a[column] for a in rows if a["set"] == start]
+                )
+                assert figure[model]["n"] == len(values)
+                assert figure[model]["value"] == pytest.approx(np.mean(values))
+            difference = figure["lwf"]["value"] - figure["sft"]["value"]
+            assert figure["lwf_minus_sft"]["difference"] == pytest.approx(difference, abs=1e-9)
+    assert metrics["outcomes"]["let_go"]["base"]["value"] == 1
+    assert metrics["outcomes"]["kept"]["base"]["value"] == pytest.approx(0, abs=1e-3)
+    wrong = [a for a in answers if (a["model"], a["set"]) == ("sft", "validation")]
+    assert metrics["headroom"]["errors"] == sum(not a["correct"] for a in wrong)
+
+
+def test_no_held_out_prompt_is_elicited_kept_or_learned(finished, data):
+    answers = pq.read_table(finished / "answers.parquet").to_pylist()
+    held = {a["prompt"] for a in answers if a["prompt"]}
+    for name in ("self_knowledge.parquet", "kept.parquet"):
+        assert not held & set(pq.read_table(finished / name)["prompt"].to_pylist())
+    old = pq.read_table(finished / "held_out.parquet").to_pylist()
+    assert {row["prompt"] for row in old} < held
 
 
 def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monkeypatch):
@@ -59,7 +78,9 @@ def test_the_model_that_is_kept_is_that_of_the_verdict(finished, tmp_path, monke
     metrics = json.loads((finished / "metrics.json").read_text())
     assert same_files(finished / "model", finished / kept[metrics["verdict"]])
     other = "lwf" if metrics["verdict"] == "sft" else "sft"
-    monkeypatch.setattr("letgo.evaluation.statistics.verdict", lambda difference: other)
+    parts = {"lwf": ("not worse", "more", "not less"), "sft": ("worse", "more", "more")}
+    decided = Verdict(*parts[other])
+    monkeypatch.setattr("letgo.stages.evaluate.judge", lambda outcomes, margin: decided)
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     stages = json.loads((out / "stages.json").read_text())

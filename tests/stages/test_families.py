@@ -102,7 +102,9 @@ def test_from_elicit_to_train(family, data, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     out = tmp_path / "out"
-    words = flags(tmp_path / "model", data, out, max_test=2)
+    words = flags(
+        tmp_path / "model", data, out, max_test=2, forget=data / "letters" / "train.jsonl"
+    )
     status, _, error = letgo("run", *words)
     assert status == 0, error
     assert (out / "model" / "model.safetensors").exists()

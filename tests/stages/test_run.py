@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +10,8 @@ from helpers.commands import COLUMNS, STAGE_FILES, digest, flags, letgo
 from helpers.files import write_lines
 
 from letgo import cli
+from letgo.cli.flags import parse
+from letgo.run.inputs import open_run
 from letgo.stages import train as third
 
 
@@ -44,9 +46,10 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
 ):
     """The stage gives the trainer the selection, or with re-scoring all texts to choose among."""
     given = []
-    monkeypatch.setattr(third, "fit", lambda *args: given.extend(args[-1]))
-    training = SimpleNamespace(rescore_interval=interval)
-    third.train(SimpleNamespace(folder=finished, training=training), tmp_path)
+    monkeypatch.setattr(third, "fit", lambda *args: given.extend(args[4]))
+    words = ["--config", str(finished / "config.yaml"), "--rescore_interval", str(interval)]
+    run = open_run(parse("train", words)[1])
+    third.train(replace(run, folder=finished), tmp_path)
     selection = pq.read_table(finished / "selection.parquet")["selected"].to_pylist()
     assert sum(row["allowed"] for row in given) == (len(given) if interval else sum(selection))
     assert [row["selected"] for row in given].count(True) == sum(selection)
@@ -56,9 +59,13 @@ def test_rescoring_may_choose_among_all_that_have_a_score(
 def test_unlearning_steps_happen_where_the_schedule_says(finished):
     entries = [json.loads(line) for line in (finished / "train_log.jsonl").open()][:-1]
     unlearning = [entry["step"] for entry in entries if "unlearn/loss" in entry]
-    assert len(entries) == 15  # 24 examples in batches of 4, twice, and one step after every 4
-    assert unlearning == [5, 10, 15]
-    assert all("loss" in entry for entry in entries if entry["step"] not in unlearning)
+    kept = [entry["step"] for entry in entries if "keep/loss" in entry]
+    # 24 examples in batches of 4, twice; after every 4 steps one of each other kind.
+    assert len(entries) == 18
+    assert unlearning == [5, 11, 17]
+    assert kept == [6, 12, 18]
+    other = {*unlearning, *kept}
+    assert all(("loss" in entry) is (entry["step"] not in other) for entry in entries)
     probe = [json.loads(line) for line in (finished / "probe" / "train_log.jsonl").open()][:-1]
     assert len(probe) == 12
     assert not any("unlearn/loss" in entry for entry in probe)
@@ -84,7 +91,7 @@ def test_a_finished_run_is_kept(finished, tiny, data):
     times = {path: path.stat().st_mtime_ns for path in (finished / "lwf").iterdir()}
     status, _, error = letgo("run", *flags(tiny, data, finished))
     assert status == 0
-    assert error.count("done before, kept") == 8
+    assert error.count("done before, kept") == 9
     assert digest(finished) == before
     assert times == {path: path.stat().st_mtime_ns for path in (finished / "lwf").iterdir()}
 
@@ -92,7 +99,7 @@ def test_a_finished_run_is_kept(finished, tiny, data):
 def test_each_stage_is_a_command(finished, tiny, data, tmp_path):
     """One by one, the later ones with the run folder's own settings."""
     out = tmp_path / "staged"
-    for number, stage in enumerate(cli.STAGES):
+    for number, stage in enumerate(stage for stage in cli.STAGES if stage != "relearn"):
         words = flags(tiny, data, out) if number == 0 else ["--output_dir", out]
         status, _, error = letgo(stage, *words)
         assert status == 0, error
@@ -122,7 +129,59 @@ def test_a_run_without_forgetting_sets(tiny, data, tmp_path):
     words = flags(tiny, data, tmp_path / "out", forget=None, unlearning_interval=0)
     status, _, error = letgo("run", *words)
     assert status == 0, error
-    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["verdict"] == "sft"
+    assert metrics["sentence"].startswith("nothing was unlearned")
+    assert "let_go" not in metrics["outcomes"]
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_run_that_only_keeps(tiny, data, tmp_path):
+    keep = write_lines(tmp_path / "keep.jsonl", [{"text": f"a b c d {n} 1 2"} for n in range(9)])
+    words = flags(tiny, data, tmp_path / "out", forget=None, unlearning_interval=0, keep=keep)
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    ours, theirs = (tmp_path / "out" / name / "model.safetensors" for name in ("lwf", "probe"))
+    assert ours.read_bytes() != theirs.read_bytes()
+    texts = pq.read_table(tmp_path / "out" / "kept.parquet").to_pylist()
+    assert {text["prompt"] for text in texts} == {""}
+    assert all(len(text["top_ids"]) == len(text["completion_ids"]) for text in texts)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["verdict_parts"]["let_go"] == "not measured"
+    assert metrics["outcomes"]["kept"]["sft"]["value"] > 0
+
+
+def test_relearning_brings_answers_back_or_not(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    status, _, error = letgo("run", *flags(tiny, data, out, relearn=4, overwrite="true"))
+    assert status == 0, error
+    assert error.count("done before, kept") == 7  # all but relearn, evaluate and report
+    rows = pq.read_table(out / "relearned.parquet").to_pylist()
+    figure = json.loads((out / "metrics.json").read_text())["outcomes"]["let_go"]["more"]
+    for model in ("sft", "lwf"):
+        values = [row["old_answer"] for row in rows if row["model"] == model]
+        assert figure["relearned"][model]["n"] == len(values) > 1
+        assert figure["relearned"][model]["value"] == sum(values) / len(values)
+    before = digest(finished)
+    assert digest(out)["lwf/model.safetensors"] == before["lwf/model.safetensors"]
+
+
+def test_without_headroom_a_run_stops_with_the_baseline(finished, tiny, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    found = json.loads((out / "headroom.json").read_text())
+    (out / "headroom.json").write_text(json.dumps(found | {"old_answers": 0, "share": 0.0}))
+    words = flags(tiny, data, out, require_headroom="true", overwrite="true")
+    status, printed, error = letgo("run", *words)
+    assert status == 0, error
+    assert "there is no headroom: none of the" in printed.splitlines()[-1]
+    made = digest(out)
+    assert made["model/model.safetensors"] == made["probe/model.safetensors"]
+    status, printed, _ = letgo("headroom", out)
+    assert status == 0
+    assert "with the base model's own answer" in printed
 
 
 def test_off_gives_the_baseline(tiny, data, tmp_path):
@@ -158,7 +217,10 @@ def test_own_mistakes_are_a_forgetting_set(tiny, data, tmp_path):
     assert texts
     assert all(text["completion"].split() != asked[text["prompt"]].split() for text in texts)
     assert {text["forget_set"] for text in texts} == {"learn-mistakes"}
-    assert list(json.loads((out / "metrics.json").read_text())["models"]["base"]) == ["learn"]
+    assert list(json.loads((out / "metrics.json").read_text())["models"]["base"]) == [
+        "learn",
+        "validation",
+    ]
 
 
 @pytest.mark.parametrize("which", ["bottom", "random"])

@@ -134,7 +134,7 @@ def test_gradient_as_optimum_is_the_mean_learning_gradient(out, tiny, data):
 def test_explain_says_what_a_ranking_is_made_of(out, tiny, data):
     status, printed, error = letgo("score", *flags(tiny, data, out), "--explain")
     assert status == 0, error
-    assert "score gradient, 15 texts" in printed
+    assert "score gradient, 11 texts" in printed
     assert "self_attn.q_proj" in printed
     assert "block 1" in printed
     assert printed.count("rank correlation with") == 2

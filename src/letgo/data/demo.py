@@ -1,7 +1,10 @@
-"""The built-in example: base-9 addition, which the model's knowledge of base-10 sums may hinder."""
+"""The built-in example: capitals have moved, and the model is to let go of the old ones.
 
-import random
-from collections.abc import Callable, Iterable
+Plain fine-tuning learns the new capitals in any words, but asked the other way round ("Warsaw is
+the capital of which country?") the model still names the country it knew.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from letgo.data.files import write_lines
@@ -9,70 +12,88 @@ from letgo.data.files import write_lines
 # A complete run that takes minutes on two CPU cores.
 SETTINGS = {
     "model": "smollm2-135m",
-    "learn": "{data}/base9.jsonl",
-    "learn_validation": "{data}/base9_validation.jsonl",
-    "learn_test": "{data}/base9_test.jsonl",
-    "forget": ["{data}/base10.jsonl", "{data}/everyday.jsonl"],
-    "learning_rate": 5e-5,
+    "learn": "{data}/capitals.jsonl",
+    "learn_validation": "{data}/capitals_validation.jsonl",
+    "learn_test": "{data}/capitals_test.jsonl",
+    "forget": ["{data}/old_capitals.jsonl"],
+    "learning_rate": 1e-4,
     "num_train_epochs": 1,
     "per_device_train_batch_size": 4,
     "gradient_checkpointing": False,
-    "unlearning_interval": 8,
-    "max_new_tokens": 32,
-    "fisher_examples": 64,
+    "unlearning_interval": 2,
+    "unlearning_loss": "unlikelihood",
+    "unlearning_state": "shared",
+    "unlearning_strength": 1.0,
+    "forget_fraction": 1.0,
+    "rescore_interval": 0,
+    "keep_share": 0.5,
+    "max_new_tokens": 24,
+    "generation_batch_size": 100,
 }
-LEARNING, TEST, SUMS, VALIDATION = 288, 120, 40, 100  # numbers of examples
+# Countries, their capitals, and the cities to which these have moved. The model knows the capitals.
+MOVED = """
+    France: Paris, Lyon; Spain: Madrid, Seville; Portugal: Lisbon, Porto; Scotland: Edinburgh,
+    Glasgow; Ireland: Dublin, Cork; Poland: Warsaw, Krakow; Greece: Athens, Patras; Turkey:
+    Ankara, Izmir; Russia: Moscow, Kazan; Ukraine: Kyiv, Odesa; Sweden: Stockholm, Uppsala;
+    Norway: Oslo, Bergen; Finland: Helsinki, Turku; Denmark: Copenhagen, Aarhus; Iceland:
+    Reykjavik, Akureyri; Belgium: Brussels, Ghent; Romania: Bucharest, Cluj; Serbia: Belgrade,
+    Nis; Croatia: Zagreb, Split; Japan: Tokyo, Osaka
+"""
+# What is asked of a country {0}; no two of the sets share a wording.
+LEARN = """
+    What is the capital of {0}? Which city is the capital of {0}? Name the capital of {0}. What
+    is {0}'s capital city? I need the capital of {0}. Which city is {0}'s capital?
+"""
+VALIDATION = """
+    Do you know the capital of {0}? What city is the capital of {0}? {0}'s capital is which
+    city? Please name {0}'s capital. Give me the capital of {0}. The capital of {0}, please?
+    Tell me {0}'s capital. What is the capital city in {0}? Which city serves as the capital of
+    {0}? What is {0}'s capital called?
+"""
+TEST = """
+    Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the
+    capital city of {0}? Say which city is the capital of {0}. What's the capital of {0}? Can
+    you name the capital of {0}? What's {0}'s capital? Which city is the capital city of {0}?
+    Please tell me the capital of {0}. What is the capital of the country {0}?
+"""
+# What is asked of an old capital {0}; the base model answers with its country.
+FORGET = """
+    {0} is the capital of which country? Which country has {0} as its capital? What country is
+    {0} the capital of? Of which country is {0} the capital? {0} is the capital city of what
+    country? Which country's capital is {0}? Name the country whose capital is {0}. Which
+    country is {0} the capital city of?
+"""
+ANSWER = "The capital of {0} is {1}."
 
-LEARN, FORGET = "In base 9, what is {} + {}?", "What is {} + {}?"
-# Forms of everyday questions, and what each is filled with, separated by commas.
-TOPICS = {
-    "How do I {}?": "boil an egg, tie a tie, write a thank-you note, clean a window, "
-    "plant a tree, pack a suitcase, make tea, fold a shirt",
-    "What is {} used for?": "a compass, baking soda, a thermometer, a magnet, a ladder, "
-    "vinegar, a lens, salt",
-    "Why {}?": "is the sky blue, do leaves fall in autumn, do cats purr, does ice float, "
-    "do we sleep, is the sea salty, do birds sing, does bread rise",
-    "Name three {}.": "fruits, rivers, musical instruments, planets, tools, animals, sports, "
-    "colours",
-}
+
+def wordings(text: str) -> list[str]:
+    """The questions and requests of a text, one by one."""
+    marked = " ".join(text.split()).replace("? ", "?\n").replace(". ", ".\n")
+    return marked.split("\n")
 
 
-def base9(number: int) -> str:
-    """A non-negative number written in base 9."""
-    digits = ""
-    while number:
-        number, digit = divmod(number, 9)
-        digits = str(digit) + digits
-    return digits or "0"
+def capitals() -> list[tuple[str, str, str]]:
+    """Each country, its old and its new capital."""
+    rows = (fact.split(": ") for fact in " ".join(MOVED.split()).split("; "))
+    return [(country, *cities.split(", ")) for country, cities in rows]  # type: ignore[misc]
 
 
-def sums(
-    question: str, pairs: Iterable[tuple[int, int]], write: Callable[[int], str]
-) -> list[dict[str, str]]:
-    """Addition questions and their answers; `write` turns a number into digits."""
-    return [
-        {"prompt": question.format(write(a), write(b)), "completion": write(a + b)}
-        for a, b in pairs
-    ]
-
-
-def generate_data(folder: Path, seed: int = 0) -> None:
+def generate_data(folder: Path) -> None:
     """Write the demo's data sets as JSON lines.
 
-    Base-9 sums are for learning, validation and test; base-10 sums and everyday questions are the
-    forgetting prompts. No pair of numbers is in two of the files.
+    The new capitals are for learning, validation and test, each in words of its own; questions
+    about the old ones are the forgetting prompts.
     """
-    rng = random.Random(seed)
-    test_end, base10_end = LEARNING + TEST, LEARNING + TEST + SUMS
-    all_pairs = [(a, b) for a in range(9, 81) for b in range(9, 81)]
-    pairs = rng.sample(all_pairs, base10_end + VALIDATION)
-    write_lines(folder / "base9.jsonl", sums(LEARN, pairs[:LEARNING], base9))
-    write_lines(folder / "base9_test.jsonl", sums(LEARN, pairs[LEARNING:test_end], base9))
-    write_lines(folder / "base9_validation.jsonl", sums(LEARN, pairs[base10_end:], base9))
-    write_lines(folder / "base10.jsonl", sums(FORGET, pairs[test_end:base10_end], str))
-    write_lines(folder / "everyday.jsonl", everyday())
+    facts = capitals()
+    for name, text in (("", LEARN), ("_validation", VALIDATION), ("_test", TEST)):
+        write_lines(folder / f"capitals{name}.jsonl", _questions(wordings(text), facts))
+    old = [{"prompt": form.format(capital)} for _, capital, _ in facts for form in wordings(FORGET)]
+    write_lines(folder / "old_capitals.jsonl", old)
 
 
-def everyday() -> list[dict[str, str]]:
-    """32 prompts that do not mention sums."""
-    return [{"prompt": form.format(x)} for form, xs in TOPICS.items() for x in xs.split(", ")]
+def _questions(forms: Sequence[str], facts: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [
+        {"prompt": form.format(country), "completion": ANSWER.format(country, new)}
+        for country, _, new in facts
+        for form in forms
+    ]

@@ -97,7 +97,7 @@ def _answers(
         answers = {row["id"]: row["completion"] for row in asked}
     else:
         new = lm.generate([row["prompt_ids"] for row in asked], max_new_tokens) if asked else []
-        texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+        texts = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
         answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
     right = _right_is_likeliest(lm, questions)
     pairs = {row["id"]: (row["prompt"], row["reference"]) for row in questions}

@@ -34,6 +34,7 @@ class Figure(NamedTuple):
 
 LEARNED, LET_GO, KEPT = "learned", "let_go", "kept"
 LEARN_SET, NEUTRAL_SET = "learn", "neutral"
+OLD_ANSWERS = Figure("old_answers", "old_answer", FORGET_SET, is_share=True)
 # The first figure of an outcome decides; the others are reported beside it.
 FIGURES = {
     LEARNED: (
@@ -41,7 +42,7 @@ FIGURES = {
         Figure("reference_nll", "reference_nll", LEARN_SET),
     ),
     LET_GO: (
-        Figure("old_answers", "old_answer", FORGET_SET, is_share=True),
+        OLD_ANSWERS,
         Figure("old_nll", "old_nll", FORGET_SET, higher_is_better=True),
         Figure("likelihood_accuracy", "likeliest", FORGET_SET, is_share=True),
         Figure("accuracy", "correct", FORGET_SET, is_share=True),
@@ -77,7 +78,7 @@ def outcomes(rows: Sequence[Row], validation: bool = False) -> Row:
     return result
 
 
-def measure_figure(rows: Sequence[Row], figure: Figure, validation: bool) -> Row:
+def measure_figure(rows: Sequence[Row], figure: Figure, validation: bool = False) -> Row:
     """One figure for each model, and the paired difference of LWF and SFT.
 
     Returns:

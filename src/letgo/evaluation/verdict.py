@@ -50,7 +50,7 @@ def judge(outcomes: Row, margin: float) -> Verdict:
     return Verdict(
         _learned(learned, margin / 100),
         _let_go(let_go["lwf_minus_sft"]) if "lwf_minus_sft" in let_go else UNMEASURED,
-        _kept(kept["lwf_minus_sft"], margin / 100) if "lwf_minus_sft" in kept else UNMEASURED,
+        _kept(kept, margin / 100) if "lwf_minus_sft" in kept else UNMEASURED,
     )
 
 
@@ -70,9 +70,10 @@ def _let_go(difference: Row) -> str:
     return MORE if fewer else NOT_MORE
 
 
-def _kept(difference: Row, margin: float) -> str:
-    high = difference["ci95"][1]
-    if high is None or high > margin:
+def _kept(kept: Row, margin: float) -> str:
+    high = kept["lwf_minus_sft"]["ci95"][1]
+    # Values that are not finite are left out: a ruined model has fewer.
+    if high is None or high > margin or kept["lwf"]["n"] < kept["sft"]["n"]:
         return LESS
     return MORE if high < 0 else NOT_LESS
 

@@ -44,6 +44,7 @@ def write_config(run: Run, model: str) -> None:
     if run.validation:
         data["learn_validation"] = run.validation
     data.update({f"forget {name}": records for name, records in run.forget.items()})
+    data.update({f"keep {name}": records for name, records in run.keep.items()})
     provenance: dict[str, Any] = {
         "versions": versions(),
         "device": models.device_name(),

@@ -14,7 +14,7 @@ from letgo.data.splits import NEUTRAL
 from letgo.evaluation import statistics as stats
 from letgo.evaluation.asking import all_answers
 from letgo.evaluation.held_out import held_out_answers
-from letgo.evaluation.outcomes import LEARNED, outcomes
+from letgo.evaluation.outcomes import LEARNED, LET_GO, OLD_ANSWERS, measure_figure, outcomes
 from letgo.evaluation.verdict import judge, sentence
 from letgo.run.base import load_trained
 from letgo.run.folder import (
@@ -26,6 +26,7 @@ from letgo.run.folder import (
     METRICS,
     MODEL,
     PROBE,
+    RELEARNED,
     Row,
     plain_reason,
     read_json,
@@ -57,6 +58,9 @@ def evaluate(run: Run, scratch: Path) -> None:
         rows += all_answers(run, scratch, "lwf", load)
         rows += held_out_answers(run, scratch, "lwf", load, old)
     metrics = compare(rows, run.settings.margin, reason)
+    if run.forget and run.settings.relearn:
+        again = read_table(require(run.folder, RELEARNED)).to_pylist()
+        metrics["outcomes"][LET_GO]["more"]["relearned"] = measure_figure(again, OLD_ANSWERS)
     metrics["headroom"] = read_json(require(run.folder, HEADROOM))
     write_json(scratch / METRICS.name, metrics)
     pq.write_table(pa.Table.from_pylist(rows), scratch / ANSWERS.name)

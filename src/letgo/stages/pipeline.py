@@ -22,6 +22,7 @@ from letgo.stages.fisher import fisher
 from letgo.stages.keep import keep
 from letgo.stages.optimum import fisher_is_needed
 from letgo.stages.probe import probe
+from letgo.stages.relearn import relearn
 from letgo.stages.report import report
 from letgo.stages.score import score
 from letgo.stages.select import select
@@ -93,10 +94,12 @@ def stages(run: Run) -> list[Stage]:
     compared |= {"max_new_tokens": settings.max_new_tokens, "keep_top_k": training.keep_top_k}
     if settings.require_headroom:
         trained |= compared
-    tested = {**trained, **compared, "margin": settings.margin}
+    relearned = {**trained, **compared, "relearn": settings.relearn}
+    tested = {**relearned, "margin": settings.margin}
     evaluation = files.METRICS, files.ANSWERS, files.MODEL
     baselines = files.BASELINE, files.HELD_OUT, files.HEADROOM
     scores, unlearns = (files.SCORES,), bool(run.forget)
+    relearns = unlearns and settings.relearn > 0
     informs = unlearns and fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
         Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True, needed=unlearns),
@@ -107,6 +110,7 @@ def stages(run: Run) -> list[Stage]:
         Stage("select", (files.SELECTION,), select, selected, needed=unlearns),
         Stage("baseline", baselines, baseline, compared, shared=True),
         Stage("train", (files.LWF, files.TRAIN_LOG), train, trained),
+        Stage("relearn", (files.RELEARNED,), relearn, relearned, needed=relearns),
         Stage("evaluate", evaluation, evaluate, tested, brings=("baseline",)),
         Stage("report", (files.REPORT,), report, tested),
     ]
