@@ -51,10 +51,8 @@ VALIDATION = """
     {0}? What is {0}'s capital called?
 """
 TEST = """
-    Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the
-    capital city of {0}? Say which city is the capital of {0}. What's the capital of {0}? Can
-    you name the capital of {0}? What's {0}'s capital? Which city is the capital city of {0}?
-    Please tell me the capital of {0}. What is the capital of the country {0}?
+    Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the capital
+    city of {0}? Say which city is the capital of {0}. What's the capital of {0}?
 """
 # What is asked of an old capital {0}; the base model answers with its country.
 FORGET = """
