@@ -50,7 +50,6 @@ def run(case, folder):
     """Kind of distribution, final weights and log of one case, or the trainer's error message."""
     at, resume = case.pop("interrupted_at", None), None
     kept = KEEP if case.pop("kept", False) else None
-    kept = KEEP if case.pop("kept", False) else None
     try:
         if at:
             train(LWFTrainer, config(folder, **case), FORGET, callbacks=[Stop(at)], keep=kept)
@@ -68,9 +67,7 @@ def run(case, folder):
         "processes": accelerator.num_processes,
         "weights": state,
         "log": trainer.state.log_history,
-        "unlearning": [int(s) for s in trainer.plan.steps]
-        if isinstance(trainer, LWFTrainer)
-        else [],
+        "steps": list(map(int, trainer.plan.steps)) if isinstance(trainer, LWFTrainer) else [],
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import flags, letgo
-from helpers.training import FORGET, config, train
+from helpers.training import FORGET, KEEP, config, train
 
 from letgo import LWFTrainer
 
@@ -42,6 +42,8 @@ SHARDS = {
     "early": {"unlearning_schedule": "early"},
     "adaptive": {"unlearning_schedule": "adaptive"},
 }
+# Keep steps use the optimizer of the learning steps.
+KEPT = {"kept": {**RATE, "kept": True, "keep_share": 0.5}}
 RESCORED = {"rescored": {**RATE, "rescore_interval": 2, "rescore_texts": 9, "forget_fraction": 0.9}}
 # DeepSpeed cannot scale a step. With every text above the ceiling an unlearning step has no effect.
 DEEPSPEED = {**RATES, "forgotten": {**RATE, "unlearning_ceiling": 1e-6}}
@@ -108,7 +110,8 @@ def launched(folder, name, cases):
 
 def alone(folder, changes):
     """Weights and log of the same run in this process."""
-    trainer = train(LWFTrainer, config(folder, **changes), FORGET)
+    keep = KEEP if changes.pop("kept", False) else None
+    trainer = train(LWFTrainer, config(folder, **changes), FORGET, keep=keep)
     return trainer.model.state_dict(), trainer.state.log_history
 
 
@@ -122,7 +125,8 @@ def assert_same(case, results, weights, log):
     assert len(results["log"]) == len(log)
     unlearned = 0
     for ours, theirs in zip(results["log"][:-1], log[:-1], strict=True):
-        names = [n for n in theirs if n.startswith("unlearn/") or n in ("loss", "learning_rate")]
+        names = [n for n in theirs if n.startswith(("unlearn/", "keep/"))]
+        names += [n for n in ("loss", "learning_rate") if n in theirs]
         unlearned += "unlearn/loss" in names
         assert [ours[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-3), case
     assert unlearned == 2
@@ -131,10 +135,10 @@ def assert_same(case, results, weights, log):
 @pytest.mark.parametrize(
     ("name", "kind", "cases"),
     [
-        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS, **RESCORED}),
-        ("fsdp2", "FSDP", SHARDS),
-        ("zero2", "DEEPSPEED", DEEPSPEED),
-        ("zero3", "DEEPSPEED", DEEPSPEED),
+        ("ddp", "MULTI_CPU", {**RATES, **STRENGTHS, **RESCORED, **KEPT}),
+        ("fsdp2", "FSDP", {**SHARDS, **KEPT}),
+        ("zero2", "DEEPSPEED", {**DEEPSPEED, **KEPT}),
+        ("zero3", "DEEPSPEED", {**DEEPSPEED, **KEPT}),
     ],
 )
 def test_two_processes_equal_one(tmp_path, name, kind, cases):
@@ -158,7 +162,8 @@ def test_two_processes_equal_one(tmp_path, name, kind, cases):
         assert "set --unlearning_rate with" in results[case]["refused"]
     for case, weights, log in expected:
         assert (results[case]["kind"], results[case]["processes"]) == (kind, 2)
-        assert sorted(set(results[case]["unlearning"])) == [False, True]
+        kinds = {0, 1, 2} if case == "kept" else {0, 1}
+        assert set(results[case]["steps"]) == kinds
         assert_same(case, results[case], weights, log)
     for resumed, whole in zip(
         results["interrupted"]["weights"].values(), results["rate"]["weights"].values(), strict=True
@@ -194,7 +199,7 @@ def test_learning_alone_is_that_of_trl(tmp_path):
         ]
         assert losses[0] == losses[1]
         assert len(losses[0]) == 6
-    assert True in results["zero strength, dropped"]["unlearning"]
+    assert 1 in results["zero strength, dropped"]["steps"]
     losses = [e["unlearn/loss"] for e in results["own tokens"]["log"] if "unlearn/loss" in e]
     assert len(losses) == 4
     assert torch.tensor(losses).isfinite().all()

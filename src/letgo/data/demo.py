@@ -42,11 +42,11 @@ MOVED = """
 # What is asked of a country {0}; no two of the sets share a wording.
 LEARN = """
     What is the capital of {0}? Which city is the capital of {0}? Name the capital of {0}. What
-    is {0}'s capital city? I need the capital of {0}. Which city is {0}'s capital?
+    is {0}'s capital city? I need the capital of {0}. Which city is {0}'s capital? {0}'s capital is
+    which city?
 """
 VALIDATION = """
-    Do you know the capital of {0}? What city is the capital of {0}? {0}'s capital is which
-    city? Please name {0}'s capital. Give me the capital of {0}. The capital of {0}, please?
+    Do you know the capital of {0}? What city is the capital of {0}? Please name {0}'s capital. Give me the capital of {0}. The capital of {0}, please?
     Tell me {0}'s capital. What is the capital city in {0}? Which city serves as the capital of
     {0}? What is {0}'s capital called?
 """
