@@ -44,9 +44,9 @@ def test_a_stage_starts_from_the_settings_of_its_folder(tmp_path):
 def test_the_demo_has_its_own_settings():
     _, made = parse("demo", ["--num_train_epochs", "2"])
     assert made.training.output_dir == "runs/demo"
-    assert made.settings.learn == "runs/demo/data/base9.jsonl"
+    assert made.settings.learn == "runs/demo/data/capitals.jsonl"
     assert made.training.num_train_epochs == 2
-    assert parse("demo", ["--output_dir", "x"])[1].settings.learn == "x/data/base9.jsonl"
+    assert parse("demo", ["--output_dir", "x"])[1].settings.learn == "x/data/capitals.jsonl"
 
 
 def test_flags_of_single_commands():
