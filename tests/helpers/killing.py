@@ -82,6 +82,7 @@ def between_renames():
 
 PLACES = {
     "elicit": lambda: after_chunk("elicit+talk"),
+    "keep": lambda: after_chunk("keep+neutral"),
     "probe": lambda: at_step("fine-tune (SFT)", 5),
     "probe checkpoint": lambda: in_checkpoint(8),
     "fisher": half_a_fisher,
@@ -89,6 +90,7 @@ PLACES = {
     "train": lambda: at_step("fine-tune (LWF)", 9),
     "train renames": between_renames,
     "baseline": lambda: after_chunk("evaluate+sft"),
+    "relearn": lambda: after_chunk("evaluate+lwf+forget"),
     "evaluate": lambda: after_chunk("evaluate+lwf"),
     "nowhere": lambda: None,
 }

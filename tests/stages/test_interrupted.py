@@ -40,12 +40,13 @@ def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path)
     out = tmp_path / "killed"
     places = [
         "elicit",
+        "keep",
         "probe",
         "probe checkpoint",
         "score",
+        "baseline",
         "train",
         "train renames",
-        "baseline",
         "evaluate",
         "nowhere",
     ]
@@ -59,6 +60,21 @@ def test_killed_in_every_stage_and_started_again(finished, tiny, data, tmp_path)
             assert list((out / f"{stage}.part" / "checkpoints").glob("checkpoint-*"))
     assert {path.name for path in out.iterdir()} == STAGE_FILES
     assert digest(out) == digest(finished)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+def test_killed_while_relearning(finished, tiny, data, tmp_path):
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    for out in outs:
+        shutil.copytree(finished, out)
+        words = flags(tiny, data, out, relearn=3, overwrite="true")
+        place = "relearn" if out is outs[1] else "nowhere"
+        command = [sys.executable, KILLING, place, "run", *words]
+        killed = subprocess.run(command, capture_output=True, env=environment()).returncode
+        assert killed == (-9 if place == "relearn" else 0)
+    assert letgo("run", *flags(tiny, data, outs[1], relearn=3, overwrite="true"))[0] == 0
+    answers = [(out / "relearned.parquet").read_bytes() for out in outs]
+    assert answers[0] == answers[1]
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):

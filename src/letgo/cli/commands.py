@@ -11,6 +11,7 @@ from letgo.cli.tables import harness_table, result_table, text_table, verdict
 from letgo.data import demo
 from letgo.errors import requires_extra
 from letgo.report.figures import save_figures
+from letgo.report.outcomes import in_plain_words
 from letgo.run.config import Config
 from letgo.run.folder import read_json
 from letgo.scoring.explain import explain
@@ -43,9 +44,11 @@ def _run(config: Config, is_demo: bool) -> None:
     if is_demo:
         demo.generate_data(Path(config.training.output_dir) / "data")
     folder = execute(config).folder
-    print(result_table(read_json(folder / "metrics.json")))
+    metrics = read_json(folder / "metrics.json")
+    print(result_table(metrics))
     if is_demo:
-        print(f"\n{text_table(folder)}\n")
+        print(f"\n{text_table(folder)}")
+    print("", *in_plain_words(metrics["outcomes"]), sep="\n")
     _print_report(folder)
 
 

@@ -22,10 +22,8 @@ SETTINGS = {
     "gradient_checkpointing": False,
     "unlearning_interval": 2,
     "unlearning_loss": "unlikelihood",
-    "unlearning_state": "shared",
-    "unlearning_strength": 1.0,
+    "unlearning_rate": 1e-4,
     "forget_fraction": 1.0,
-    "rescore_interval": 0,
     "keep_share": 0.5,
     "max_new_tokens": 24,
     "generation_batch_size": 100,
@@ -42,17 +40,17 @@ MOVED = """
 # What is asked of a country {0}; no two of the sets share a wording.
 LEARN = """
     What is the capital of {0}? Which city is the capital of {0}? Name the capital of {0}. What
-    is {0}'s capital city? I need the capital of {0}. Which city is {0}'s capital? {0}'s capital is
-    which city?
+    is {0}'s capital city? I need the capital of {0}. Which city is {0}'s capital? {0}'s capital
+    is which city?
 """
 VALIDATION = """
-    Do you know the capital of {0}? What city is the capital of {0}? Please name {0}'s capital. Give me the capital of {0}. The capital of {0}, please?
-    Tell me {0}'s capital. What is the capital city in {0}? Which city serves as the capital of
-    {0}? What is {0}'s capital called?
+    Do you know the capital of {0}? What city is the capital of {0}? Please name {0}'s capital.
+    Give me the capital of {0}. The capital of {0}, please? Tell me {0}'s capital. What is the
+    capital city in {0}? Which city serves as the capital of {0}? What is {0}'s capital called?
 """
 TEST = """
-    Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the capital
-    city of {0}? Say which city is the capital of {0}. What's the capital of {0}?
+    Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the
+    capital city of {0}? Say which city is the capital of {0}. What's the capital of {0}?
 """
 # What is asked of an old capital {0}; the base model answers with its country.
 FORGET = """

@@ -81,6 +81,29 @@ def summaries(outcomes: Row) -> list[str]:
     return lines
 
 
+# What is said of a model in each outcome; {} is the figure of the model.
+PLAIN = {
+    "accuracy": "answers {} % of the test prompts right",
+    "old_answers": "gives the base model's old answer to {} % of the held-out forgetting prompts",
+    "kl": "is {} nats per token from the base model on held-out prompts that are to be kept",
+}
+
+
+def in_plain_words(outcomes: Row) -> list[str]:
+    """A sentence for each outcome on what became of it, for the test prompts."""
+    sentences = []
+    for outcome, main in outcomes.items():
+        values = {
+            model: measure(main["figure"]).write(main[model]["value"])
+            for model in ("lwf", "sft")
+            if model in main
+        }
+        ours = PLAIN[main["figure"]].format(values["lwf"])
+        theirs = f" (plain fine-tuning: {values['sft']})" if "sft" in values else ""
+        sentences.append(f"{NAMES[outcome]}: LWF's model {ours}{theirs}.")
+    return sentences
+
+
 def short_change(main: Row) -> str:
     """LWF minus SFT in an outcome, with a star if its 95 % interval excludes 0; empty without SFT.
 
