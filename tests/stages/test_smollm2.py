@@ -64,7 +64,7 @@ def test_the_demo_data_is_what_it_says(tmp_path):
     facts = demo.capitals()
     assert len(facts) == len({old for _, old, _ in facts}) == len({new for *_, new in facts}) == 20
     prompts = [row["prompt"] for rows_of_set in rows.values() for row in rows_of_set]
-    assert len(set(prompts)) == len(prompts) == 20 * (7 + 9 + 5 + 8)
+    assert len(set(prompts)) == len(prompts) == 20 * (7 + 10 + 5 + 8)
     for name in ("capitals", "capitals_validation", "capitals_test"):
         for row in rows[name]:
             (fact,) = [fact for fact in facts if fact[0] in row["prompt"]]

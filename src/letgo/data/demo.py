@@ -47,6 +47,7 @@ VALIDATION = """
     Do you know the capital of {0}? What city is the capital of {0}? Please name {0}'s capital.
     Give me the capital of {0}. The capital of {0}, please? Tell me {0}'s capital. What is the
     capital city in {0}? Which city serves as the capital of {0}? What is {0}'s capital called?
+    Name {0}'s capital city.
 """
 TEST = """
     Could you tell me the capital of {0}? What is the name of {0}'s capital? Which is the
