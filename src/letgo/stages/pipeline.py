@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from letgo import processes
-from letgo.data.records import fingerprint, text_fingerprint
+from letgo.data.records import Record, fingerprint, text_fingerprint
 from letgo.errors import InputError
 from letgo.evaluation.asking import evaluated_sets
 from letgo.models import loading as models
 from letgo.run import config as cfg
 from letgo.run import decisions
 from letgo.run import folder as files
+from letgo.run.folder import Row
 from letgo.run.inputs import Run, open_run
 from letgo.run.provenance import write_config
 from letgo.run.stage import Stage, check, run_stage
@@ -42,26 +43,62 @@ REPORTING = """
 """
 
 
-def stages(run: Run) -> list[Stage]:
-    """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
-    config, settings, training = run.config, run.settings, run.training
-    base = {
+def _base_inputs(run: Run) -> Row:
+    """What the base model and its tokenizer depend on."""
+    settings, training = run.settings, run.training
+    return {
         "model": models.fingerprint(settings.model, training.trust_remote_code),
-        **cfg.changed_from_default(config.adapter, {"model_name_or_path"}),
+        **cfg.changed_from_default(run.config.adapter, {"model_name_or_path"}),
         "chat_template": text_fingerprint(run.chat_template or ""),
         "eos_token": training.eos_token,
         "model_init_kwargs": training.model_init_kwargs,
         "trust_remote_code": training.trust_remote_code,
     }
-    forget = {f"forget {n}": fingerprint(r) for n, r in run.forget.items()}
-    to_keep = {f"keep {n}": fingerprint(r) for n, r in run.keep.items()}
+
+
+def _data_inputs(use: str, sets: dict[str, list[Record]]) -> Row:
+    """The fingerprints of sets of records, by what they are used for."""
+    return {f"{use} {name}": fingerprint(records) for name, records in sets.items()}
+
+
+def _score_inputs(run: Run, elicited: Row, informed: Row) -> Row:
+    """What the scores depend on, from the inputs of the texts and of the Fisher information."""
+    scored = {**elicited, **informed, "score": run.settings.score}
+    if SCORES[run.settings.score].uses_alpha:
+        scored["alpha"] = run.training.alpha
+    return scored
+
+
+def _selection_inputs(run: Run, scored: Row) -> Row:
+    """What the selection depends on, from the inputs of the scores."""
+    selected = {**scored, "forget_fraction": run.training.forget_fraction}
+    if run.settings.selection != "top":
+        selected |= {"selection": run.settings.selection, "seed": run.training.seed}
+    return selected
+
+
+def _training_inputs(run: Run, selected: Row, kept: Row, compared: Row) -> Row:
+    """What training depends on, from the inputs of the selection, the keep texts, the baseline."""
+    trained = {**selected, **kept, "require_headroom": run.settings.require_headroom}
+    trained |= {name: getattr(run.training, name) for name in sorted(UNLEARNING)}
+    # A review may change decisions after `select`, which follows them; a trained model does not.
+    if decided := decisions.read(run.folder).fingerprint:
+        trained["decisions"] = decided
+    return trained | compared if run.settings.require_headroom else trained
+
+
+def stages(run: Run) -> list[Stage]:
+    """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
+    settings, training = run.settings, run.training
+    base = _base_inputs(run)
     generation = {
         "bf16": training.bf16,
         "max_length": training.max_length,
         "generation_batch_size": settings.generation_batch_size,
+        "max_new_tokens": settings.max_new_tokens,
     }
-    elicited = {**base, **forget, **generation, "max_new_tokens": settings.max_new_tokens}
-    kept = {**base, **to_keep, **generation, "max_new_tokens": settings.max_new_tokens}
+    elicited = {**base, **_data_inputs("forget", run.forget), **generation}
+    kept = {**base, **_data_inputs("keep", run.keep), **generation}
     kept |= {"keep_loss": training.keep_loss, "keep_top_k": training.keep_top_k}
     tuned = {
         **base,
@@ -77,23 +114,11 @@ def stages(run: Run) -> list[Stage]:
         "fisher_examples": settings.fisher_examples,
         "tokens_per_batch": settings.tokens_per_batch,
     }
-    scored = {**elicited, **informed, "score": settings.score}
-    if SCORES[settings.score].uses_alpha:
-        scored["alpha"] = training.alpha
-    selected = {**scored, "forget_fraction": training.forget_fraction}
-    if settings.selection != "top":
-        selected |= {"selection": settings.selection, "seed": training.seed}
-    trained = {**selected, **kept, "require_headroom": settings.require_headroom}
-    trained |= {name: getattr(training, name) for name in sorted(UNLEARNING)}
-    # A review may change decisions after `select`, which follows them; a trained model does not.
-    if decided := decisions.read(run.folder).fingerprint:
-        trained["decisions"] = decided
-    answered = evaluated_sets(run) | run.held_out
-    references = {f"references {n}": fingerprint(r) for n, r in answered.items()}
-    compared = {**optimal, **generation, **references}
-    compared |= {"max_new_tokens": settings.max_new_tokens, "keep_top_k": training.keep_top_k}
-    if settings.require_headroom:
-        trained |= compared
+    scored = _score_inputs(run, elicited, informed)
+    selected = _selection_inputs(run, scored)
+    references = _data_inputs("references", evaluated_sets(run) | run.held_out)
+    compared = {**optimal, **generation, **references, "keep_top_k": training.keep_top_k}
+    trained = _training_inputs(run, selected, kept, compared)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}
     evaluation = files.METRICS, files.ANSWERS, files.MODEL
