@@ -1,6 +1,7 @@
 """The data and the folder of a run: checked before anything is written."""
 
 import json
+import random
 import shutil
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from helpers.commands import digest, flags, letgo
 from helpers.files import write_lines
 
 from letgo.data.records import Record
+from letgo.run import inputs
 from letgo.run.inputs import open_run
 
 
@@ -114,6 +116,12 @@ def test_a_folder_of_another_run_is_refused_and_untouched(finished, tiny, data, 
 
 
 BAD = [
+    ({"margin": -1}, "--margin must be 0 or more, not -1"),
+    ({"relearn": -1}, "--relearn must be 0 (off) or more, not -1"),
+    ({"keep_share": -0.5}, "--keep_share must be 0 (off) or more, not -0.5"),
+    ({"keep_loss": "mse"}, "--keep_loss must be one of kl, nll"),
+    ({"keep": "none.jsonl"}, "--keep: there is no file none.jsonl"),
+    ({"keep": "learn.jsonl"}, "--keep: learn: 24 of 24 prompts are also learning or forgetting"),
     ({"learn": "none.jsonl"}, "--learn: there is no file none.jsonl"),
     ({"learn": "empty.jsonl"}, "--learn: empty.jsonl is empty"),
     ({"learn": "torn.jsonl"}, "--learn: torn.jsonl line 2 is not JSON"),
@@ -226,3 +234,28 @@ def test_few_validation_examples_are_enough(data):
     records = [Record(str(i), f"{i}?", "1", "") for i in range(3000)]
     learn, apart = hold_out(records, 0, 200)
     assert (len(learn), len(apart)) == (2800, 200)
+
+
+def test_no_held_out_prompt_is_in_any_training_set():
+    """For random sets that share prompts with one another, of any size."""
+    draw = random.Random(0)
+    for _ in range(200):
+        prompts = [f"prompt {n}" for n in range(draw.randint(3, 40))]
+        some = [draw.choices(prompts, k=draw.randint(1, 60)) for _ in range(4)]
+        learn, *sets = [
+            [Record(f"{i:06d}", prompt, None, "") for i, prompt in enumerate(chosen)]
+            for chosen in some
+        ]
+        held: dict = {}
+        for number, records in enumerate(sets):
+            held |= inputs._held_out_parts(f"forget:{number}", records, learn, None)
+        named = {str(number): records for number, records in enumerate(sets)}
+        trained = inputs._without_held_out(named, held)
+        seen = {r.prompt for records in [learn, *trained.values()] for r in records}
+        assert not seen & {r.prompt for records in held.values() for r in records}
+        for number in range(3):
+            test, validation = (
+                {r.prompt for r in held.get(f"{before}forget:{number}", [])}
+                for before in ("", "validation:")
+            )
+            assert not test & validation
