@@ -27,8 +27,8 @@ MODELS = ("base", "sft", "lwf")
 LEARNING = """--learning_rate 5e-5 --num_train_epochs 1 --per_device_train_batch_size 8
     --max_learn 320 --max_test 200 --gradient_checkpointing false --max_new_tokens 24
     --generation_batch_size 64"""
-UNLEARNING = """--unlearning_loss unlikelihood --unlearning_rate 5e-5 --forget_fraction 1
-    --unlearning_interval 2"""
+UNLEARNING = """--unlearning_loss unlikelihood --unlearning_state shared
+    --unlearning_strength 0.7 --unlearning_interval 1 --forget_fraction 1 --rescore_interval 0"""
 
 
 class Goal(NamedTuple):
