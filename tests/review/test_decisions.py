@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,11 +15,11 @@ from helpers.commands import environment, flags, letgo
 from helpers.review_runs import selected, write_texts
 from helpers.training import FORGET, unlearner
 
+from letgo.cli.flags import parse
 from letgo.errors import InputError
 from letgo.review.session import Review
 from letgo.run import decisions
-from letgo.run.config import Config
-from letgo.run.inputs import Run
+from letgo.run.inputs import open_run
 from letgo.stages import train
 from letgo.unlearning.texts import choose
 
@@ -35,7 +35,7 @@ def run(tmp_path):
 def selected_run(tiny, data, tmp_path_factory):
     """A run of the real stages up to `select`."""
     out = tmp_path_factory.mktemp("selected") / "out"
-    for stage in ("elicit", "probe", "fisher", "score", "select"):
+    for stage in ("elicit", "keep", "probe", "fisher", "score", "select"):
         status, _, error = letgo(stage, *flags(tiny, data, out))
         assert status == 0, error
     return out
@@ -178,10 +178,10 @@ def test_training_follows_the_decisions(selected_run, tiny, data, tmp_path, monk
     review.decide(decisions.INCLUDE, [included], "forget one")
     review.set_fraction(0.2)
     passed = {}
-    monkeypatch.setattr(train, "fit", lambda run, *rest: passed.update(run=run, texts=rest[-1]))
-    settings = SimpleNamespace(rescore_interval=interval, forget_fraction=0.5)
-    run = Run(out, Config(None, settings, None), [], [], [], {}, None)
-    train.train(run, tmp_path)
+    monkeypatch.setattr(train, "fit", lambda run, *rest: passed.update(run=run, texts=rest[3]))
+    words = ["--config", str(out / "config.yaml"), "--rescore_interval", str(interval)]
+    run = open_run(parse("train", [*words, "--keep", "none"])[1])
+    train.train(replace(run, folder=out), tmp_path)
     texts = passed["texts"]
     assert {review.ids[i] for i, row in enumerate(texts) if row["selected"]} == selected(out)
     assert [i for i, row in enumerate(texts) if row["forced"]] == [included]
@@ -189,7 +189,7 @@ def test_training_follows_the_decisions(selected_run, tiny, data, tmp_path, monk
     assert len(allowed) == (len(texts) - 1 if interval else len(selected(out)))
     assert excluded not in allowed
     assert passed["run"].config.training.forget_fraction == 0.2
-    assert settings.forget_fraction == 0.5
+    assert run.training.forget_fraction == 0.5
 
 
 def test_decisions_after_training_require_another_training(selected_run, tiny, data, tmp_path):

@@ -80,7 +80,7 @@ def serve():
 def ready(tiny, data, tmp_path_factory):
     """A run of the real stages up to `select`, then with 2,000 generated texts instead."""
     out = tmp_path_factory.mktemp("ready") / "out"
-    for stage in ("elicit", "probe", "fisher", "score", "select"):
+    for stage in ("elicit", "keep", "probe", "fisher", "score", "select"):
         status, _, error = letgo(stage, *flags(tiny, data, out, rescore_interval=0))
         assert status == 0, error
     return write_texts(out, 2000, tokenizer=make_tokenizer(), special=HOSTILE)
