@@ -113,8 +113,8 @@ def _answers(
             "likeliest": right[i],
             "kl": kl[i],
         }
-        texts = {"reference": reference.strip(), "generated": answer.strip()}
-        table.append(answer_row(label, row["set"], row["id"], metrics, prompt=prompt, **texts))
+        shown = {"reference": reference.strip(), "generated": answer.strip()}
+        table.append(answer_row(label, row["set"], row["id"], metrics, prompt=prompt, **shown))
     return table
 
 

@@ -191,9 +191,8 @@ def _held_out_parts(
         return {}
     by_text = [record._replace(prompt=_text(record)) for record in candidates]
     _, held = hold_out(by_text, 0, MOST_HELD_OUT, HELD_OUT_PART)
-    test, validation = held, []
-    if len({record.prompt for record in held}) > 1:
-        test, validation = hold_out(held, 0, part=2)
+    several = len({record.prompt for record in held}) > 1
+    test, validation = hold_out(held, 0, part=2) if several else (held, held[:0])
     by_id = {record.id: record for record in candidates}
     parts = {name: test, f"{VALIDATION}:{name}": validation}
     return {
