@@ -121,7 +121,7 @@ BAD = [
     ({"keep_share": -0.5}, "--keep_share must be 0 (off) or more, not -0.5"),
     ({"keep_loss": "mse"}, "--keep_loss must be one of kl, nll"),
     ({"keep": "none.jsonl"}, "--keep: there is no file none.jsonl"),
-    ({"keep": "learn.jsonl"}, "--keep: learn: 24 of 24 prompts are also learning or forgetting"),
+    ({"keep": "wanted.jsonl"}, "--keep: wanted: 3 of 3 prompts are also learning or forgetting"),
     ({"learn": "none.jsonl"}, "--learn: there is no file none.jsonl"),
     ({"learn": "empty.jsonl"}, "--learn: empty.jsonl is empty"),
     ({"learn": "torn.jsonl"}, "--learn: torn.jsonl line 2 is not JSON"),
@@ -170,6 +170,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     write_lines(tmp_path / "unlabelled.jsonl", [{"prompt": "x"}])
     write_lines(tmp_path / "numbers.jsonl", [{"prompt": 3}])
     write_lines(tmp_path / "blank.jsonl", [{"prompt": ""}])
+    learned = [json.loads(line) for line in (data / "learn.jsonl").open()]
+    write_lines(tmp_path / "wanted.jsonl", learned[:3])
     (tmp_path / "fraction.yaml").write_text("max_forget: 2.5\n")
     (tmp_path / "listed.yaml").write_text("learn: [a, b]\n")
     wordy = [{"prompt": f"{n}?", "completion": "long " * 20} for n in range(9)]

@@ -20,7 +20,7 @@ except PackageNotFoundError:
 
 
 def test_a_run_of_the_installed_command(tmp_path):
-    """Twelve learning examples, two forgetting sets, every stage, no network."""
+    """Seventeen learning examples, two forgetting sets, every stage, no network."""
     country, old, new = demo.capitals()[0]
     learn = [
         {"prompt": form.format(country), "completion": demo.ANSWER.format(country, new)}
@@ -34,9 +34,9 @@ def test_a_run_of_the_installed_command(tmp_path):
     letgo = shutil.which("letgo", path=Path(sys.executable).parent)
     assert letgo, "the command is not installed beside this Python"
     words = """run --model smollm2-135m --learn learn.jsonl --forget old.jsonl --forget talk.jsonl
-        --keep keep.jsonl --output_dir out --num_train_epochs 1 --per_device_train_batch_size 7
+        --keep keep.jsonl --output_dir out --num_train_epochs 1 --per_device_train_batch_size 8
         --unlearning_interval 1 --keep_share 1 --max_new_tokens 8 --gradient_checkpointing false
-        --unlearning_ceiling 50 --score fisher_distance --fisher_examples 4"""
+        --unlearning_ceiling 50 --generation_batch_size 64"""
     done = subprocess.run([letgo, *words.split()], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "verdict:" in done.stdout
@@ -45,7 +45,7 @@ def test_a_run_of_the_installed_command(tmp_path):
     assert [t["forget_set"] for t in texts] == ["old"] * 6 + ["talk"]
     assert texts[-1]["completion"].strip()
     scores = pq.read_table(out / "scores.parquet").to_pylist()
-    assert all(row["confidence"] > 0 for row in scores)
+    assert all(0 < abs(row["confidence"]) < 1 for row in scores)  # cosines
     entries = [json.loads(line) for line in (out / "train_log.jsonl").open()]
     assert [e["step"] for e in entries if "unlearn/loss" in e] == [2, 5]
     assert [e["step"] for e in entries if "keep/loss" in e] == [3, 6]
