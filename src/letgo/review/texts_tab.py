@@ -174,8 +174,8 @@ class TextsTab:
         """Let the score select the share in the number box."""
         if controls.percent is None:
             raise InputError("enter a share above 0 and at most 100 per cent")
-        # The box shows a rounded share; applying that without a change is no action. The page is left
-        # alone then: this answer may come after a person has typed the next share.
+        # The box shows a rounded share; applying that without a change is no action. The page is
+        # left alone then: this answer may come after a person has typed the next share.
         if controls.percent == view.percent(self.review):
             return {self.preview: gr.skip()}
         self.review.set_fraction(controls.percent / 100)
