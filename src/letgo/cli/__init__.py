@@ -13,7 +13,7 @@ usage: letgo COMMAND [--FLAG VALUE ...]
 
   run        all stages below, in this order; resumes an interrupted run
   study      a grid of runs, with statistics: does forgetting help?
-  demo       run on built-in data with the built-in model (about ten minutes on two cores)
+  demo       run on built-in data with the built-in model (5 to 10 minutes on two cores)
   review     view in the browser which texts would be unlearned, and change the selection
   show       print these texts
   runs       list every run below a folder, with its verdict
