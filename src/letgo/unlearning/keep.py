@@ -3,8 +3,7 @@
 The base model's likeliest tokens are stored once, so that no second model is in memory.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -12,16 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from letgo.data.tokens import batches_by_tokens
 from letgo.errors import InputError
-from letgo.models.inference import Batch, autocast, labelled_logits, pad_rows, top_log_probs
+from letgo.models.inference import Batch, labelled_logits, top_log_probs
 from letgo.progress import log
 from letgo.unlearning.checks import check_tokens
 from letgo.unlearning.config import LWFConfig
-from letgo.unlearning.texts import Row, labelled_rows
-
-LOSSES = ("kl", "nll")
-TOKENS_PER_BATCH = 1024  # when the base model reads the texts
+from letgo.unlearning.texts import labelled_rows, of_base_model
 
 
 def divergence(logits: Tensor, top_ids: Tensor, top_log_probs: Tensor) -> Tensor:
@@ -102,7 +97,8 @@ def prepare_keep(
         stored = dataset.select_columns(["top_ids", "top_log_probs"]).select(remaining).to_list()
         tops = [(text["top_ids"], text["top_log_probs"]) for text in stored]
     else:
-        tops = base_top_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16), k)
+        reading = (rows, tokenizer.pad_token_id, bool(args.bf16))
+        tops = of_base_model(model, *reading, lambda batch: top_log_probs(model, batch, k))
     return Dataset.from_list(
         [
             {
@@ -114,27 +110,3 @@ def prepare_keep(
             for row, (i, p) in zip(rows, tops, strict=True)
         ]
     )
-
-
-@torch.no_grad()
-def base_top_log_probs(
-    model: PreTrainedModel, rows: Sequence[Row], pad_token_id: int, bf16: bool, k: int
-) -> list[tuple[list[list[int]], list[list[float]]]]:
-    """The base model's k likeliest tokens at each label of every row, and their log-probabilities.
-
-    Args:
-        model: before its first step; an adapter is switched off.
-    """
-    was_training = model.training
-    model.eval()
-    tops: list[tuple[list[list[int]], list[list[float]]]] = [([], [])] * len(rows)
-    base = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
-    with base, autocast(bf16):
-        lengths = [len(row["input_ids"]) for row in rows]
-        for indices in batches_by_tokens(lengths, TOKENS_PER_BATCH):
-            padded = pad_rows([rows[i] for i in indices], pad_token_id)
-            batch = Batch(*(tensor.to(model.device) for tensor in padded))
-            for index, top in zip(indices, top_log_probs(model, batch, k), strict=True):
-                tops[index] = top
-    model.train(was_training)
-    return tops

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.losses import LOSSES
 
 Row = dict[str, Any]  # of a dataset
+T = TypeVar("T")
 
 
 class Chosen(NamedTuple):
@@ -216,28 +217,43 @@ def answers(dataset: Dataset) -> Dataset:
     )
 
 
-@torch.no_grad()
 def reference_log_probs(
     model: PreTrainedModel, rows: Sequence[Row], pad_token_id: int, bf16: bool
 ) -> list[float]:
-    """Log-probability of each whole text under the base model.
+    """Log-probability of each whole text under the base model; arguments as for `of_base_model`."""
+
+    def log_probs(batch: Batch) -> list[float]:
+        counts = (batch.labels[:, 1:] != -100).sum(1)
+        values: list[float] = (-example_losses(model, batch) * counts).tolist()
+        return values
+
+    return of_base_model(model, rows, pad_token_id, bf16, log_probs)
+
+
+@torch.no_grad()
+def of_base_model(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    pad_token_id: int,
+    bf16: bool,
+    measure: Callable[[Batch], Sequence[T]],
+) -> list[T]:
+    """What the base model gives for each row, in their order.
 
     Args:
         model: before its first step; an adapter is switched off.
         rows: `input_ids` and `labels` of the texts.
         pad_token_id, bf16: for padding batches, and whether to compute in bfloat16.
+        measure: gives one value for each example of a batch.
     """
     was_training = model.training
     model.eval()
-    log_probs = [0.0] * len(rows)
+    values: dict[int, T] = {}
     base = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
     with base, autocast(bf16):
         for indices in batches_by_tokens([len(row["input_ids"]) for row in rows], 1024):
             padded = pad_rows([rows[i] for i in indices], pad_token_id)
             batch = Batch(*(tensor.to(model.device) for tensor in padded))
-            counts = (batch.labels[:, 1:] != -100).sum(1)
-            values = (-example_losses(model, batch) * counts).tolist()
-            for index, value in zip(indices, values, strict=True):
-                log_probs[index] = value
+            values.update(zip(indices, measure(batch), strict=True))
     model.train(was_training)
-    return log_probs
+    return [values[i] for i in range(len(rows))]
