@@ -1,5 +1,6 @@
 """Stage 4a: the answers of the baselines, and how much forgetting could improve."""
 
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from letgo.evaluation.held_out import base_answers, held_out_answers
 from letgo.evaluation.outcomes import headroom
 from letgo.evaluation.own_answers import KEPT_SCHEMA
 from letgo.progress import log
-from letgo.run.folder import BASELINE, HEADROOM, HELD_OUT, write_json
+from letgo.run.folder import BASELINE, HEADROOM, HELD_OUT, Row, write_json
 from letgo.run.inputs import Run
 
 
@@ -22,9 +23,12 @@ def baseline(run: Run, scratch: Path) -> None:
     errs with the base model's own answer.
     """
     models = baseline_models(run)
-    old = base_answers(run, scratch, models["base"])
-    rows = []
-    for label, load in models.items():
+    old: list[Row] = []
+    rows: list[Row] = []
+    for label, load_anew in models.items():
+        load = cache(load_anew)  # at most once, and only while this model answers
+        if label == "base":
+            old = base_answers(run, scratch, load)
         rows += all_answers(run, scratch, label, load)
         rows += held_out_answers(run, scratch, label, load, old)
     pq.write_table(pa.Table.from_pylist(old, KEPT_SCHEMA), scratch / HELD_OUT.name)

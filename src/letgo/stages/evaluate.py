@@ -58,7 +58,7 @@ def evaluate(run: Run, scratch: Path) -> None:
         rows += all_answers(run, scratch, "lwf", load)
         rows += held_out_answers(run, scratch, "lwf", load, old)
     metrics = compare(rows, run.settings.margin, reason)
-    if run.forget and run.settings.relearn:
+    if run.settings.relearn and LET_GO in metrics["outcomes"]:
         again = read_table(require(run.folder, RELEARNED)).to_pylist()
         metrics["outcomes"][LET_GO]["more"]["relearned"] = measure_figure(again, OLD_ANSWERS)
     metrics["headroom"] = read_json(require(run.folder, HEADROOM))

@@ -12,7 +12,7 @@ from letgo.run import config as cfg
 from letgo.run import decisions
 from letgo.run import folder as files
 from letgo.run.folder import Row
-from letgo.run.inputs import Run, open_run
+from letgo.run.inputs import FORGET_SET, Run, open_run
 from letgo.run.provenance import write_config
 from letgo.run.stage import Stage, check, run_stage
 from letgo.scoring.scores import SCORES
@@ -124,7 +124,7 @@ def stages(run: Run) -> list[Stage]:
     evaluation = files.METRICS, files.ANSWERS, files.MODEL
     baselines = files.BASELINE, files.HELD_OUT, files.HEADROOM
     scores, unlearns = (files.SCORES,), bool(run.forget)
-    relearns = unlearns and settings.relearn > 0
+    relearns = settings.relearn > 0 and any(n.startswith(FORGET_SET) for n in run.held_out)
     informs = unlearns and fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
         Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True, needed=unlearns),
