@@ -11,6 +11,7 @@ from letgo.errors import InputError
 from letgo.scoring.scores import DEFAULT_SCORE
 from letgo.stages.train import may_be_unlearned
 from letgo.unlearning.checks import check_overlap
+from letgo.unlearning.schedule import Step
 from letgo.unlearning.texts import choose
 
 PAIRS = [{"prompt": f"what is {n}", "completion": " one and two"} for n in range(4)]
@@ -119,7 +120,7 @@ def test_texts_that_are_not_selected_are_never_unlearned(tmp_path):
     step = trainer.training_step
 
     def watched(model, inputs, *rest):
-        if trainer.unlearning_now:
+        if trainer.step_now == Step.UNLEARN:
             seen.update(tuple(i for i in row if i != 1) for row in inputs["input_ids"].tolist())
         return step(model, inputs, *rest)
 

@@ -25,7 +25,7 @@ class UnlearningCallback(TrainerCallback):
         self, args: LWFConfig, state: TrainerState, *_: object, **__: object
     ) -> None:
         """Correct the number of epochs: the trainer takes the whole stream for one."""
-        self.trainer.logged_steps = state.global_step  # not 0 in a resumed run
+        self.trainer.metrics.logged_steps = state.global_step  # not 0 in a resumed run
         state.num_train_epochs = self.trainer.epochs
 
     def on_step_begin(self, args: LWFConfig, state: TrainerState, *_: object, **__: object) -> None:

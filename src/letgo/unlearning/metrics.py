@@ -6,7 +6,7 @@ from statistics import fmean
 
 from torch import Tensor
 
-from letgo.unlearning.schedule import Step
+from letgo.unlearning.schedule import Plan, Step
 
 
 class Metrics:
@@ -14,11 +14,14 @@ class Metrics:
 
     Attributes:
         step_sums: of this process and step: loss, NLL, texts, skipped texts.
+        keep_loss: of this process and keep step.
+        logged_steps: the optimizer steps that log lines have described.
     """
 
     def __init__(self) -> None:
         self.step_sums = [0.0] * 4
-        self.keep_loss = 0.0  # of this process and keep step
+        self.keep_loss = 0.0
+        self.logged_steps = 0
         self._sums: dict[str, float] = defaultdict(float)  # since the last log line
         self._kept: list[float] = []  # the loss of each keep step since the last log line
         self._rescoring: dict[str, float] = {}
@@ -73,15 +76,20 @@ class Metrics:
         self._rescoring = {}
         return metrics | keeping
 
+    def complete(self, logs: dict[str, float], plan: Plan, done: int) -> None:
+        """Make a log line describe the learning steps only, and add the other steps' metrics.
 
-def learning_only(logs: dict[str, float], steps: Sequence[Step]) -> None:
-    """Rescale a log line, in place, so that it describes the learning steps only.
-
-    `steps` are those since the last line.
-    """
-    if learning := steps.count(Step.LEARN):
-        logs["loss"] *= len(steps) / learning
-    else:
-        del logs["loss"], logs["learning_rate"]
-    if steps[-1] != Step.LEARN:  # the norm of an unlearning gradient is logged under another name
-        logs.pop("grad_norm", None)
+        Args:
+            logs: of the trainer, on all steps since the last line; changed in place.
+            plan, done: of the run, and the optimizer steps so far.
+        """
+        steps, self.logged_steps = plan.steps[self.logged_steps : done], done
+        if learning := steps.count(Step.LEARN):
+            logs["loss"] *= len(steps) / learning
+        else:
+            del logs["loss"], logs["learning_rate"]
+        if steps[-1] != Step.LEARN:  # the norm of an unlearning gradient has another name
+            logs.pop("grad_norm", None)
+        if metrics := self.drain():
+            logs |= {**metrics, "unlearn/steps": plan.unlearned(done)}
+            logs |= {"keep/steps": kept} if (kept := plan.kept(done)) else {}

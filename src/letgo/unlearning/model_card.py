@@ -1,6 +1,7 @@
 """The model card's sections on Learning With Forgetting: what was forgotten, what was kept."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from letgo.unlearning.config import LWFConfig
 
@@ -64,3 +65,10 @@ def kept_section(args: LWFConfig, texts: int, steps: int) -> str:
         f"on texts to keep.\n\n- {texts} texts to keep\n- {steps} keep steps, {args.keep_share:g} "
         f"for each learning step\n- loss {loss}\n"
     )
+
+
+def append_sections(card: Path, sections: Sequence[str]) -> None:
+    """Add sections to a model card, if there is one."""
+    if card.exists():
+        with card.open("a", encoding="utf-8") as file:
+            file.write("".join(sections))

@@ -19,6 +19,11 @@ class Step(IntEnum):
     UNLEARN = 1
     KEEP = 2
 
+    @property
+    def batch(self) -> str:
+        """What its micro-batches are called in messages."""
+        return ("learning", "the forget batch", "the keep batch")[self]
+
 
 def unlearning_steps(schedule: str, learning_steps: int, interval: int, seed: int) -> list[bool]:
     """For every optimizer step of a run, whether it is an unlearning step.
@@ -125,6 +130,19 @@ class Plan:
         if self.schedule == "warmup":
             return (done + 1) / count
         return 1 - done / count if self.schedule == "decay" else 1.0
+
+
+def run_plan(
+    schedule: str,
+    learning_steps: int,
+    steps_per_epoch: int,
+    interval: int,
+    keep_share: float,
+    seed: int,
+) -> Plan:
+    """The plan of a run; the arguments are those of the functions above."""
+    unlearning = unlearning_steps(schedule, learning_steps, interval, seed)
+    return Plan(planned_steps(unlearning, keep_share), schedule, steps_per_epoch)
 
 
 class LearningStepsOnly:

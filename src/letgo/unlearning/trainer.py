@@ -19,35 +19,24 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
-from letgo.models.inference import Batch
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
-from letgo.unlearning.guards import guarded_loss, require_finite
-from letgo.unlearning.keep import batch_keep_loss, prepare_keep
-from letgo.unlearning.losses import TextBatch
-from letgo.unlearning.metrics import Metrics, learning_only
-from letgo.unlearning.model_card import PAPER, kept_section, section
+from letgo.unlearning.guards import require_finite
+from letgo.unlearning.keep import prepare_keep
+from letgo.unlearning.metrics import Metrics
+from letgo.unlearning.model_card import PAPER, append_sections, kept_section, section
 from letgo.unlearning.regularizers import penalty, penalty_divisor
 from letgo.unlearning.rescore import Rescore, rescoring
-from letgo.unlearning.schedule import (
-    Plan,
-    Step,
-    for_learning_steps,
-    planned_steps,
-    unlearning_steps,
-)
+from letgo.unlearning.schedule import Plan, Step, for_learning_steps, run_plan
+from letgo.unlearning.step_losses import keep_share, tokens_of_process, unlearning_share
 from letgo.unlearning.step_size import DECAY, StepSize
 from letgo.unlearning.stream import predicted_tokens, run_loader
 from letgo.unlearning.texts import prepare, score_name
 from letgo.unlearning.tracker import Tracker
 
 Inputs = dict[str, Any]  # of a model, for one micro-batch
-GRADIENT_OF = {
-    Step.LEARN: "learning",
-    Step.UNLEARN: "the forget batch",
-    Step.KEEP: "the keep batch",
-}
+TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs")  # not for the model
 
 
 class LWFTrainer(SFTTrainer):
@@ -87,7 +76,7 @@ class LWFTrainer(SFTTrainer):
         self.forget_dataset: Dataset | None = None
         self.keep_dataset: Dataset | None = None
         self.rescore: Rescore | None = None
-        self.logged_steps, self.step_loss = 0, 0.0  # step_loss: of a learning step, so far
+        self.step_loss = 0.0  # of a learning step, so far
         self.step_strength = 1.0  # fraction of the full strength used in the current step
         self._hooked_optimizer: Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
@@ -96,7 +85,13 @@ class LWFTrainer(SFTTrainer):
             keep = (keep_dataset, self.model, self._tokenizer, self.args, self._tokenize_texts)
             self.keep_dataset = prepare_keep(*keep)
         if self.has_plan:
-            self._prepare_plan()
+            check_settings(self.args, self.train_dataset, self.padding_free)
+            # The trainer clips only if there is a bound, and unlearning steps always have one.
+            self.args.max_grad_norm = self.args.max_grad_norm or math.inf
+            self.add_callback(Tracker())
+            self.add_callback(UnlearningCallback(self))
+            if self.rescore:
+                self.add_callback(self.rescore)
         texts: list[Inputs] = list(self.forget_dataset or [])
         packed, tokenizer = self.padding_free or self.args.packing, self._tokenizer
         self._penalty = penalty(self.args, self.model, texts, tokenizer, self._sharded, packed)
@@ -105,16 +100,6 @@ class LWFTrainer(SFTTrainer):
     def has_plan(self) -> bool:
         """Whether there are steps besides the learning steps."""
         return self.forget_dataset is not None or self.keep_dataset is not None
-
-    def _prepare_plan(self) -> None:
-        """Add what plans, limits and records the steps."""
-        check_settings(self.args, self.train_dataset, self.padding_free)
-        # The trainer clips only if there is a bound, and unlearning steps always have one.
-        self.args.max_grad_norm = self.args.max_grad_norm or math.inf
-        self.add_callback(Tracker())
-        self.add_callback(UnlearningCallback(self))
-        if self.rescore:
-            self.add_callback(self.rescore)
 
     def _prepare_unlearning(self, dataset: Dataset) -> None:
         args = self.args
@@ -152,11 +137,6 @@ class LWFTrainer(SFTTrainer):
         return self.plan.step(self.state.global_step)
 
     @property
-    def unlearning_now(self) -> bool:
-        """Whether the current optimizer step is an unlearning step."""
-        return self.step_now == Step.UNLEARN
-
-    @property
     def loss_weight(self) -> float:
         """Factor of the unlearning loss; 1 unless `unlearning_rate` acts as a weight on it."""
         weight = self.args.unlearning_weight
@@ -166,7 +146,7 @@ class LWFTrainer(SFTTrainer):
 
     def max_norm(self) -> float:
         """The norm to which the gradient of the current step is clipped."""
-        if self.unlearning_now:
+        if self.step_now == Step.UNLEARN:
             return self.loss_weight * self.args.unlearning_max_grad_norm
         return self.args.max_grad_norm
 
@@ -187,8 +167,8 @@ class LWFTrainer(SFTTrainer):
         self.epochs, steps_per_epoch, _, self.learning_samples, *_, count = training
         interval = args.unlearning_interval if self.forget_dataset is not None else 0
         share = args.keep_share if self.keep_dataset is not None else 0.0
-        steps = unlearning_steps(args.unlearning_schedule, count, interval, args.seed)
-        self.plan = Plan(planned_steps(steps, share), args.unlearning_schedule, steps_per_epoch)
+        schedule, seed = args.unlearning_schedule, args.seed
+        self.plan = run_plan(schedule, count, steps_per_epoch, interval, share, seed)
         texts, batch = (self.forget_dataset, self.keep_dataset), self._train_batch_size
         loader, self._collate, self.texts_per_step = run_loader(
             self.plan, learning, *texts, pad, batch, device, args
@@ -202,7 +182,7 @@ class LWFTrainer(SFTTrainer):
 
         They are chosen here and not in the stream because its data loader reads ahead.
         """
-        if self.rescore and self.unlearning_now and self.tracker.pool is not None:
+        if self.rescore and self.step_now == Step.UNLEARN and self.tracker.pool is not None:
             planned = list(islice(epoch_iterator, num_batches))
             epoch_iterator = map(self._collate, self.rescore.batches(len(planned)))
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -255,53 +235,35 @@ class LWFTrainer(SFTTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """In a learning step TRL's loss and the penalty, else the unlearning or keep loss."""
-        reference, learning = inputs.pop("reference", None), inputs.pop("learning", None)
-        tops = inputs.pop("top_ids", None), inputs.pop("top_log_probs", None)
-        kind = self.step_now if model.training else Step.LEARN
+        texts = {name: inputs.pop(name, None) for name in TEXT_COLUMNS}
+        step = self.step_now if model.training else Step.LEARN
         # The loss of another step than learning is the micro-batch's share already.
-        self.loss_is_scaled_for_ga = None if kind == Step.LEARN else True
-        if kind == Step.KEEP:
-            return self._keep_loss(model, inputs, tops, num_items_in_batch)
-        if kind == Step.UNLEARN:
-            return self._unlearning_loss(model, inputs, reference, learning, num_items_in_batch)
+        self.loss_is_scaled_for_ga = None if step == Step.LEARN else True
+        if step != Step.LEARN:
+            return self._step_loss(step, model, inputs, texts, num_items_in_batch)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._penalty is not None and model.training:
             loss = loss + self._penalty(inputs["labels"]) / self._penalty_divisor
         return loss
 
-    def _unlearning_loss(
-        self, model: nn.Module, inputs: Inputs, reference: Tensor, learning: Tensor, tokens: Any
+    def _step_loss(
+        self, step: Step, model: nn.Module, inputs: Inputs, texts: Inputs, tokens: Any
     ) -> Tensor:
-        """One micro-batch's share of the unlearning loss of the step."""
-        args, processes = self.args, self.accelerator.num_processes
-        # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
-        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        """One micro-batch's share of the loss of an unlearning or keep step."""
+        done, processes = self.state.global_step, self.accelerator.num_processes
+        tokens = tokens_of_process(tokens, self.args, processes)
+        if step == Step.KEEP:
+            tops = texts["top_ids"], texts["top_log_probs"]
+            loss = keep_share(model, inputs, tops, tokens, self.args, done)
+            self.metrics.keep_loss += loss.item() / processes
+            return loss
         count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
-        shared = (learning, reference, self._own(tokens), count / processes, vocabulary)
-        texts = TextBatch.of_outputs(outputs, *shared)
-        loss, nll, skipped = guarded_loss(texts, args, self.state.global_step)
+        shared = (texts["learning"], texts["reference"], tokens, count / processes, vocabulary)
+        loss, nll, skipped = unlearning_share(model, inputs, shared, self.args, done)
         loss = self.loss_weight * loss
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
         return loss
-
-    def _keep_loss(self, model: nn.Module, inputs: Inputs, tops: Any, tokens: Any) -> Tensor:
-        """One micro-batch's share of the keep loss of the step, the mean over its labels."""
-        batch = Batch(*(inputs[name] for name in Batch._fields))
-        loss = batch_keep_loss(model, batch, tops[0], tops[1], self.args.keep_loss) / self._own(
-            tokens
-        )
-        require_finite(loss, "keep loss", self.state.global_step, False)
-        self.metrics.keep_loss += loss.item() / self.accelerator.num_processes
-        return loss
-
-    def _own(self, tokens: Tensor) -> Tensor:
-        """The divisor of this process's loss, whose gradient is averaged over the processes.
-
-        `tokens` are the labels of the step, of all processes together or of this one.
-        """
-        together = self.args.average_tokens_across_devices
-        return tokens.clamp(min=1) / (self.accelerator.num_processes if together else 1)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Backpropagate one micro-batch; its learning loss, or 0 in any other step."""
@@ -321,14 +283,19 @@ class LWFTrainer(SFTTrainer):
         norm = self.accelerator.clip_grad_norm_(model.parameters(), bound)
         self.grad_norm = 0.0 if norm is None else float(norm)
         self.clipped, clipped_norm = self.grad_norm > bound, min(self.grad_norm, bound)
-        if self.unlearning_now and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if (
+            self.step_now == Step.UNLEARN
+            and self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        ):
             # Its optimizer gets one parameter group at a time, and never the norm of all.
             recent = self.tracker.learning_norm.value or clipped_norm or 1.0
             self.step_size.strength = clipped_norm / recent
         # A gradient may overflow although the loss does not; fp16's scaler skips such a step.
         if self.accelerator.mixed_precision != "fp16":
-            name = f"gradient norm of {GRADIENT_OF[self.step_now]}"
-            require_finite(self.grad_norm, name, self.state.global_step, self.unlearning_now)
+            name = f"gradient norm of {self.step_now.batch}"
+            require_finite(
+                self.grad_norm, name, self.state.global_step, self.step_now == Step.UNLEARN
+            )
         if self.step_now == Step.LEARN:
             self.tracker.learning_norm.add(clipped_norm, DECAY)
         return norm
@@ -336,12 +303,7 @@ class LWFTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the learning metrics of the learning steps only, and the unlearning metrics."""
         if self.has_plan and "loss" in logs:
-            done = self.state.global_step
-            learning_only(logs, self.plan.steps[self.logged_steps : done])
-            self.logged_steps = done
-            if metrics := self.metrics.drain():
-                logs |= {**metrics, "unlearn/steps": self.plan.unlearned(done)}
-                logs |= {"keep/steps": kept} if (kept := self.plan.kept(done)) else {}
+            self.metrics.complete(logs, self.plan, self.state.global_step)
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -356,12 +318,13 @@ class LWFTrainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card and sections on what was unlearned and what was kept."""
         super().create_model_card(*args, **kwargs)
-        card, done = Path(self.args.output_dir) / "README.md", self.state.global_step
-        if not self.has_plan or not self.is_world_process_zero() or not card.exists():
+        if not self.has_plan or not self.is_world_process_zero():
             return
-        with card.open("a", encoding="utf-8") as file:
-            if self.forget_dataset is not None:
-                steps, counts = self.plan.unlearned(done), self.tracker.guard_counts
-                file.write(section(self.args, self.chosen.describe(), steps, counts))
-            if self.keep_dataset is not None:
-                file.write(kept_section(self.args, len(self.keep_dataset), self.plan.kept(done)))
+        plan, done = self.plan, self.state.global_step
+        sections = []
+        if self.forget_dataset is not None:
+            texts, counts = self.chosen.describe(), self.tracker.guard_counts
+            sections.append(section(self.args, texts, plan.unlearned(done), counts))
+        if self.keep_dataset is not None:
+            sections.append(kept_section(self.args, len(self.keep_dataset), plan.kept(done)))
+        append_sections(Path(self.args.output_dir) / "README.md", sections)
