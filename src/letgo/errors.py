@@ -1,9 +1,16 @@
 """The exception whose message is written for users, and helpers that raise it."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+
+# Control characters but newline and tab; marks that change the writing direction; lone surrogates.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class InputError(ValueError):
@@ -21,6 +28,14 @@ def requires_extra(feature: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f"{feature} needs {error.name}; run `pip install 'letgo[{extra}]'`"
         raise InputError(message) from error
+
+
+def printable(text: str) -> str:
+    r"""The text with characters that could command a terminal escaped: `\x1b`, `\u202e`.
+
+    Newlines and tabs stay.
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:
