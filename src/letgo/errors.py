@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-
 # Control characters but newline and tab; marks that change the writing direction; lone surrogates.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -43,9 +42,28 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def missing_package(error: BaseException) -> str | None:
+    """Which package is missing and how to install it; None if another error is at hand."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("letgo"):
+        found = re.match(r"(?:The ')?([\w-]+)", error.name)
+        name = found[1] if found else error.name
+        return f"{name} is not installed; run `pip install {name}`"
+    return first_line(error) if "pip install" in str(error) else None
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in a few words."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return missing_package(error) or first_line(error)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of flags that raises `InputError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message."""
-        raise InputError(message)
+        """Raise the message, in letgo's words where argparse names a type of Python."""
+        for kind, meaning in (("int", "a whole number"), ("float", "a number")):
+            typed = rf"argument (--\w+)\S*: invalid {kind} value: (.*)"
+            message = re.sub(typed, rf"\1 must be {meaning}, not \2", message, flags=re.DOTALL)
+        raise InputError(message.removeprefix("argument "))

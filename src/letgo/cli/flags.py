@@ -9,6 +9,8 @@ from letgo.data import demo
 from letgo.errors import Parser
 from letgo.report.drawing import FORMATS
 from letgo.run import config as cfg
+from letgo.run.settings_file import is_of_a_run, read
+from letgo.run.values import expanded
 
 
 class CommandFlags(argparse.Namespace):
@@ -39,15 +41,17 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Con
         text = "Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas."
         own.add_argument("--harness", type=lambda s: s.split(","), metavar="TASKS", help=text)
     flags = parse_early(arguments, own)
-    settings, source = _settings(command, flags)
-    return flags, cfg.parse(command, arguments, settings, source, parents=[own])
+    settings, source, of_run = _settings(command, flags)
+    return flags, cfg.parse(command, arguments, settings, source, [own], of_run)
 
 
 def parse_early(arguments: Sequence[str], *own: argparse.ArgumentParser) -> CommandFlags:
     """The flags of `own` and `--output_dir`; all other arguments are ignored."""
     parser = Parser(parents=own, add_help=False, allow_abbrev=False)
     parser.add_argument("--output_dir", "--output-dir")
-    return parser.parse_known_args(arguments, CommandFlags())[0]
+    flags = parser.parse_known_args(arguments, CommandFlags())[0]
+    flags.output_dir = expanded(flags.output_dir)
+    return flags
 
 
 def _formats(names: str) -> list[str]:
@@ -58,16 +62,19 @@ def _formats(names: str) -> list[str]:
     )
 
 
-def _settings(command: str, flags: CommandFlags) -> tuple[cfg.Settings, str]:
-    """The settings that flags override, and where they come from."""
+def _settings(command: str, flags: CommandFlags) -> tuple[cfg.Settings, str, bool]:
+    """The settings that flags override, where they come from, and whether that is a run."""
     settings: cfg.Settings = {}
     if command == "demo":
         folder = flags.output_dir or "runs/demo"
-        text = json.dumps(demo.SETTINGS).replace("{data}", f"{folder}/data")
+        # In a path, quotes and backslashes would end the JSON string.
+        data = json.dumps(f"{folder}/data")[1:-1]
+        text = json.dumps(demo.SETTINGS).replace("{data}", data)
         settings = {**json.loads(text), "output_dir": folder}
     if flags.config:
-        return {**settings, **cfg.read(flags.config)}, f"--config {flags.config}"
+        file = Path(expanded(str(flags.config)))
+        return {**settings, **read(file)}, f"--config {file}", is_of_a_run(file)
     saved = Path(flags.output_dir, "config.yaml")
     if flags.output_dir and command not in ("run", "demo") and saved.is_file():
-        return {**cfg.read(saved), "overwrite": False, "quiet": False}, str(saved)
-    return settings, "settings"
+        return {**read(saved), "overwrite": False, "quiet": False}, str(saved), True
+    return settings, "settings", False

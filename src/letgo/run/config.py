@@ -2,153 +2,30 @@
 
 import argparse
 import dataclasses
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
-import yaml
+from transformers.integrations import integration_utils as integrations
 from trl import ModelConfig, TrlParser
 
-from letgo.data.splits import KEEP_NOTHING, MISTAKES, NEUTRAL
-from letgo.errors import InputError, Parser
-from letgo.models.bundled import EMBEDDED
-from letgo.scoring.fisher import FISHER_KINDS
-from letgo.scoring.scores import DEFAULT_SCORE, SCORES
-from letgo.unlearning.config import LWFConfig, setting
+from letgo.data.splits import MISTAKES
+from letgo.errors import InputError, Parser, reason
+from letgo.run import trust, values
+from letgo.run.settings import LISTS
+from letgo.run.settings import RunConfig as RunConfig
+from letgo.run.settings_file import read as read
+from letgo.run.values import short
+from letgo.unlearning.config import LWFConfig
 
 Settings = Mapping[str, Any]
 
 # TRL's defaults suit long runs on a cluster. A run folder logs every step, and `checkpoint_minutes`
 # decides when checkpoints are written.
 DEFAULTS = {"logging_steps": 1, "save_strategy": "no", "save_total_limit": 1, "report_to": "none"}
-CHOICES = {
-    "score": tuple(SCORES),
-    "fisher_kind": tuple(FISHER_KINDS),
-    "fisher_labels": ("empirical", "sampled"),
-    "selection": ("top", "bottom", "random"),
-}
-OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
-LISTS = ("forget", "keep")  # flags that may be repeated
-COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
-OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget")
-
-
-@dataclass
-class RunConfig:
-    """The data and scale of a run; `LWFConfig` and TRL's `ModelConfig` hold everything else.
-
-    Raises:
-        InputError: a value of the wrong type, or outside its range.
-    """
-
-    model: str = setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (bundled).")
-    learn: str | None = setting(
-        None, "Learning data with prompt and completion: a file, folder, URL or Hub id."
-    )
-    learn_test: str | None = setting(
-        None, "Test set of the learning task; by default a tenth of --learn, sampled by --seed."
-    )
-    learn_validation: str | None = setting(
-        None,
-        "Validation set, which decides between LWF and the SFT baseline; by default a tenth of "
-        "--learn, at most 200 examples, sampled by --seed.",
-    )
-    forget: list[str] = field(
-        default_factory=list,
-        metadata={
-            "action": "extend",
-            "help": "Forgetting prompts: one or more sources; may be repeated. learn:mistakes: "
-            "the learning prompts that the base model answers wrongly.",
-        },
-    )
-    keep: list[str] = field(
-        default_factory=list,
-        metadata={
-            "action": "extend",
-            "help": "Prompts or texts on which the model is to stay as it is: one or more sources; "
-            f"may be repeated. Default: {NEUTRAL}, built-in everyday prompts, if anything is "
-            f"unlearned. {KEEP_NOTHING}: keep nothing.",
-        },
-    )
-    margin: float = setting(
-        2.0,
-        "Verdict: learning is not worse if the difference to the SFT baseline is above minus this "
-        "(percentage points, by the 95 per cent interval); in hundredths of a nat, what is kept.",
-    )
-    require_headroom: bool = setting(
-        False,
-        "Stop with the SFT baseline if none of its errors on the validation set is the base "
-        "model's own answer: forgetting cannot improve the learning task then.",
-    )
-    relearn: int = setting(
-        0,
-        "Evaluation: how far the forgotten answers return after learning this many of them again; "
-        "0 leaves it out.",
-    )
-    max_learn: int | None = setting(None, "Maximum number of learning examples.")
-    max_test: int | None = setting(
-        None, "Maximum number of test examples, the same ones for every --seed."
-    )
-    max_forget: int | None = setting(None, "Maximum number of prompts per forgetting set.")
-    max_new_tokens: int = setting(64, "Maximum length of a self-generated text, in tokens.")
-    optimum: str = setting(
-        "full",
-        "What is compared with: the solution of the learning task against which texts are scored. "
-        "full: the SFT baseline; steps:N: its first N steps; lora: fine-tuning of an adapter; "
-        "gradient: no fine-tuning, the mean learning gradient at the base model.",
-    )
-    score: str = setting(DEFAULT_SCORE, f"Forgetting score: one of {', '.join(SCORES)}.")
-    selection: str = setting(
-        "top", "Texts to unlearn, by confidence: top; bottom and random are controls."
-    )
-    fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(FISHER_KINDS)}.")
-    fisher_labels: str = setting(
-        "empirical", "Labels for it: empirical (those of the data) or sampled (from the model)."
-    )
-    skip_non_finite: bool = setting(
-        False, "Leave out texts and examples whose loss is not finite, instead of stopping."
-    )
-    fisher_examples: int = setting(256, "Learning examples for the Fisher information.")
-    tokens_per_batch: int = setting(1024, "Tokens per scoring batch; lower it to save memory.")
-    generation_batch_size: int = setting(32, "Prompts per batch when the model generates.")
-    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
-    shared: str | None = setting(
-        None, "Cache folder of several runs: stages with the same inputs are computed once."
-    )
-    overwrite: bool = setting(False, "Rerun finished stages whose inputs have changed.")
-    quiet: bool = setting(False, "Print results and warnings only, no progress.")
-
-    def __post_init__(self) -> None:
-        for flag in LISTS:
-            sources = getattr(self, flag)
-            sources = [sources] if isinstance(sources, str) else sources  # YAML without a list
-            if not all(isinstance(name, str) for name in sources):
-                raise InputError(f"--{flag} must be names, not {sources}")
-            setattr(self, flag, sources)
-        if KEEP_NOTHING in self.keep and len(self.keep) > 1:
-            raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
-        self._require("margin", 0 <= self.margin < math.inf, "0 or more")
-        self._require("relearn", self.relearn >= 0, "0 (off) or more")
-        for name in ("model", "learn", "learn_test", "learn_validation"):
-            self._require(name, isinstance(getattr(self, name), str | None), "one name")
-        for name, choices in CHOICES.items():
-            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        valid = bool(OPTIMUM.fullmatch(self.optimum))
-        self._require("optimum", valid, "full, steps:N, lora or gradient")
-        for name in (*COUNTS, *OPTIONAL_COUNTS):
-            value = getattr(self, name)
-            valid = isinstance(value, int) and value >= 1
-            unset = value is None and name in OPTIONAL_COUNTS
-            self._require(name, valid or unset, "a whole number of at least 1")
-
-    def _require(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise InputError(f"--{name} must be {expected}, not {getattr(self, name)}")
 
 
 class Config(NamedTuple):
@@ -157,6 +34,9 @@ class Config(NamedTuple):
     settings: RunConfig
     training: LWFConfig
     adapter: ModelConfig
+
+
+PARTS = (RunConfig, LWFConfig, ModelConfig)
 
 
 class _SettingsParser(TrlParser):
@@ -169,6 +49,7 @@ def parse(
     settings: Settings,
     source: str = "settings",
     parents: Sequence[argparse.ArgumentParser] = (),
+    of_run: bool = False,
 ) -> Config:
     """The settings of a run, from flags over `settings` over letgo's defaults.
 
@@ -176,60 +57,121 @@ def parse(
         settings: values by flag name, e.g. those of a YAML file.
         source: where `settings` come from, for error messages.
         parents: parsers of further flags, which are listed in the help text and not returned.
+        of_run: whether `settings` are the `config.yaml` of a run, and so perhaps somebody else's.
 
     Raises:
-        InputError: unknown flag or setting, malformed value, or values that exclude each other.
+        InputError: unknown flag or setting, malformed value, values that exclude each other, or
+            something that only a flag may turn on.
     """
-    parts = (RunConfig, LWFConfig, ModelConfig)
     prog = f"letgo {command}"
-    parser = _SettingsParser(parts, prog=prog, parents=list(parents), allow_abbrev=False)
-    defaults = {**DEFAULTS, **settings}
-    # Not as defaults: the flags would extend them.
-    lists = {name: defaults.pop(name) for name in LISTS if name in defaults}
-    for name, value in defaults.items():
-        if isinstance(value, int | float):  # text goes through the type check of the flag
-            defaults[name] = str(value)
-    if unknown := parser.set_defaults_with_config(**defaults):
-        raise InputError(f"{source}: unknown setting {unknown[0].removeprefix('--')!r}")
-    try:
-        run, training, model, *_, rest = parser.parse_args_into_dataclasses(
-            arguments, return_remaining_strings=True, look_for_args_file=False
-        )
-        missing = {name: value for name, value in lists.items() if not getattr(run, name)}
-        if any(missing.values()):
-            run = dataclasses.replace(run, **missing)
-    except (TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+    parser = _SettingsParser(PARTS, prog=prog, parents=list(parents), allow_abbrev=False)
+    flags = trust.flags_in(arguments)
+    settings = trust.followed(settings, flags, source, of_run)
+    lists = _set_defaults(parser, settings, source)
+    namespace, rest = parser.parse_known_args(list(arguments))
     if rest:
         raise InputError(f"unknown flag {rest[0]}; letgo {command} --help lists them all")
+    given = vars(namespace)
+    given |= {name: value for name, value in lists.items() if not given[name]}
+    _check_choices(parser, {name: given[name] for name in settings})
+    config = _build(values.checked(given))
+    run, training, model = config
     if model.model_name_or_path:  # TRL's name for --model
         run.model = model.model_name_or_path
+    trust.check({**vars(model), **vars(training), **vars(run)}, flags, command, source, of_run)
     if MISTAKES in run.forget:  # learning prompts are to be unlearned
         training.forget_max_overlap = 1.0
+    _check_together(command, config)
+    return config
+
+
+def _set_defaults(parser: TrlParser, settings: Settings, source: str) -> dict[str, list[str]]:
+    """Make settings the defaults of their flags.
+
+    Returns:
+        the lists among them, which are no defaults: the flags would extend them.
+    """
+    hints: dict[str, Any] = {}
+    for part in PARTS:
+        hints |= get_type_hints(part)
+    defaults = {**DEFAULTS}
+    for name, value in settings.items():
+        if name not in hints:
+            raise InputError(f"{source}: unknown setting {short(name)!r}")
+        defaults[name] = values.for_flag(name, value, hints[name], source)
+    lists = {name: defaults.pop(name) for name in LISTS if name in defaults}
+    parser.set_defaults_with_config(**defaults)
+    return lists
+
+
+def _check_choices(parser: TrlParser, given: Settings) -> None:
+    """Refuse a value that is not a choice: argparse takes any default."""
+    for action in parser._actions:
+        value = given.get(action.dest)
+        if action.choices and value is not None and value not in action.choices:
+            expected = ", ".join(map(str, action.choices))
+            raise InputError(f"--{action.dest} must be one of {expected}, not {short(value)}")
+
+
+def _build(given: Settings) -> Config:
+    """The dataclasses of all settings."""
+    built = []
+    for part in PARTS:
+        own = {f.name: given[f.name] for f in dataclasses.fields(part) if f.init}
+        try:
+            built.append(part(**own))
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # whatever TRL and transformers raise
+            name = _culprit(part, own)
+            flag = f"--{name} {short(own[name])}" if name else "the settings"
+            raise InputError(f"{flag} cannot be used: {reason(error)}") from error
+    return Config(*built)
+
+
+def _culprit(part: type, given: Settings) -> str | None:
+    """The setting without which a dataclass can be built."""
+    for name, value in given.items():
+        rest = {other: given[other] for other in given if other != name}
+        if _plain(value) != _plain(getattr(part, name, None)):
+            with suppress(Exception):
+                part(**rest)
+                return name
+    return None
+
+
+def _check_together(command: str, config: Config) -> None:
+    """Refuse settings that letgo cannot follow."""
+    run, training, model = config
     if run.selection != "top" and training.rescore_interval != 0:
         raise InputError(
             f"--selection {run.selection} is a control of the scores at the base model; add "
             "--rescore_interval 0"
         )
-    return Config(run, training, model)
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file, without the provenance that letgo adds to `config.yaml`.
-
-    Raises:
-        InputError: no such file, or not a mapping.
-    """
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise InputError(f"{file} must be a mapping of settings, one `name: value` a line")
-    settings.pop("provenance", None)
-    return settings
+    if training.push_to_hub:
+        folder = Path(training.output_dir or "OUTPUT_DIR") / "model"
+        raise InputError(
+            f"--push_to_hub: letgo uploads nothing; leave it out, and after the run upload the "
+            f"model by `hf upload ID {folder}`"
+        )
+    if not isinstance(training.model_init_kwargs, dict | None):
+        raise InputError("--model_init_kwargs must be a mapping, in JSON as a flag")
+    if model.dtype != "auto" and not isinstance(
+        getattr(torch, model.dtype or "", None), torch.dtype
+    ):
+        raise InputError(f"--dtype must be auto or a type such as bfloat16, not {model.dtype}")
+    available = integrations.get_available_reporting_integrations()
+    for tracker in training.report_to or []:
+        if tracker not in integrations.INTEGRATION_TO_CALLBACK:
+            choices = ", ".join(["none", "all", *integrations.INTEGRATION_TO_CALLBACK])
+            raise InputError(f"--report_to must be one of {choices}, not {short(tracker)}")
+        # A review trains nothing.
+        if tracker not in available and command != "review":
+            package = tracker.replace("_", "-")
+            raise InputError(
+                f"--report_to {tracker}: it is not installed; run `pip install {package}`, or "
+                f"leave it out"
+            )
 
 
 def plain_settings(config: Config) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""The data and the scale of a run, as settings."""
+
+import math
+import re
+from dataclasses import dataclass, field
+
+from letgo.data.splits import KEEP_NOTHING, NEUTRAL
+from letgo.errors import InputError
+from letgo.models.bundled import EMBEDDED
+from letgo.scoring.fisher import FISHER_KINDS
+from letgo.scoring.scores import DEFAULT_SCORE, SCORES
+from letgo.unlearning.config import setting
+
+CHOICES = {
+    "score": tuple(SCORES),
+    "fisher_kind": tuple(FISHER_KINDS),
+    "fisher_labels": ("empirical", "sampled"),
+    "selection": ("top", "bottom", "random"),
+}
+OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
+LISTS = ("forget", "keep")  # flags that may be repeated
+COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
+OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget")
+
+
+@dataclass
+class RunConfig:
+    """The data and scale of a run; `LWFConfig` and TRL's `ModelConfig` hold everything else.
+
+    Raises:
+        InputError: a value of the wrong type, or outside its range.
+    """
+
+    model: str = setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (bundled).")
+    learn: str | None = setting(
+        None, "Learning data with prompt and completion: a file, folder, URL or Hub id."
+    )
+    learn_test: str | None = setting(
+        None, "Test set of the learning task; by default a tenth of --learn, sampled by --seed."
+    )
+    learn_validation: str | None = setting(
+        None,
+        "Validation set, which decides between LWF and the SFT baseline; by default a tenth of "
+        "--learn, at most 200 examples, sampled by --seed.",
+    )
+    forget: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "Forgetting prompts: one or more sources; may be repeated. learn:mistakes: "
+            "the learning prompts that the base model answers wrongly.",
+        },
+    )
+    keep: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "Prompts or texts on which the model is to stay as it is: one or more sources; "
+            f"may be repeated. Default: {NEUTRAL}, built-in everyday prompts, if anything is "
+            f"unlearned. {KEEP_NOTHING}: keep nothing.",
+        },
+    )
+    margin: float = setting(
+        2.0,
+        "Verdict: learning is not worse if the difference to the SFT baseline is above minus this "
+        "(percentage points, by the 95 per cent interval); in hundredths of a nat, what is kept.",
+    )
+    require_headroom: bool = setting(
+        False,
+        "Stop with the SFT baseline if none of its errors on the validation set is the base "
+        "model's own answer: forgetting cannot improve the learning task then.",
+    )
+    relearn: int = setting(
+        0,
+        "Evaluation: how far the forgotten answers return after learning this many of them again; "
+        "0 leaves it out.",
+    )
+    max_learn: int | None = setting(None, "Maximum number of learning examples.")
+    max_test: int | None = setting(
+        None, "Maximum number of test examples, the same ones for every --seed."
+    )
+    max_forget: int | None = setting(None, "Maximum number of prompts per forgetting set.")
+    max_new_tokens: int = setting(64, "Maximum length of a self-generated text, in tokens.")
+    optimum: str = setting(
+        "full",
+        "What is compared with: the solution of the learning task against which texts are scored. "
+        "full: the SFT baseline; steps:N: its first N steps; lora: fine-tuning of an adapter; "
+        "gradient: no fine-tuning, the mean learning gradient at the base model.",
+    )
+    score: str = setting(DEFAULT_SCORE, f"Forgetting score: one of {', '.join(SCORES)}.")
+    selection: str = setting(
+        "top", "Texts to unlearn, by confidence: top; bottom and random are controls."
+    )
+    fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(FISHER_KINDS)}.")
+    fisher_labels: str = setting(
+        "empirical", "Labels for it: empirical (those of the data) or sampled (from the model)."
+    )
+    skip_non_finite: bool = setting(
+        False, "Leave out texts and examples whose loss is not finite, instead of stopping."
+    )
+    fisher_examples: int = setting(256, "Learning examples for the Fisher information.")
+    tokens_per_batch: int = setting(1024, "Tokens per scoring batch; lower it to save memory.")
+    generation_batch_size: int = setting(32, "Prompts per batch when the model generates.")
+    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
+    shared: str | None = setting(
+        None, "Cache folder of several runs: stages with the same inputs are computed once."
+    )
+    overwrite: bool = setting(False, "Rerun finished stages whose inputs have changed.")
+    quiet: bool = setting(False, "Print results and warnings only, no progress.")
+
+    def __post_init__(self) -> None:
+        for flag in LISTS:
+            sources = getattr(self, flag)
+            sources = [sources] if isinstance(sources, str) else sources  # YAML without a list
+            if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
+                raise InputError(f"--{flag} must be names, not {sources}")
+            setattr(self, flag, sources)
+        if KEEP_NOTHING in self.keep and len(self.keep) > 1:
+            raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
+        self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")
+        self._require("margin", 0 <= self.margin < math.inf, "0 or more")
+        self._require("relearn", self.relearn >= 0, "0 (off) or more")
+        for name in ("model", "learn", "learn_test", "learn_validation"):
+            self._require(name, isinstance(getattr(self, name), str | None), "one name")
+        for name, choices in CHOICES.items():
+            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        valid = bool(OPTIMUM.fullmatch(self.optimum))
+        self._require("optimum", valid, "full, steps:N, lora or gradient")
+        for name in (*COUNTS, *OPTIONAL_COUNTS):
+            value = getattr(self, name)
+            valid = isinstance(value, int) and value >= 1
+            unset = value is None and name in OPTIONAL_COUNTS
+            self._require(name, valid or unset, "a whole number of at least 1")
+
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise InputError(f"--{name} must be {expected}, not {getattr(self, name)}")
