@@ -51,6 +51,35 @@ def missing_package(error: BaseException) -> str | None:
     return first_line(error) if "pip install" in str(error) else None
 
 
+# What a user can do about an error of the hub's client, by the name of its class.
+_OFFLINE = "check the connection, or name a local folder; `hf download ID` makes one"
+_HUB = {
+    "GatedRepoError": "accept the terms on its page on the hub, then run `hf auth login`",
+    "RepositoryNotFoundError": "check the name; for a private repository run `hf auth login`",
+    "RevisionNotFoundError": "check --model_revision",
+    "RemoteEntryNotFoundError": "the repository lacks this file; use another one",
+    "OfflineModeIsEnabled": f"unset HF_HUB_OFFLINE, {_OFFLINE}",
+    "LocalEntryNotFoundError": _OFFLINE,
+    "LocalTokenNotFoundError": "run `hf auth login`",
+    "HfHubHTTPError": "the hub refused; try again later, or run `hf auth login`",
+    "ConnectError": _OFFLINE,
+    "ConnectTimeout": _OFFLINE,
+    "ReadTimeout": _OFFLINE,
+    "ProxyError": _OFFLINE,
+    "ConnectionError": _OFFLINE,
+}
+
+
+def hub_remedy(error: BaseException | None) -> str:
+    """What to do about a repository of the hub that cannot be had; empty for other errors."""
+    while error is not None:
+        for base in type(error).__mro__:
+            if base.__name__ in _HUB and base is not ConnectionError:
+                return _HUB[base.__name__]
+        error = error.__cause__
+    return ""
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in a few words."""
     if isinstance(error, OSError) and error.filename and error.strerror:

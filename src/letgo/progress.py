@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from letgo.errors import printable
+
 log = logging.getLogger("letgo")
 T = TypeVar("T")
 
@@ -18,10 +20,18 @@ SECONDS_BETWEEN_LINES = 15.0  # in a log file, where a line per batch would be t
 def configure(quiet: bool) -> None:
     """Send letgo's messages to standard error; with `quiet`, only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """Names of files and sets come from users: what they hold must not command the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as printable text."""
+        return printable(super().format(record))
 
 
 class Progress:
@@ -35,7 +45,8 @@ class Progress:
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if log.isEnabledFor(logging.INFO) and sys.stderr.isatty():
-            self.bar = tqdm(desc=name, total=total, initial=done, leave=False, dynamic_ncols=True)
+            label = printable(name)
+            self.bar = tqdm(desc=label, total=total, initial=done, leave=False, dynamic_ncols=True)
 
     def step(self, count: int = 1, note: str = "") -> None:
         """Advance by `count` steps; `note` is printed after the counts."""

