@@ -1,6 +1,7 @@
 """The exception whose message is written for users, and helpers that raise it."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,30 +53,30 @@ def missing_package(error: BaseException) -> str | None:
 
 
 # What a user can do about an error of the hub's client, by the name of its class.
-_OFFLINE = "check the connection, or name a local folder; `hf download ID` makes one"
 _HUB = {
     "GatedRepoError": "accept the terms on its page on the hub, then run `hf auth login`",
     "RepositoryNotFoundError": "check the name; for a private repository run `hf auth login`",
+    "DatasetNotFoundError": "check the name; for a private or gated data set run `hf auth login`",
     "RevisionNotFoundError": "check --model_revision",
     "RemoteEntryNotFoundError": "the repository lacks this file; use another one",
-    "OfflineModeIsEnabled": f"unset HF_HUB_OFFLINE, {_OFFLINE}",
-    "LocalEntryNotFoundError": _OFFLINE,
     "LocalTokenNotFoundError": "run `hf auth login`",
     "HfHubHTTPError": "the hub refused; try again later, or run `hf auth login`",
-    "ConnectError": _OFFLINE,
-    "ConnectTimeout": _OFFLINE,
-    "ReadTimeout": _OFFLINE,
-    "ProxyError": _OFFLINE,
-    "ConnectionError": _OFFLINE,
 }
+_OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ProxyError", "ConnectionError"}
+_OFFLINE |= {"ConnectError", "ConnectTimeout", "ReadTimeout"}
 
 
 def hub_remedy(error: BaseException | None) -> str:
     """What to do about a repository of the hub that cannot be had; empty for other errors."""
     while error is not None:
-        for base in type(error).__mro__:
-            if base.__name__ in _HUB and base is not ConnectionError:
-                return _HUB[base.__name__]
+        # A connection of this machine that ends, as a pipe's, has a class of its own.
+        own = {base.__name__ for base in type(error).__mro__ if base is not ConnectionError}
+        if type(error) is ConnectionError or own & _OFFLINE:
+            unset = "unset HF_HUB_OFFLINE, " if os.environ.get("HF_HUB_OFFLINE") else ""
+            return f"{unset}check the connection, or name local files (`hf download ID`)"
+        for name, remedy in _HUB.items():
+            if name in own:
+                return remedy
         error = error.__cause__
     return ""
 
@@ -84,7 +85,13 @@ def reason(error: BaseException) -> str:
     """What went wrong, in a few words."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return missing_package(error) or first_line(error)
+    text = missing_package(error) or first_line(error)
+    if text.startswith("invalid literal for int()"):
+        return "it is not a whole number"
+    if text.startswith("could not convert string to float"):
+        return "it is not a number"
+    wrong_type = isinstance(error, TypeError | AttributeError | KeyError)
+    return f"it has a value of the wrong type ({text})" if wrong_type else text
 
 
 class Parser(argparse.ArgumentParser):

@@ -41,6 +41,7 @@ def test_flags_override_settings():
         ({"learning_rate": "x"}, "--learning_rate must be a number, not 'x'"),
         ({"learning_rate": math.nan}, "--learning_rate must be a finite number, not nan"),
         ({"logging_steps": math.inf}, "--logging_steps must be a finite number, not inf"),
+        ({"pad_to_multiple_of": "x"}, "--pad_to_multiple_of x cannot be used: it is not a whole"),
         ({"accelerator_config": "["}, "--accelerator_config [ cannot be used:"),
         ({"accelerator_config": {"colour": 1}}, "--accelerator_config {'colour': 1} cannot"),
         ({"fsdp_config": 1_000}, "--fsdp_config must be"),

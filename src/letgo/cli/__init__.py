@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from types import FrameType
 
-from letgo.errors import InputError, printable
+from letgo.errors import InputError, hub_remedy, printable
 
 USAGE = """\
 letgo: fine-tune a language model and let go of the knowledge that stands in the way
@@ -127,7 +127,8 @@ def _run(arguments: list[str]) -> int:
     try:
         _execute(arguments)
     except InputError as error:
-        return _complain(str(error))
+        remedy = hub_remedy(error.__cause__)
+        return _complain(f"{error}; {remedy}" if remedy else str(error))
     except _Terminated:
         return _complain("terminated; run the same command again to resume", status=143)
     except KeyboardInterrupt:
