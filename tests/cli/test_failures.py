@@ -71,6 +71,7 @@ def test_a_template_that_fails(template):
             FileNotFoundError("Failed to open local file"),
             "--output_dir: out cannot be made, or was",
         ),
+        (FileNotFoundError(errno.ENOENT, "No such", "."), "--output_dir: out cannot be made"),
         (FileNotFoundError(errno.ENOENT, "No such", "/no/such/x"), "/no/such/x: it was removed"),
         (ValueError("embedded null byte"), "a path contains a NUL character"),
         (failure(lambda: json.loads("[")), "a file that letgo reads is damaged"),

@@ -24,8 +24,9 @@ NEARLY_FULL = 8 << 20  # bytes
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 # Packages that send a training's log elsewhere, by `--report_to`.
-TRACKERS = ("azureml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flytekit")
-TRACKERS += ("mlflow", "neptune", "swanlab", "trackio", "wandb")
+TRACKERS = """
+    azureml clearml codecarbon comet_ml dagshub dvclive flytekit mlflow neptune swanlab trackio wandb
+""".split()
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str | None:
@@ -169,7 +170,7 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 def _path(error: OSError, folder: Path | None) -> str | None:
     """A path that cannot be used, or a folder that is gone."""
     path = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
-    inside = folder is not None and (path is None or path.is_relative_to(folder.absolute()))
+    inside = folder is not None and (path is None or _is_about(path, folder.absolute()))
     if isinstance(error, FileNotFoundError):
         if inside and folder is not None and not folder.exists():
             return (
@@ -184,3 +185,8 @@ def _path(error: OSError, folder: Path | None) -> str | None:
     if inside:
         return f"--output_dir: {path}: {error.strerror}; choose another --output_dir, or mend it"
     return f"{path}: {error.strerror}; mend that, or choose another place for it"
+
+
+def _is_about(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder, or one of the folders above it."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path)

@@ -94,7 +94,7 @@ def _set_defaults(parser: TrlParser, settings: Settings, source: str) -> dict[st
     hints: dict[str, Any] = {}
     for part in PARTS:
         hints |= get_type_hints(part)
-    defaults = {**DEFAULTS}
+    defaults: dict[str, Any] = {**DEFAULTS}
     for name, value in settings.items():
         if name not in hints:
             raise InputError(f"{source}: unknown setting {short(name)!r}")
@@ -115,7 +115,7 @@ def _check_choices(parser: TrlParser, given: Settings) -> None:
 
 def _build(given: Settings) -> Config:
     """The dataclasses of all settings."""
-    built = []
+    built: list[Any] = []
     for part in PARTS:
         own = {f.name: given[f.name] for f in dataclasses.fields(part) if f.init}
         try:

@@ -44,6 +44,7 @@ def for_flag(name: str, value: Any, hint: Any, source: str) -> Any:
         InputError: the value is of another type.
     """
     types = _plain_types(hint)
+    result: Any = value
     if isinstance(value, bool):
         fits, result = bool in types, str(value)
     elif isinstance(value, int | float):
@@ -54,9 +55,9 @@ def for_flag(name: str, value: Any, hint: Any, source: str) -> Any:
         # Without the list PEFT would take one name for a regular expression.
         return [value] if list in types and str not in types else value
     elif isinstance(value, list):
-        fits, result = list in types and all(isinstance(item, str) for item in value), value
+        fits = list in types and all(isinstance(item, str) for item in value)
     else:
-        fits, result = type(value) in types, value
+        fits = type(value) in types
     if not fits:
         meanings = {**_MEANINGS, str: "one name"} if name in PATHS else _MEANINGS
         expected = " or ".join(text for kind, text in meanings.items() if kind in types)
