@@ -24,9 +24,8 @@ NEARLY_FULL = 8 << 20  # bytes
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 # Packages that send a training's log elsewhere, by `--report_to`.
-TRACKERS = """
-    azureml clearml codecarbon comet_ml dagshub dvclive flytekit mlflow neptune swanlab trackio wandb
-""".split()
+TRACKERS = {"azureml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flytekit"}
+TRACKERS |= {"mlflow", "neptune", "swanlab", "trackio", "wandb"}
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str | None:
