@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from letgo.data.records import SUFFIXES, Record
+from letgo.data.records import Record
+from letgo.data.sources import SUFFIXES
 
 T = TypeVar("T")
 
