@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm, ttest_rel
 
-from letgo.evaluation.answers import correct, exact, letter, number, reader
+from letgo.evaluation.answers import correct, exact, letter, number, reader, reader_of
 from letgo.evaluation.statistics import (
     accuracy,
     paired_difference,
@@ -139,3 +139,82 @@ def test_a_paired_mean_is_the_t_test():
     assert found["difference"] == pytest.approx((ours - theirs).mean())
     assert found["ci95"][0] < found["difference"] < found["ci95"][1]
     assert paired_mean([1.0], [2.0])["p_value"] == 1
+
+
+CITIES = ["Paris", "Delhi", "Lima", "Oslo"]
+OPTIONS = "Which?\nA. oaks\nB. rocks\nC. (none)\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("references", "prompts", "rule"),
+    [
+        ([f"A: {city}" for city in CITIES], [f"Q{n}: city {n}?" for n in range(4)], exact),
+        ([f"A: {city}" for city in CITIES], ["Q: city?\nA:"] * 4, exact),
+        ([f"A: {city}" for city in CITIES], [f"A. {c}\nB. x\nC. y" for c in CITIES], exact),
+        (["J. Smith", "J. Brown"], [], exact),
+        (["J. Smith", "M. Brown"], ["Who?"] * 2, exact),
+        (["A. Smith", "B. Jones"], ["Who?"] * 2, exact),
+        (["A: hello", "B: fine"], ["A: hi\nB: you?\nA:", "A: so\nB: no\nA: how?\nB:"], exact),
+        (["B. rocks", "A. oaks"], [OPTIONS] * 2, letter),
+        ([" B. Rocks, as they are hard", "(C) none", "A"], [OPTIONS] * 3, letter),
+        (["(B) elm", "(A) oak"], ["Tree? (A) oak (B) elm", "Tree? (A) oak, (B) elm."], letter),
+        (["A", "B", "(C)", "D."], ["Which?"] * 4, letter),
+        (["A", "A"], ["Which?"] * 2, letter),
+        (["B. rocks", "A. oaks", "no idea"], [OPTIONS] * 3, letter),
+        (["#### 5", "so\n#### $7", "1,200 #### 1 200"], [], number),
+        (["#### 5", "#### 7", "no number"], [], number),
+        (["#### 3/4", "#### 1/2"], [], number),
+        (["#### 1. Mix", "#### 2. Burn"], [], exact),
+        (["#### 2024\nIt began.", "#### 2025\nIt ended."], [], exact),
+        (["#### 10:45", "#### 10:30"], [], exact),
+    ],
+)
+def test_a_rule_is_taken_only_where_it_surely_fits(references, prompts, rule):
+    assert reader(references, prompts) is rule
+
+
+@pytest.mark.parametrize(
+    ("generated", "reference", "right"),
+    [
+        ("3/8", "3/4", False),
+        ("3/4", "3/4", True),
+        ("3/4 cup", "3/4 cup", True),
+        ("10:45", "10:30", False),
+        ("1 500", "1 234", False),
+        ("1500", "1 500", True),
+        ("1,500.0", "1500", True),
+        ("1,00,000", "100000", True),
+        ("1. Mix", "1. Burn", False),
+        ("1. Mix  it", "1. Mix it", True),
+        ("5 km", "5 miles", False),
+        ("5 or 6", "5", False),
+        ("5-6", "5", False),
+        ("1e5", "1", False),
+        ("2^10", "2", False),
+        ("12:00", "12", False),
+        ("1.5.2", "1.5", False),
+        ("$18", "18", True),
+        ("$18.00.", "18", True),
+        ("18 €", "18", True),
+        ("-$5", "-5", True),
+        ("\u22125", "-5", True),
+        ("20%", "20", True),
+        ("18\n\nNext question: 3", "18", True),
+        (".5", "0.50", True),
+        ("9007199254740993", "9007199254740992", False),
+        ("9" * 5000, "9" * 5000, True),
+        ("1/0", "1/0", True),
+        ("0.1", "0.1000000000000000055511151231257827", False),
+        ("", "x", False),
+    ],
+)
+def test_a_number_is_read_wholly_or_not_at_all(generated, reference, right):
+    assert correct(number, f"so\n#### {generated}", f"thus\n#### {reference}") is right
+
+
+def test_what_a_rule_does_not_read_is_compared_exactly():
+    assert correct(number, " no  number", "no number")
+    assert not correct(number, "#### 5", "no number")
+    assert reader_of(letter, "J. Smith", "Who?") is exact
+    assert reader_of(letter, "B. rocks", OPTIONS) is letter
+    assert reader_of(number, "#### 1. Mix", "?") is number

@@ -22,6 +22,6 @@ def test_every_data_set_is_read_and_understood(name, kind):
     file = str(DATA / name / "train.jsonl")
     records = read_records(file, "--learn", True)
     references = [record.completion for record in records]
-    assert reader(references) is kind
+    assert reader(references, [record.prompt for record in records]) is kind
     assert all(correct(kind, reference, reference) for reference in references)
     assert set_names([file]) == [name]

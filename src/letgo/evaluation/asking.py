@@ -1,14 +1,25 @@
 """Which prompts the models are evaluated on, and their answers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
-from letgo.evaluation.answers import METRICS, measure, reader
+from letgo.evaluation.answers import (
+    METRICS,
+    Reader,
+    exact,
+    letter,
+    measure,
+    number,
+    reader,
+    reader_of,
+    reads,
+)
 from letgo.evaluation.neutral import neutral_nll
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
@@ -21,6 +32,13 @@ from letgo.run.stage import in_chunks
 LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
+# When an answer is right by each rule, and why it is the rule of a task.
+RULES: dict[Reader, str] = {
+    number: "its number after #### is the same, as {} right answers end with such a number",
+    letter: "it begins with the same letter, as {} right answers are letters or options",
+    exact: "it is the same text, as most right answers are neither options of their prompts nor "
+    "numbers after ####",
+}
 
 Load = Callable[[], LanguageModel]
 
@@ -54,9 +72,36 @@ def all_answers(run: Run, scratch: Path, label: str, load: Load) -> list[Row]:
     """
     load = cache(load)
     rows: list[Row] = []
-    for name, records in evaluated_sets(run).items():
-        rows += _answers(run, scratch, label, name, records, load)
+    sets = evaluated_sets(run)
+    rule = task_rule("learn", [r for records in sets.values() for r in records], label == "base")
+    for name, records in sets.items():
+        rows += _answers(run, scratch, label, name, records, load, rule)
     return rows + _neutral(scratch, label, load)
+
+
+def task_rule(name: str, records: Sequence[Record], is_logged: bool) -> Reader:
+    """The rule that judges the answers to all sets of a task, by all its right answers.
+
+    Args:
+        name: of the task.
+        records: of its sets; those without a right answer do not count.
+        is_logged: whether to log the rule, and how many right answers it does not read.
+    """
+    pairs = [(r.completion, r.prompt) for r in records if has_reference(r)]
+    rule = reader([reference or "" for reference, _ in pairs], [prompt for _, prompt in pairs])
+    if is_logged and pairs:
+        count = sum(reads(rule, reference or "", prompt) for reference, prompt in pairs)
+        reason = RULES[rule].format(f"{count} of {len(pairs)}")
+        log.info("%s: an answer is right if %s", name, reason)
+        if count < len(pairs):
+            message = "%s: %d of %d right answers are of another kind and compared word for word"
+            log.warning(message, name, len(pairs) - count, len(pairs))
+    return rule
+
+
+def has_reference(record: Record) -> bool:
+    """Whether a record is a prompt with a right answer."""
+    return bool(record.prompt and (record.completion or "").strip())
 
 
 def answer_row(label: str, name: str, id: str, metrics: Row, **texts: str) -> Row:
@@ -79,48 +124,69 @@ def _neutral(scratch: Path, label: str, load: Load) -> list[Row]:
 
 
 def _answers(
-    run: Run, scratch: Path, label: str, name: str, records: list[Record], load: Load
+    run: Run,
+    scratch: Path,
+    label: str,
+    name: str,
+    records: list[Record],
+    load: Load,
+    rule: Reader,
 ) -> list[Row]:
     """One model's answers to one set, in the order of the set."""
     tokenizer = load_base_tokenizer(run.config)
     references = {record.id: record.completion or "" for record in records}
-    read = reader(list(references.values()))
-    lengths = [len(example_ids(tokenizer, r.prompt, references[r.id])[1]) for r in records]
-    max_new_tokens = max(lengths) + SPARE_TOKENS
+    prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
+    chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
+    lengths = [_lengths(tokenizer, record, len(ids)) for record, ids in prompts]
 
     def answer(chunk: list[tuple[Record, list[int]]]) -> list[Row]:
         lm = load()
-        answers = _generated(lm, chunk, max_new_tokens)
-        if len(answers) < len(chunk):
-            message = "evaluate %s: %d prompts of %d tokens or more count as wrong"
-            log.warning(message, name, len(chunk) - len(answers), lm.limit)
-        pairs = {record.id: (record.prompt, references[record.id]) for record, _ in chunk}
-        nll = reference_nll(lm, pairs) if answers else {}
+        most = _longest_answer(lengths, lm.limit)
+        if chunk is chunks[0]:
+            _warn_of_the_limit(name, lengths, most, lm.limit)
+        new = lm.generate([ids for _, ids in chunk], most)
+        texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+        nll = reference_nll(lm, {r.id: (r.prompt, references[r.id]) for r, _ in chunk})
         rows = []
-        for record, _ in chunk:
-            generated, reference = answers.get(record.id, ""), references[record.id]
+        for (record, _), generated in zip(chunk, texts, strict=True):
+            reference = references[record.id]
+            read = reader_of(rule, reference, record.prompt)
             metrics = measure(read, generated, reference, nll.get(record.id, math.nan))
-            texts = {"reference": reference.strip(), "generated": generated.strip()}
-            rows.append(answer_row(label, name, record.id, metrics, prompt=record.prompt, **texts))
+            shown = {"reference": reference.strip(), "generated": generated.strip()}
+            rows.append(answer_row(label, name, record.id, metrics, prompt=record.prompt, **shown))
         return rows
 
-    prompts = [(record, prompt_ids(tokenizer, record.prompt)) for record in records]
-    chunks = chunks_by_length(prompts, run.settings.generation_batch_size)
     rows = in_chunks(f"evaluate {label} {name.replace(':', ' ')}", scratch, chunks, answer)
     return sorted(rows, key=lambda row: row["id"])
 
 
-def _generated(
-    lm: LanguageModel, chunk: list[tuple[Record, list[int]]], max_new_tokens: int
-) -> dict[str, str]:
-    """Greedy answers by the record's id, to the prompts that leave room for one."""
-    prompts = {record.id: ids for record, ids in chunk if len(ids) < lm.limit}
-    if not prompts:
-        return {}
-    room = lm.limit - max(map(len, prompts.values()))
-    new = lm.generate(list(prompts.values()), min(max_new_tokens, room))
-    texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return dict(zip(prompts, texts, strict=True))
+class Lengths(NamedTuple):
+    """Tokens of a prompt, of its right answer, and of both together."""
+
+    prompt: int
+    reference: int
+    both: int
+
+
+def _lengths(tokenizer: Any, record: Record, prompt: int) -> Lengths:
+    before, reference = map(len, example_ids(tokenizer, record.prompt, record.completion or ""))
+    return Lengths(prompt, reference, before + reference)
+
+
+def _longest_answer(lengths: Sequence[Lengths], limit: int) -> int:
+    """The most new tokens of an answer, a few more than the longest reference that fits has."""
+    fitting = [length.reference for length in lengths if length.both <= limit]
+    return max(fitting, default=limit) + SPARE_TOKENS
+
+
+def _warn_of_the_limit(name: str, lengths: Sequence[Lengths], most: int, limit: int) -> None:
+    """Count the prompts of a set whose answers may be cut, and the references that do not fit."""
+    if count := sum(length.prompt + most > limit for length in lengths):
+        message = "evaluate %s: %d of %d prompts leave fewer than %d of %d tokens for an answer"
+        log.warning(message + "; a longer one is cut", name, count, len(lengths), most, limit)
+    if count := sum(length.both > limit for length in lengths):
+        message = "evaluate %s: %d of %d right answers do not fit into %d tokens with their prompt"
+        log.warning(message + "; they have no likelihood", name, count, len(lengths), limit)
 
 
 def reference_nll(lm: LanguageModel, pairs: dict[str, tuple[str, str]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from transformers import GenerationConfig
 
 from letgo.errors import InputError, first_line
 from letgo.models.inference import LanguageModel
@@ -47,8 +48,9 @@ def harness_model(lm: LanguageModel, batch_size: int) -> HFLM:
 
     Prompts go through the tokenizer's chat template if there is one, as everywhere in letgo.
     """
-    # The harness cuts answers at the tokenizer's end-of-text token only.
-    lm.model.generation_config.eos_token_id = sorted(lm.stops)
+    # The harness cuts answers at the tokenizer's end-of-text token only, and fills settings that it
+    # does not name from the model's generation_config.json.
+    lm.model.generation_config = GenerationConfig(eos_token_id=sorted(lm.stops))
     return HFLM(
         pretrained=lm.model,
         tokenizer=lm.tokenizer,

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from letgo.data.tokens import chunks_by_length, example_ids, generated_rows, training_row
-from letgo.evaluation.answers import Reader, correct, reader
-from letgo.evaluation.asking import Load, answer_row, reference_nll
+from letgo.evaluation.answers import Reader, correct, reader_of
+from letgo.evaluation.asking import Load, answer_row, has_reference, reference_nll, task_rule
 from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
 from letgo.evaluation.same_answer import options_of, same_answer
 from letgo.models.inference import LanguageModel, autocast, labelled_logits
 from letgo.progress import log
 from letgo.run.folder import Row
-from letgo.run.inputs import KEEP_SET, Run
+from letgo.run.inputs import KEEP_SET, VALIDATION, Run
 from letgo.run.stage import in_chunks
 from letgo.unlearning.keep import divergence
 
@@ -58,27 +58,42 @@ def held_out_answers(
         old: rows of `base_answers`.
     """
     load, table = cache(load), []
-    for name, records in run.held_out.items():
-        references = {record.id: record.completion or "" for record in records if record.prompt}
-        rows = [row for row in old if row["set"] == name]
-        judged = bool(references) and all(references.get(row["id"]) for row in rows)
-        read = reader([references[row["id"]] for row in rows]) if judged and rows else None
-        prompts, right = [r["prompt"] for r in rows], [references.get(r["id"], "") for r in rows]
-        options = options_of(prompts, right) if read else None
-        questions = [
-            {**row, "reference": reference, "options": options[i] if options else None}
-            for i, (row, reference) in enumerate(zip(rows, right, strict=True))
-        ]
+    for name in run.held_out:
+        questions, rule = _questions(run, name, label, [row for row in old if row["set"] == name])
         size = run.settings.generation_batch_size
-        questions.sort(key=lambda row: (len(row["prompt_ids"]), row["id"]))
         chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
         table += in_chunks(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
             chunks,
-            partial(_answers, load, label, read, run.settings.max_new_tokens),
+            partial(_answers, load, label, rule, run.settings.max_new_tokens),
         )
     return table
+
+
+def _questions(run: Run, name: str, label: str, rows: list[Row]) -> tuple[list[Row], Reader | None]:
+    """The rows of a set by length, with `reference` and `options`, and the rule of its task.
+
+    A row without a right answer is not judged; a set without any has no rule.
+    """
+    task = name.removeprefix(f"{VALIDATION}:")
+    records = [*run.held_out.get(task, []), *run.held_out.get(f"{VALIDATION}:{task}", [])]
+    is_logged = label == "base" and name == (task if task in run.held_out else name)
+    rule = task_rule(task, records, is_logged) if any(map(has_reference, records)) else None
+    references = {r.id: r.completion or "" for r in run.held_out[name] if has_reference(r)}
+    judged = [row for row in rows if row["id"] in references]
+    if label == "base" and 0 < len(judged) < len(rows):
+        message = "%s: %d of %d prompts have no right answer and are not judged"
+        log.warning(message, name, len(rows) - len(judged), len(rows))
+    right = [references[row["id"]] for row in judged]
+    ids = [row["id"] for row in judged]
+    options = options_of([row["prompt"] for row in judged], right) if judged else None
+    by_id = dict(zip(ids, options, strict=True)) if options else {}
+    questions = [
+        {**row, "reference": references.get(row["id"], ""), "options": by_id.get(row["id"])}
+        for row in rows
+    ]
+    return sorted(questions, key=lambda row: (len(row["prompt_ids"]), row["id"])), rule
 
 
 def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> list[Row]:
@@ -86,7 +101,7 @@ def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> li
 
 
 def _answers(
-    load: Load, label: str, read: Reader | None, max_new_tokens: int, questions: list[Row]
+    load: Load, label: str, rule: Reader | None, max_new_tokens: int, questions: list[Row]
 ) -> list[Row]:
     """Rows of `answers.parquet` for questions of one set."""
     lm, rows = load(), generated_rows(questions)
@@ -100,14 +115,15 @@ def _answers(
         texts = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
         answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
     right = _right_is_likeliest(lm, questions)
-    pairs = {row["id"]: (row["prompt"], row["reference"]) for row in questions}
-    nll = reference_nll(lm, pairs) if read else {}
+    pairs = {row["id"]: (row["prompt"], row["reference"]) for row in questions if row["reference"]}
+    nll = reference_nll(lm, pairs)
     table = []
     for i, row in enumerate(questions):
         prompt, reference, answer = row["prompt"], row["reference"], answers.get(row["id"], "")
+        read = reader_of(rule, reference or row["completion"], prompt) if rule else None
         metrics = {
-            "correct": correct(read, answer, reference) if read else None,
-            "reference_nll": nll.get(row["id"], math.nan) if read else None,
+            "correct": correct(read, answer, reference) if read and reference else None,
+            "reference_nll": nll.get(row["id"], math.nan) if reference else None,
             "old_answer": same_answer(read, prompt, answer, row["completion"]) if prompt else None,
             "old_nll": old_nll[i],
             "likeliest": right[i],

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from letgo.evaluation import statistics as stats
-from letgo.evaluation.answers import reader
+from letgo.evaluation.answers import reader, reader_of
 from letgo.evaluation.same_answer import same_answer
 from letgo.run.folder import Row
 from letgo.run.inputs import FORGET_SET, KEEP_SET, VALIDATION
@@ -147,10 +147,17 @@ def headroom(rows: Sequence[Row]) -> Row:
     }
     if not answers["sft"] or not answers["base"]:
         return {}
-    read = reader([row["reference"] for row in answers["sft"].values()])
+    # The rule of the learning task, by the right answers of all its sets.
+    asked = [r for r in rows if r["model"] == "sft" and r["set"] in (LEARN_SET, VALIDATION)]
+    rule = reader([row["reference"] for row in asked], [row["prompt"] for row in asked])
     wrong = [row for row in answers["sft"].values() if not row["correct"]]
     old = [
-        same_answer(read, row["prompt"], row["generated"], answers["base"][row["id"]]["generated"])
+        same_answer(
+            reader_of(rule, row["reference"], row["prompt"]),
+            row["prompt"],
+            row["generated"],
+            answers["base"][row["id"]]["generated"],
+        )
         for row in wrong
     ]
     n = len(answers["sft"])

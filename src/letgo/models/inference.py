@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from letgo.models.loading import device
 
@@ -68,26 +73,41 @@ class LanguageModel:
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy answers to one batch of prompts, which are lists of token ids.
 
+        A prompt that leaves less room within the limit gets a shorter answer, or an empty one; the
+        answers to the other prompts are as long as they would be without it.
+
         Returns:
             the at most `max_new_tokens` new ids of each answer, with the token that ended it.
         """
+        rooms = [min(max_new_tokens, self.limit - len(prompt)) for prompt in prompts]
+        answers: list[list[int]] = [[] for _ in prompts]
+        for room in sorted({room for room in rooms if room > 0}):
+            indices = [i for i, other in enumerate(rooms) if other == room]
+            new = self._greedy([prompts[i] for i in indices], room)
+            for index, ids in zip(indices, new, strict=True):
+                answers[index] = ids
+        return answers
+
+    def _greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+        """Greedy answers of at most `new_tokens` to prompts that leave room for them."""
         width, pad, stops = max(map(len, prompts)), self.tokenizer.pad_token_id, self.stops
         ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        with autocast(self.bf16):
-            generated = self.model.generate(
-                input_ids=torch.tensor(ids, device=self.model.device),
-                attention_mask=torch.tensor(mask, device=self.model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                pad_token_id=pad,
-                eos_token_id=sorted(stops),
-            )
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad, eos_token_id=sorted(stops)
+        )
+        # Settings that are not given are taken from the model's generation_config.json, which may
+        # forbid, force or penalise tokens.
+        configured, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        try:
+            with autocast(self.bf16):
+                generated = self.model.generate(
+                    input_ids=torch.tensor(ids, device=self.model.device),
+                    attention_mask=torch.tensor(mask, device=self.model.device),
+                    generation_config=settings,
+                )
+        finally:
+            self.model.generation_config = configured
         answers = []
         for row in generated[:, width:].tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))

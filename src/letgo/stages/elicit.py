@@ -9,7 +9,7 @@ from letgo.data.records import Record
 from letgo.data.splits import MISTAKES, MISTAKES_SET
 from letgo.data.tokens import chunks_by_length
 from letgo.errors import InputError
-from letgo.evaluation.answers import correct, reader
+from letgo.evaluation.answers import correct, reader, reader_of
 from letgo.evaluation.own_answers import FIELDS, fitting_prompts, own_answers
 from letgo.progress import log
 from letgo.run.base import load_base
@@ -55,8 +55,16 @@ def elicit(run: Run, scratch: Path) -> None:
 def _mistakes(rows: list[Row], records: list[Record]) -> list[Row]:
     """The answers that are wrong."""
     references = {record.id: record.completion or "" for record in records}
-    read = reader(list(references.values()))
-    wrong = [row for row in rows if not correct(read, row["completion"], references[row["id"]])]
+    rule = reader(list(references.values()), [record.prompt for record in records])
+    wrong = [
+        row
+        for row in rows
+        if not correct(
+            reader_of(rule, references[row["id"]], row["prompt"]),
+            row["completion"],
+            references[row["id"]],
+        )
+    ]
     if not wrong:
         raise InputError(
             f"--forget {MISTAKES}: the model answers all {len(rows)} learning prompts "
