@@ -82,6 +82,18 @@ def test_saved_data_sets_are_loaded(tmp_path, caplog):
     refused(tmp_path / "one", "cannot load the saved data set")
 
 
+def test_data_sets_of_the_hub(monkeypatch):
+    rows = Dataset.from_list([{**row, "when": date(2020, 1, 1)} for row in ROWS])
+    asked = []
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda *names, split: asked.append((*names, split)) or rows
+    )
+    assert len(prompts("me/sums")) == len(prompts("sums:en:test")) == 4
+    assert asked == [("me/sums", None, "train"), ("sums", "en", "test")]
+    rows = rows.rename_column("completion", "answer")
+    refused("me/sums", r"me/sums record 1: no 'completion' \(found: prompt, answer, when\)")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
@@ -173,6 +185,8 @@ def test_a_small_file_of_many_rows_is_refused_at_once(tmp_path):
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000_001, pa.int8()), ["x"])
     pq.write_table(pa.table({"prompt": column}), tmp_path / "a.parquet")
     refused(tmp_path, "has 10,000,001 rows")
+    pq.write_table(pa.table({"prompt": [["x"] * 100]}), tmp_path / "a.parquet")
+    refused(tmp_path, "'prompt' is not a string but list")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from letgo.run.inputs import open_run
 
 
 @pytest.fixture
-def ask(tiny, data, tmp_path, caplog):
+def ask(tiny, data, tmp_path, tmp_path_factory, caplog):
     """Asks an untrained model; returns its answers by (set, id) and the log."""
 
     def asked(label="base", **changes):
@@ -24,13 +24,12 @@ def ask(tiny, data, tmp_path, caplog):
         logging.getLogger("letgo").propagate = True
         run = open_run(cfg.parse("run", flags(tiny, data, tmp_path / "out", **changes), {}))
         lm = language_model(make_model())
-        old = base_answers(run, tmp_path / "old", lambda: lm)
-        rows = all_answers(run, tmp_path / label, label, lambda: lm)
-        rows += held_out_answers(run, tmp_path / label, label, lambda: lm, old)
+        scratch = tmp_path_factory.mktemp("scratch")
+        old = base_answers(run, scratch, lambda: lm)
+        rows = all_answers(run, scratch, label, lambda: lm)
+        rows += held_out_answers(run, scratch, label, lambda: lm, old)
         return {(row["set"], row["id"]): row for row in rows}, caplog.text
 
-    for name in ("old", "base", "sft"):
-        (tmp_path / name).mkdir()
     return asked
 
 
@@ -39,8 +38,6 @@ def test_a_long_prompt_does_not_cut_the_answers_of_its_batch(ask, tmp_path):
     long = {"prompt": "a b c d " * 24 + "?", "completion": "1 2 3 4 5 6 7"}
     alone, log = ask(learn_test=write_lines(tmp_path / "short.jsonl", short))
     assert "cut" not in log
-    for file in (tmp_path / "base").iterdir():
-        file.unlink()
     test = write_lines(tmp_path / "test.jsonl", [*short, long])
     together, log = ask(learn_test=test, generation_batch_size=6)
     for n in range(1, 6):
@@ -57,6 +54,11 @@ def test_a_long_reference_does_not_count_as_the_length_of_answers(ask, tmp_path)
     _, log = ask(learn_test=write_lines(tmp_path / "test.jsonl", rows))
     assert "learn: 1 of 4 right answers do not fit" in log
     assert "prompts leave fewer" not in log
+    forget = write_lines(
+        tmp_path / "talk.jsonl", [{"prompt": f"{n}!", "completion": "1 " * 200} for n in range(9)]
+    )
+    _, log = ask("sft", forget=forget)
+    assert "forget:talk: 2 of 2 right answers have no likelihood" in log
 
 
 def test_the_sets_of_a_task_have_one_rule(ask, tmp_path):

@@ -203,6 +203,7 @@ def _csv(stream: Any, file: str, flag: str) -> Rows:
 
 
 def _parquet(stream: Any, file: str, flag: str) -> Rows:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(stream)
@@ -210,6 +211,9 @@ def _parquet(stream: Any, file: str, flag: str) -> Rows:
     used = _used(names, file, flag)
     if (count := parquet.metadata.num_rows) > MOST_ROWS:
         raise InputError(f"{flag}: {file} has {count:,} rows; split it, {MOST_ROWS:,} is the limit")
+    for name in used:  # a list can hold any number of values in a row
+        if pa.types.is_nested(kind := parquet.schema_arrow.field(name).type):
+            raise InputError(f"{flag}: {file}: {name!r} is not a string but {kind}")
     yield from _table_rows(parquet.read(columns=used), names, file, flag)
 
 

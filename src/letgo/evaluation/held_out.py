@@ -62,12 +62,17 @@ def held_out_answers(
         questions, rule = _questions(run, name, label, [row for row in old if row["set"] == name])
         size = run.settings.generation_batch_size
         chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
-        table += in_chunks(
+        answers = in_chunks(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
             chunks,
             partial(_answers, load, label, rule, run.settings.max_new_tokens),
         )
+        nll = [row["reference_nll"] for row in answers if row["reference_nll"] is not None]
+        if count := sum(map(math.isnan, nll)):
+            message = "%s: %d of %d right answers have no likelihood; they do not fit the context"
+            log.warning(message, name, count, len(nll))
+        table += answers
     return table
 
 
@@ -162,7 +167,11 @@ def _right_is_likeliest(lm: LanguageModel, questions: list[Row]) -> list[bool | 
     by_question: dict[str, list[tuple[float, str]]] = {}
     for (owner, option), loss in zip(owners, losses, strict=True):
         by_question.setdefault(owner, []).append((loss, option))
-    return [
-        min(by_question[q["id"]])[1] == " ".join(q["reference"].split()) if q["options"] else None
-        for q in questions
-    ]
+    return [_is_likeliest(q["reference"], by_question.get(q["id"], [])) for q in questions]
+
+
+def _is_likeliest(reference: str, options: list[tuple[float, str]]) -> bool | None:
+    """Whether a reference has the lowest NLL; None without options, or if one does not fit."""
+    if not options or any(math.isinf(nll) for nll, _ in options):
+        return None
+    return min(options)[1] == " ".join(reference.split())
