@@ -37,6 +37,7 @@ def refused(source, complaint, completion=True):
         ("xquad.en.train.jsonl", "xquad.en.validation.jsonl"),
         ("train-00000-of-00001.jsonl", "val-00000-of-00001.jsonl"),
         ("training_set.jsonl", "dev_set.jsonl"),
+        ("trainset2.jsonl", "sums-testset.jsonl"),
     ],
 )
 def test_of_a_folder_of_splits_only_the_training_split_is_read(tmp_path, caplog, train, other):
@@ -54,9 +55,9 @@ def test_a_folder_of_other_splits_is_refused_by_name(tmp_path):
 
 
 def test_shards_and_sets_without_splits_are_read_together(tmp_path):
-    for name in ("a.jsonl", "latest.jsonl"):
+    for name in ("a.jsonl", "latest.jsonl", "dataset.jsonl"):
         write_lines(tmp_path / name, ROWS)
-    assert len(prompts(tmp_path)) == 8
+    assert len(prompts(tmp_path)) == 12
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
@@ -164,6 +165,10 @@ def test_columns_that_are_not_used_are_not_read(tmp_path, kind):
     columns = columns.set_column(0, "prompt", columns["when"])
     pq.write_table(columns, tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", "record 1: 'prompt' is not a string but")
+    pq.write_table(
+        columns.rename_columns(["completion", "prompt", "prompt"]), tmp_path / "a.parquet"
+    )
+    refused(tmp_path / "a.parquet", "has 2 columns 'prompt'")
 
 
 def test_tables_with_other_kinds_of_text(tmp_path):

@@ -68,7 +68,7 @@ def _folder_rows(folder: Path, flag: str) -> Rows:
 
 def _split(file: str) -> str:
     """The split that a file's name names, or nothing."""
-    words = re.split(r"[\W\d_]+", PurePosixPath(file).stem.lower())
+    words = re.split(r"(?:set|data|split)?(?:[\W\d_]+|$)", PurePosixPath(file).stem.lower())
     return next((SPLITS[word] for word in words if word in SPLITS), "")
 
 
