@@ -1,16 +1,24 @@
 """`letgo study` runs a grid on a tiny model, in processes and on a Ray cluster."""
 
 import json
+import os
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from helpers.commands import letgo
 from helpers.study import SETTINGS, results_of, write_study
 
 from letgo.models.loading import device_name
+from letgo.run.lock import exclusive
 from letgo.run.provenance import versions
-from letgo.study.plan import read_study
+from letgo.study.cells import file_of, folder_of, log_of
+from letgo.study.grid import prepare, run_cells
+from letgo.study.plan import Cell, read_study
 from letgo.study.results import made_with
 from letgo.study.runner import Runner, finish, start
 
@@ -147,3 +155,73 @@ def test_a_folder_of_other_settings_is_refused(finished_study, tiny, data, tmp_p
     status, _, error = letgo("study", file, "--output_dir", root)
     assert status == 2
     assert "has sums--mixed--lwf--0 with other settings" in error
+
+
+def test_a_second_study_in_its_folder_is_refused(tiny, data, tmp_path):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    with exclusive(tmp_path / "out", "letgo study"):
+        status, _, error = letgo("study", file, "--output_dir", tmp_path / "out")
+    assert status == 2
+    assert f"{tmp_path / 'out'} is in use by process {os.getpid()} since" in error
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_a_run_that_goes_on_alone_is_waited_for(tiny, data, tmp_path, monkeypatch):
+    """Its study was killed, and is started again."""
+    study = read_study(write_study(tmp_path / "small.yaml", tiny, data))
+    cell, events = study.cells()[0], []
+    runner = Runner(tmp_path, study, 1, 60, False)
+    monkeypatch.setattr("letgo.study.runner.SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("letgo.study.runner.finish", lambda *_: None)
+    ended = Mock(wait=lambda: 0)
+    monkeypatch.setattr("letgo.study.runner.start", lambda *_: events.append("start") or ended)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(folder_of(tmp_path, cell), "letgo run"):
+            future = pool.submit(runner._run, cell)
+            time.sleep(0.2)
+            events.append("other ends")
+        assert future.result() is None
+    assert events == ["other ends", "start"]
+
+
+def test_models_that_a_killed_study_left_are_removed(tiny, data, tmp_path):
+    study = read_study(write_study(tmp_path / "small.yaml", tiny, data))
+    cell = study.cells()[0]
+    (folder_of(tmp_path, cell) / "probe").mkdir(parents=True)
+    file_of(tmp_path, cell).write_text("{}")
+    runner = SimpleNamespace(
+        root=tmp_path, study=study, keep_models=False, run=lambda cells: iter([])
+    )
+    run_cells(runner, [])
+    assert not (folder_of(tmp_path, cell) / "probe").exists()
+
+
+def test_an_interrupted_copy_of_the_study_does_not_stop_it(tiny, data, tmp_path, monkeypatch):
+    file = write_study(tmp_path / "small.yaml", tiny, data)
+    study, out = read_study(file), tmp_path / "out"
+    out.mkdir()
+
+    def half(source, target):
+        target.write_text(source.read_text()[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("letgo.study.grid.shutil.copyfile", half)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(out, study, file, [])
+    prepare(out, study, file, [])
+    assert (out / "study.yaml").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("letter", ["a", "ж", "中", "😀", "/"])
+def test_long_names_of_cells_are_names_of_files(tmp_path, letter):
+    cells = [Cell(letter * 200, "x" * 100, f"m{number}", 0) for number in (1, 2)]
+    (tmp_path / "cells").mkdir()
+    for cell in cells:
+        folder_of(tmp_path, cell).mkdir()
+        file_of(tmp_path, cell).write_text(cell.method)
+        log_of(tmp_path, cell).touch()
+        assert folder_of(tmp_path, cell).parent == tmp_path / "cells"
+    assert [file_of(tmp_path, cell).read_text() for cell in cells] == ["m1", "m2"]
+    short = Cell("a", "b", "c", 1)
+    assert file_of(tmp_path, short) == tmp_path / "cells" / "a--b--c--1.json"

@@ -130,3 +130,29 @@ def test_the_names_of_the_metrics(tmp_path):
             "learning_norm",
         )
     }
+
+
+@pytest.mark.parametrize("forget", [None, FORGET])
+@pytest.mark.parametrize("logging_steps", [1, 5])
+def test_the_log_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path, forget, logging_steps):
+    """Every number but times; the checkpoint is between two log lines."""
+
+    def lines(trainer):
+        times = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+        return [
+            {name: value for name, value in line.items() if name not in times}
+            for line in trainer.state.log_history
+        ]
+
+    settings = {"logging_steps": logging_steps, "rescore_interval": 2}
+    whole, output = result(LWFTrainer, config(tmp_path / "whole", **settings), forget)
+    train(LWFTrainer, config(tmp_path / "cut", **settings), forget, callbacks=[Stop(7)])
+    checkpoint = str(tmp_path / "cut" / "checkpoint-7")
+    resumed, again = result(
+        LWFTrainer, config(tmp_path / "cut", **settings), forget, resume=checkpoint
+    )
+    assert lines(resumed)[-1]["train_loss"] == pytest.approx(again.training_loss)
+    assert again.training_loss == pytest.approx(output.training_loss)
+    assert len(lines(resumed)) == len(lines(whole))
+    for ours, theirs in zip(lines(resumed), lines(whole), strict=True):
+        assert ours == pytest.approx(theirs)

@@ -9,6 +9,7 @@ from letgo import progress
 from letgo.cli.tables import as_text, plain_table
 from letgo.errors import InputError, Parser
 from letgo.run.folder import Row
+from letgo.run.lock import exclusive
 from letgo.study.cells import read_cells
 from letgo.study.check import check
 from letgo.study.estimate import expected_seconds
@@ -38,11 +39,12 @@ def study_command(arguments: list[str]) -> None:
         _print_plan(study, taken)
         print(_cost(len(remaining), expected_seconds(remaining, taken), flags.jobs))
         return
-    prepare(root, study, flags.study, remaining)
-    engine = runner_of(flags.engine)
-    runner = engine(root, study, flags.jobs, flags.max_minutes * 60, flags.keep_models)
-    failed = run_cells(runner, remaining)
-    _print_results(write_results(root, study, failed))
+    with exclusive(root, "letgo study"):
+        prepare(root, study, flags.study, remaining)
+        engine = runner_of(flags.engine)
+        runner = engine(root, study, flags.jobs, flags.max_minutes * 60, flags.keep_models)
+        failed = run_cells(runner, remaining)
+        _print_results(write_results(root, study, failed))
     print(f"results: {root / 'results.md'}")
     if failed:
         raise InputError(

@@ -14,11 +14,11 @@ from letgo.models.bundled import EMBEDDED, resolve
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Turn any error of loading a model, as a broken file can raise, into an `InputError`."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
     except Exception as error:
         raise InputError(
@@ -30,22 +30,23 @@ def _loading(name: str) -> Iterator[None]:
 def fingerprint(name: str, trust_remote_code: bool = False) -> str:
     """A digest that changes when the model does.
 
-    For a local folder it covers the name, size, first and last megabyte of each file; for a hub id
-    it is the commit that the config was loaded from.
+    For a local folder it covers the name, size, first and last megabyte of each file but hidden
+    ones and documents (`.md`); for a hub id it is the commit that the config was loaded from.
 
     Raises:
         InputError: there is no such model.
     """
     source = resolve(name)
-    with _loading(name):
+    with loading(name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     if not Path(source).is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"
     digest = hashlib.sha256()
-    for file in sorted(Path(source).glob("*")):
-        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
+    for file in sorted(Path(source).rglob("[!.]*")):
+        name = file.relative_to(source).as_posix()
+        if file.is_file() and file.suffix != ".md" and "/." not in f"/{name}":
             size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
+            digest.update(f"{name} {size}".encode())
             with file.open("rb") as stream:
                 digest.update(stream.read(1 << 20))
                 stream.seek(max(0, size - (1 << 20)))
@@ -59,7 +60,7 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
     Raises:
         InputError: there is no such model, or it has no tokenizer or no token to pad with.
     """
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), **kwargs)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -79,7 +80,7 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
         InputError: there is no such model.
     """
     kwargs.setdefault("dtype", torch.float32)
-    with _loading(name):
+    with loading(name):
         model = AutoModelForCausalLM.from_pretrained(resolve(name), **kwargs)
     return model.to(device()) if "quantization_config" not in kwargs else model
 

@@ -15,7 +15,7 @@ from letgo.report.formats import clean, significant
 from letgo.report.outcomes import NAMES, headroom_line, short_change
 from letgo.review.query import Query, contains, find
 from letgo.review.texts import RunTexts, in_a_line, open_texts
-from letgo.run.folder import HEADROOM, is_run, read_json, require
+from letgo.run.folder import HEADROOM, METRICS, is_run, read_json, require
 
 RUNS_NOTE = (
     "LWF - SFT on test prompts: points of right answers, points of old answers, nats per token "
@@ -86,10 +86,18 @@ def runs(root: Path) -> None:
         raise InputError(f"no run of letgo in {root}; make one by `letgo run --output_dir DIR`")
     columns = [name.lower() for name in NAMES.values()]
     table = Table("run", "verdict", *columns, "date", box=None, pad_edge=False)
+    problems = []
     for folder in folders:
-        table.add_row(Text(clean(str(folder.relative_to(root)))), *_result(folder))
+        try:
+            result = _result(folder)
+        except InputError as error:  # one damaged run hides no other
+            problems.append(clean(str(error)))
+            result = ["damaged"]
+        table.add_row(Text(clean(str(folder.relative_to(root)))), *result)
     console = Console(highlight=False)
     console.print(table)
+    for problem in problems:
+        console.print(Text(problem), soft_wrap=True)
     console.print(RUNS_NOTE, style="dim")
 
 
@@ -116,7 +124,9 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def _result(folder: Path) -> list[str]:
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_json(folder / METRICS.name)
+    if metrics:
+        require(folder, METRICS)
     newest = folder / ("metrics.json" if metrics else "config.yaml")
     date = datetime.fromtimestamp(newest.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     if not metrics:

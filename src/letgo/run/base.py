@@ -1,5 +1,7 @@
 """The base model of a run, and the models that its stages have saved."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from trl import get_quantization_config
 
 from letgo.errors import InputError
 from letgo.models.inference import LanguageModel
-from letgo.models.loading import load_model, load_tokenizer
+from letgo.models.loading import load_model, load_tokenizer, loading
 from letgo.run.config import Config
+from letgo.run.folder import damaged
 
 
 def load_base(config: Config) -> LanguageModel:
@@ -23,15 +26,32 @@ def load_trained(config: Config, folder: Path) -> LanguageModel:
     """A model that a stage has saved, in evaluation mode, with the base model's tokenizer.
 
     An adapter is merged into its base, unless that is quantized: merging would round it.
+
+    Raises:
+        InputError: its files are damaged.
     """
     if (folder / "adapter_config.json").exists():
-        adapted = PeftModel.from_pretrained(_base_weights(config), str(folder))
+        base = _base_weights(config)
+        with _readable(folder):
+            adapted = PeftModel.from_pretrained(base, str(folder))
         if getattr(adapted.get_base_model(), "is_quantized", False):
             return _language_model(config, adapted.get_base_model())
         return _language_model(config, adapted.merge_and_unload())
     options = _loading_options(config)
     options.pop("revision", None)  # names a version of the base model
-    return _language_model(config, load_model(str(folder), **options))
+    with _readable(folder):
+        model = load_model(str(folder), **options)
+    return _language_model(config, model)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Name a model of a run that cannot be loaded, and the command that makes it again."""
+    try:
+        with loading(str(folder)):
+            yield
+    except InputError as error:
+        raise damaged(folder, error.__cause__ or error) from error
 
 
 def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:

@@ -1,12 +1,14 @@
 """What a stage is: whole-or-absent outputs, and work that can be interrupted and resumed."""
 
 import gc
+import hashlib
+import json
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +18,13 @@ from letgo import processes
 from letgo.errors import InputError
 from letgo.progress import Progress, log
 from letgo.run import sharing
-from letgo.run.folder import Output, Row, read_json, write_json
+from letgo.run.digests import digests
+from letgo.run.folder import Output, Row, damage, read_json, read_stages, write_json
 from letgo.run.inputs import Run
 
 T = TypeVar("T")
+
+LONGEST_STEM = 100  # characters of the name of a chunk's file
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,20 @@ class Stage:
         """Where the stage works before its outputs are whole."""
         return folder / f"{self.name}.part"
 
+    def is_whole(self, folder: Path, record: Row) -> bool:
+        """Whether it has run with these inputs, by `stages.json`, and its outputs are there."""
+        exist = all((folder / output.name).exists() for output in self.outputs)
+        return exist and bool(record.get(self.name, {}).get("inputs") == self.inputs)
+
 
 def check(folder: Path, stages: Sequence[Stage]) -> None:
     """Refuse to mix two runs in one folder; writes nothing.
 
     Raises:
-        InputError: a finished or interrupted stage was run with other inputs.
+        InputError: a finished or interrupted stage was run with other inputs, or an output of a
+            finished one is not as it was written.
     """
-    finished = read_json(folder / "stages.json")
+    finished = read_stages(folder)
     for stage in stages:
         is_recorded = stage.name in finished or stage.scratch(folder).exists()
         for output in stage.outputs:
@@ -66,7 +77,7 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
                     f"--output_dir: {folder} already contains {output.name}, which letgo did not "
                     f"create; choose another folder"
                 )
-        interrupted = read_json(stage.scratch(folder) / "inputs.json")
+        interrupted = _interrupted(stage.scratch(folder))
         inputs = interrupted or finished.get(stage.name, {}).get("inputs")
         if inputs and inputs != stage.inputs:
             name = next(k for k in stage.inputs | inputs if inputs.get(k) != stage.inputs.get(k))
@@ -75,6 +86,26 @@ def check(folder: Path, stages: Sequence[Stage]) -> None:
                 f"made with {name}={inputs.get(name)}, now it is {stage.inputs.get(name)}; choose "
                 f"another --output_dir, or add --overwrite to make it again"
             )
+        there = [output for output in stage.outputs if (folder / output.name).exists()]
+        for output in there if stage.name in finished else []:
+            if problem := damage(folder, output):
+                raise InputError(problem)
+
+
+def tidy(folder: Path, stages: Sequence[Stage]) -> None:
+    """Remove what a finished stage that was killed at its very end has left of its work."""
+    record = read_stages(folder)
+    for stage in stages:
+        if stage.is_whole(folder, record):
+            sharing.remove(stage.scratch(folder))
+
+
+def _interrupted(scratch: Path) -> Row:
+    """The inputs of an interrupted stage; empty if there is none, or its file is damaged."""
+    try:
+        return read_json(scratch / "inputs.json")
+    except InputError:
+        return {}
 
 
 def run_stage(run: Run, stage: Stage) -> None:
@@ -83,39 +114,72 @@ def run_stage(run: Run, stage: Stage) -> None:
     The stage works in `NAME.part`; its outputs are moved into the run folder when all are whole.
     A run that was killed continues from what it left in `NAME.part`.
     """
-    record = read_json(run.folder / "stages.json")
-    whole = all((run.folder / output.name).exists() for output in stage.outputs)
-    if whole and record.get(stage.name, {}).get("inputs") == stage.inputs:
+    record = read_stages(run.folder)
+    if stage.is_whole(run.folder, record) and not _is_made_again(run, stage):
         log.info("%s: done before, kept", stage.name)
         return
     processes.wait()  # every process has looked at the folder
     scratch = stage.scratch(run.folder)
     if processes.is_first():
-        _prepare(run, stage, scratch, record)
+        with _not_deleted(run.folder, scratch):
+            _prepare(run, stage, scratch, record)
     processes.wait()
     start = time.monotonic()
     _reset_peak_memory()
     try:
-        _work(run, stage, scratch)
+        with _not_deleted(run.folder, scratch):
+            _work(run, stage, scratch)
     except InputError:
         if processes.is_first():
-            shutil.rmtree(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
         raise
     processes.wait()
     if not processes.is_first():
         return
     for output in stage.outputs:
         target = run.folder / output.name
-        _remove(target)
+        sharing.remove(target)
         (scratch / output.name).replace(target)
     gc.collect()  # a trainer's reference cycles hold on to model and optimizer
     seconds = time.monotonic() - start
+    names = [output.name for output in stage.outputs]
     usage = {"seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory_mb())}
-    record[stage.name] = {"inputs": stage.inputs, **usage}
+    made = {"outputs": digests(run.folder, names)}
+    record[stage.name] = {"inputs": stage.inputs, **usage, **made}
     write_json(run.folder / "stages.json", record)
     shutil.rmtree(scratch)
-    names = ", ".join(output.name for output in stage.outputs)
-    log.info("%s: %s (%.0f s)", stage.name, names, seconds)
+    log.info("%s: %s (%.0f s)", stage.name, ", ".join(names), seconds)
+
+
+def _is_made_again(run: Run, stage: Stage) -> bool:
+    """Whether `--overwrite` replaces the outputs of a finished stage: where they are damaged."""
+    if not run.settings.overwrite:
+        return False  # `check` has refused them
+    try:
+        problem = next(filter(None, (damage(run.folder, o) for o in stage.outputs)), "")
+    except InputError as error:  # a file that cannot even be read
+        problem = str(error)
+    if problem:
+        log.warning("%s: %s", stage.name, problem.partition(";")[0])
+    return bool(problem)
+
+
+@contextmanager
+def _not_deleted(folder: Path, scratch: Path) -> Iterator[None]:
+    """Name the cause of all that fails, or is made anew, in a run folder that somebody deletes."""
+    try:
+        yield
+    except Exception:
+        if (folder / "config.yaml").exists():
+            raise
+    if (folder / "config.yaml").exists():
+        return
+    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):  # it is not empty, or not there
+        folder.rmdir()
+    raise InputError(
+        f"--output_dir: {folder} was deleted or moved while letgo worked in it; start again"
+    )
 
 
 def _work(run: Run, stage: Stage, scratch: Path) -> None:
@@ -134,23 +198,18 @@ def _work(run: Run, stage: Stage, scratch: Path) -> None:
 
 
 def _prepare(run: Run, stage: Stage, scratch: Path, record: Row) -> None:
-    if scratch.exists() and read_json(scratch / "inputs.json") != stage.inputs:
+    if scratch.exists() and _interrupted(scratch) != stage.inputs:
         shutil.rmtree(scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(exist_ok=True)
     write_json(scratch / "inputs.json", stage.inputs)
+    for output in stage.outputs:
+        # Of an attempt that was killed while it wrote, stored or fetched them: they are made anew.
+        sharing.remove(scratch / output.name)
     if record.pop(stage.name, None):
         # Remove the old outputs first: an interrupted run must not mistake them for new ones.
         for output in stage.outputs:
-            _remove(run.folder / output.name)
+            sharing.remove(run.folder / output.name)
         write_json(run.folder / "stages.json", record)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _reset_peak_memory() -> None:
@@ -180,15 +239,50 @@ def in_chunks(
         chunks: lists of items; must be the same in every attempt.
         work: from the items of a chunk to plain rows.
     """
-    stem = quote(name, safe=" ").replace(" ", "+")  # distinct names, distinct files
+    stem = quote(name, safe=" ", errors="surrogatepass").replace(" ", "+")
+    if len(stem) > LONGEST_STEM:  # a letter may take nine bytes, and a name has at most 255
+        stem = f"{stem[:LONGEST_STEM]}-{_hash(name)[:16]}"
     files = [scratch / f"{stem}-{i:06d}.json" for i in range(len(chunks))]
     rank, count = processes.share()
     mine = list(zip(chunks, files, strict=True))[rank::count]
-    done = sum(len(chunk) for chunk, file in mine if file.exists())
+    missing = [(chunk, file) for chunk, file in mine if _rows(file, len(chunk)) is None]
+    done = sum(len(chunk) for chunk, _ in mine) - sum(len(chunk) for chunk, _ in missing)
     with closing(Progress(name, sum(len(chunk) for chunk, _ in mine), done)) as progress:
-        for chunk, file in mine:
-            if not file.exists():
-                write_json(file, work(chunk))
-                progress.step(len(chunk))
+        for chunk, file in missing:
+            rows = work(chunk)
+            write_json(
+                file, {"items": len(chunk), "digest": _chunk_digest(file, rows), "rows": rows}
+            )
+            progress.step(len(chunk))
     processes.wait()
-    return [row for file in files for row in read_json(file)]
+    rows = []
+    for chunk, file in zip(chunks, files, strict=True):
+        found = _rows(file, len(chunk))
+        if found is None:
+            raise InputError(
+                f"{file} was damaged or deleted during the work; run the command again"
+            )
+        rows += found
+    return rows
+
+
+def _rows(file: Path, items: int) -> list[Row] | None:
+    """The rows of a chunk of so many items; None if it is not there, not whole, or another one."""
+    try:
+        content = read_json(file)
+        rows: list[Row] = content["rows"]
+        if content["items"] == items and content["digest"] == _chunk_digest(file, rows):
+            return rows
+    except (InputError, KeyError):
+        pass
+    if file.exists():
+        log.warning("%s is damaged; this part is done again", file)
+    return None
+
+
+def _chunk_digest(file: Path, rows: list[Row]) -> str:
+    return _hash(f"{file.name} {json.dumps(rows)}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

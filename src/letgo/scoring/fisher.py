@@ -5,12 +5,13 @@ square of a batch's mean gradient would be too small, by a factor of about the s
 size. Only `Diagonal` forms gradients; the other two use `a` and `g` (see `products.py`).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -246,14 +247,37 @@ def save(file: Path, fisher: dict[str, Information], metadata: dict[str, str]) -
         for part, tensor in matrix.tensors.items()
     }
     save_file(tensors, file, metadata=metadata)
+    _sort_metadata(file)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Write the metadata in the order of their names: safetensors' own order is random."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def load(file: Path, weights: Weights, model: str, device: torch.device) -> dict[str, Information]:
     """Read the Fisher information of all matrices from a file that `save` wrote, to a device.
 
     Raises:
-        InputError: the file belongs to another model than that with the fingerprint `model`.
+        InputError: the file is damaged, or belongs to another model than that with the fingerprint
+            `model`.
     """
+    try:
+        return _load(file, weights, model, device)
+    except SafetensorError as error:
+        raise InputError(
+            f"{file} is damaged ({error}); `letgo fisher --output_dir {file.parent} --overwrite` "
+            f"makes it again"
+        ) from error
+
+
+def _load(file: Path, weights: Weights, model: str, device: torch.device) -> dict[str, Information]:
     with safe_open(file, "pt", device=str(device)) as stored:
         metadata = stored.metadata() or {}
         kind = FISHER_KINDS.get(metadata.get("kind", ""))

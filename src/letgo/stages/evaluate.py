@@ -35,7 +35,6 @@ from letgo.run.folder import (
     write_json,
 )
 from letgo.run.inputs import Run
-from letgo.run.sharing import link
 
 # Columns of `answers.parquet` that are no metrics, and the metric that is a share of answers.
 TEXTS = {"model", "set", "id", "prompt", "reference", "generated"}
@@ -65,8 +64,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     write_json(scratch / METRICS.name, metrics)
     pq.write_table(pa.Table.from_pylist(rows), scratch / ANSWERS.name)
     returned = require(run.folder, PROBE) if metrics["verdict"] == "sft" else lwf
-    shutil.rmtree(scratch / MODEL.name, ignore_errors=True)
-    link(returned, scratch / MODEL.name)
+    shutil.copytree(returned, scratch / MODEL.name)  # no link: it is the user's to change
 
 
 def compare(rows: list[Row], margin: float, reason: str = "") -> Row:

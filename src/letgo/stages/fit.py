@@ -18,12 +18,14 @@ from letgo.models.inference import LanguageModel
 from letgo.models.inference import Row as TokenRow
 from letgo.progress import Progress, log
 from letgo.run.base import load_base
-from letgo.run.folder import TRAIN_LOG, Row
+from letgo.run.digests import differences, digests
+from letgo.run.folder import TRAIN_LOG, Row, read_json, write_json
 from letgo.run.inputs import Run, check_batch
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.trainer import LWFTrainer
 
 SFT = "fine-tune (SFT)"  # the name of plain fine-tuning
+DIGESTS = "digests.json"  # of a checkpoint's files; written after them
 
 
 def learning_rows(lm: LanguageModel, records: list[Record]) -> list[TokenRow]:
@@ -137,30 +139,63 @@ def _save(trainer: LWFTrainer, target: Path, name: str) -> None:
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint (its state is written last); incomplete ones are removed."""
+    """The newest complete checkpoint; incomplete and damaged ones are removed.
+
+    Its state is written after its other files, and its digests after its state.
+    """
     whole: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-            whole.append((step, path))
-        except (OSError, ValueError, KeyError):
+        if not (path / "trainer_state.json").exists():  # its writing was interrupted
             shutil.rmtree(path)
+            continue
+        try:
+            step = int(json.loads((path / "trainer_state.json").read_text())["global_step"])
+            recorded = read_json(path / DIGESTS)
+            names = {file.split("/")[0] for file in recorded}
+            damaged = [file for name in names for file in differences(path, name, recorded)]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            damaged = ["trainer_state.json"]
+        if damaged:
+            log.warning(
+                "%s is damaged (%s): training goes on from the checkpoint before it, or begins "
+                "anew",
+                path,
+                damaged[0],
+            )
+            shutil.rmtree(path)
+            continue
+        whole.append((step, path))
     return str(max(whole)[1]) if whole else None
 
 
 class _TimedCheckpoint(hf.TrainerCallback):
-    """Saves a checkpoint at the end of a step once so many seconds have passed."""
+    """Saves a checkpoint at the end of a step once so many seconds have passed.
+
+    Training stops if the folder for them is deleted: there would be no place for its results.
+    """
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()
 
     def on_step_end(
-        self, _: object, state: hf.TrainerState, control: hf.TrainerControl, **kwargs: object
+        self,
+        arguments: hf.TrainingArguments,
+        state: hf.TrainerState,
+        control: hf.TrainerControl,
+        **kwargs: object,
     ) -> None:
+        scratch = Path(arguments.output_dir).parent
+        if not scratch.exists():
+            raise InputError(f"{scratch} was deleted while letgo worked in it; start again")
         if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(self, *_: object, **kwargs: object) -> None:
+    def on_save(
+        self, arguments: hf.TrainingArguments, state: hf.TrainerState, *_: object, **__: object
+    ) -> None:
+        folder = Path(arguments.output_dir, f"checkpoint-{state.global_step}")
+        names = [file.name for file in folder.iterdir() if file.name != DIGESTS]
+        write_json(folder / DIGESTS, digests(folder, names))
         self.last = time.monotonic()
 
 

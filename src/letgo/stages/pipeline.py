@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from letgo import processes
 from letgo.data.records import Record, fingerprint, text_fingerprint
 from letgo.errors import InputError
 from letgo.evaluation.asking import evaluated_sets
 from letgo.models import loading as models
+from letgo.progress import log
 from letgo.run import config as cfg
 from letgo.run import decisions
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.run.inputs import FORGET_SET, Run, open_run
+from letgo.run.lock import exclusive
 from letgo.run.provenance import write_config
-from letgo.run.stage import Stage, check, run_stage
+from letgo.run.stage import Stage, check, run_stage, tidy
 from letgo.scoring.scores import SCORES
 from letgo.stages.baseline import baseline
 from letgo.stages.elicit import elicit
@@ -161,17 +164,34 @@ def execute(config: cfg.Config, only: str | None = None) -> Run:
             "only `letgo score` shares its work among processes; start the others without "
             "accelerate launch"
         )
-    overwritten = wanted if config.settings.overwrite else []
+    with exclusive(run.folder, f"letgo {only or 'run'}"):
+        _execute(run, all_stages, before, wanted)
+    return run
+
+
+def _execute(run: Run, every: list[Stage], before: list[Stage], wanted: list[Stage]) -> None:
+    """Run the wanted stages after those before them have been checked."""
+    overwritten = wanted if run.settings.overwrite else []
+    if overwritten and processes.is_first():
+        _forget_damaged_records(run.folder)
     check(run.folder, [stage for stage in before if stage not in overwritten])
     file = run.folder / "config.yaml"
     if file.exists() and not files.is_run(run.folder):
         raise InputError(f"--output_dir: letgo did not create {file}; choose another folder")
-    run.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_first():
-        write_config(run, all_stages[0].inputs["model"])
+        tidy(run.folder, every)
+        write_config(run, every[0].inputs["model"])
     for stage in wanted:
         run_stage(run, stage)
-    return run
+
+
+def _forget_damaged_records(folder: Path) -> None:
+    """Remove a `stages.json` that cannot be read: all that it recorded is made again."""
+    try:
+        files.read_stages(folder)
+    except InputError as error:
+        log.warning("%s", str(error).partition(";")[0])
+        (folder / "stages.json").unlink()
 
 
 def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:
@@ -187,7 +207,9 @@ def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:
 
     run = open_run(config)
     before = [stage for stage in stages(run) if stage.name != "report"]
-    check(run.folder, before)
     inputs = {**before[-1].inputs, "max_test": config.settings.max_test, "harness": list(tasks)}
-    run_stage(run, Stage("harness", (files.HARNESS,), partial(harness, tasks=tasks), inputs))
+    stage = Stage("harness", (files.HARNESS,), partial(harness, tasks=tasks), inputs)
+    with exclusive(run.folder, "letgo evaluate --harness"):
+        check(run.folder, before)
+        run_stage(run, stage)
     return run

@@ -24,7 +24,7 @@ def probe(run: Run, scratch: Path) -> None:
     """
     optimum, folder = run.settings.optimum, scratch / PROBE.name
     if optimum == "gradient":
-        folder.mkdir(exist_ok=True)
+        folder.mkdir()
         lm = load_base(run.config)
         gradient = mean_gradient(run, lm, scored_weights(lm.model))
         save_file({name: g.cpu() for name, g in gradient.items()}, folder / GRADIENT)

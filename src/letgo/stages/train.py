@@ -2,7 +2,6 @@
 
 import copy
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +40,6 @@ def train(run: Run, scratch: Path) -> None:
     if reason := _nothing_to_do(run):
         log.info("train: %s", reason)
         probe, lwf = require(run.folder, PROBE), scratch / LWF.name
-        shutil.rmtree(lwf, ignore_errors=True)
         link(probe, lwf)
         (lwf / PLAIN_REASON).write_text(f"{reason}\n", encoding="utf-8")
         (lwf / TRAIN_LOG.name).rename(scratch / TRAIN_LOG.name)

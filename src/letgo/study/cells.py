@@ -1,5 +1,6 @@
 """Files of a study's cells: where they lie, and the answers that results are computed from."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,32 @@ Answers = dict[str, list[Any]]
 # "forget:NAME", "keep:NAME", these two also with "validation:" before them, and "neutral".
 Models = dict[str, dict[str, Answers]]
 
+LONGEST_NAME = 200  # bytes; a file's name has at most 255, with its ending
 RESCORING = ("step", "helpful", "confidence", "learning_norm", "update")  # columns of the log
 
 
 def folder_of(root: Path, cell: Cell) -> Path:
     """The run folder of a cell."""
-    return root / "cells" / cell.name
+    return root / "cells" / _file_name(cell.name)
+
+
+def _file_name(name: str) -> str:
+    """A cell's name as the name of a file: a long one is cut, and a hash keeps it distinct."""
+    whole = name.encode("utf-8", "surrogatepass")
+    if len(whole) <= LONGEST_NAME and "/" not in name and "\0" not in name:
+        return name
+    start = whole[:LONGEST_NAME].decode("utf-8", "ignore").replace("/", "_").replace("\0", "_")
+    return f"{start}-{hashlib.sha256(whole).hexdigest()[:16]}"
 
 
 def file_of(root: Path, cell: Cell) -> Path:
     """The cell's file, which results are computed from: it holds no texts and may be published."""
-    return root / "cells" / f"{cell.name}.json"
+    return folder_of(root, cell).with_name(f"{_file_name(cell.name)}.json")
 
 
 def log_of(root: Path, cell: Cell) -> Path:
     """The output of the cell's `letgo run`."""
-    return root / "cells" / f"{cell.name}.log"
+    return folder_of(root, cell).with_name(f"{_file_name(cell.name)}.log")
 
 
 def is_done(root: Path, cell: Cell) -> bool:

@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from letgo.data.files import atomic_write
 from letgo.errors import InputError, requires_extra
 from letgo.progress import log
 from letgo.study.cells import is_done
 from letgo.study.plan import Cell, Study, open_cell, read_study
 from letgo.study.results import write_results
-from letgo.study.runner import Runner
+from letgo.study.runner import Runner, remove_models
 
 
 def runner_of(engine: str) -> type[Runner]:
@@ -41,9 +42,9 @@ def prepare(root: Path, study: Study, file: Path, remaining: Sequence[Cell]) -> 
                     f"--output_dir: {root} has {cell.name} with other settings than {file}; "
                     "give another folder"
                 )
-    root.mkdir(parents=True, exist_ok=True)
     if not copy.exists() or not copy.samefile(file):
-        shutil.copyfile(file, copy)
+        with atomic_write(copy) as part:
+            shutil.copyfile(file, part)
 
 
 def run_cells(runner: Runner, cells: Sequence[Cell]) -> dict[str, str]:
@@ -57,7 +58,10 @@ def run_cells(runner: Runner, cells: Sequence[Cell]) -> dict[str, str]:
             write_results(runner.root, runner.study, failed)
         except InputError as wrong:  # the caller's last `write_results` raises it again
             log.warning("results: %s", wrong)
-    if not runner.keep_models and all(is_done(runner.root, c) for c in runner.study.cells()):
+    done = [cell for cell in runner.study.cells() if is_done(runner.root, cell)]
+    for cell in done if not runner.keep_models else []:
+        remove_models(runner.root, cell)
+    if not runner.keep_models and len(done) == len(runner.study.cells()):
         for model in (runner.root / "shared").glob("probe-*/"):
             shutil.rmtree(model)
     return failed

@@ -93,7 +93,7 @@ def settings_of(method: Mapping[str, Any]) -> str:
 
 def open_cell(study: Study, cell: Cell) -> Run:
     """The data of a cell; raises `InputError` if `letgo run` would refuse it or the settings."""
-    flags = {**study.flags(cell), "output_dir": f"(cell {cell.name})"}
+    flags = {**study.flags(cell), "output_dir": f"(cell {cell.name[:50]})"}
     return open_run(parse("run", [], flags))
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import yaml
 
-from letgo.errors import first_line
+from letgo.errors import InputError, first_line
 from letgo.progress import Progress, log
 from letgo.run.folder import Row
+from letgo.run.lock import exclusive
 from letgo.study.cells import folder_of, log_of, write_cell
 from letgo.study.plan import Cell, Study
 
 MODEL_FOLDERS = ("model", "lwf", "probe")  # gigabytes that the results do not need
+SECONDS_BETWEEN_LOOKS = 1.0
 LONGEST_WAIT = 1e9  # seconds; longer timeouts overflow in `threading`
 TIME_IS_UP = "study: time is up; run the same command again to continue"
 
@@ -28,7 +30,7 @@ def start(root: Path, cell: Cell, flags: Row, threads: int | None) -> subprocess
     """Start or resume a cell's `letgo run` with these flags; None threads: torch's default."""
     folder = folder_of(root, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    config = folder.with_name(f"{cell.name}.yaml")
+    config = folder.with_name(f"{folder.name}.yaml")
     config.write_text(yaml.safe_dump(flags, sort_keys=False))
     command = [sys.executable, "-m", "letgo", "run", "--config", str(config)]
     command += ["--output_dir", str(folder), "--shared", str(root / "shared")]
@@ -58,9 +60,14 @@ def finish(root: Path, cell: Cell, status: int, keep_models: bool) -> str | None
         return lines[-1] if lines else f"ended with status {status}"
     write_cell(root, cell)
     if not keep_models:
-        for name in MODEL_FOLDERS:
-            shutil.rmtree(folder_of(root, cell) / name, ignore_errors=True)
+        remove_models(root, cell)
     return None
+
+
+def remove_models(root: Path, cell: Cell) -> None:
+    """Remove the models of a finished cell; its study was perhaps killed before it did."""
+    for name in MODEL_FOLDERS:
+        shutil.rmtree(folder_of(root, cell) / name, ignore_errors=True)
 
 
 class Runner:
@@ -104,6 +111,7 @@ class Runner:
                     process.send_signal(signal.SIGINT)
 
     def _run(self, cell: Cell) -> str | None:
+        self._wait_for_others(cell)
         if self.stopped.is_set():
             return None
         threads = None if self.jobs == 1 else max(1, (os.cpu_count() or 1) // self.jobs)
@@ -115,3 +123,16 @@ class Runner:
             return finish(self.root, cell, status, self.keep_models)
         except Exception as error:  # no error of one cell may stop the others
             return f"{type(error).__name__}: {first_line(error)}"
+
+    def _wait_for_others(self, cell: Cell) -> None:
+        """Wait until the run of a study that was killed, which goes on alone, has ended."""
+        waits = False
+        while not self.stopped.is_set():
+            try:
+                with exclusive(folder_of(self.root, cell), "letgo study"):
+                    return
+            except InputError as error:
+                if not waits:
+                    log.info("%s: waiting, as %s", cell.name, str(error).partition(";")[0])
+                waits = True
+                self.stopped.wait(SECONDS_BETWEEN_LOOKS)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from torch import Tensor
 
@@ -25,6 +26,15 @@ class Metrics:
         self._sums: dict[str, float] = defaultdict(float)  # since the last log line
         self._kept: list[float] = []  # the loss of each keep step since the last log line
         self._rescoring: dict[str, float] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What is not logged yet, for a checkpoint."""
+        return {"sums": dict(self._sums), "kept": self._kept, "rescoring": self._rescoring}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state()`."""
+        self._sums.update(saved["sums"])
+        self._kept, self._rescoring = saved["kept"], saved["rescoring"]
 
     def rescored(
         self, scores: Sequence[float], chosen: Sequence[float], learning_norm: float | None

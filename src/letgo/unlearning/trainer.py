@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from letgo.errors import InputError
+from letgo.unlearning import totals
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
@@ -77,6 +78,8 @@ class LWFTrainer(SFTTrainer):
         self.keep_dataset: Dataset | None = None
         self.rescore: Rescore | None = None
         self.step_loss = 0.0  # of a learning step, so far
+        self._saved_totals: dict[str, Any] | None = None  # of the checkpoint to resume from
+        self._is_resumed = False  # with its totals
         self.step_strength = 1.0  # fraction of the full strength used in the current step
         self._hooked_optimizer: Optimizer | None = None
         if forget_dataset is not None and self.args.unlearning_interval:
@@ -306,13 +309,30 @@ class LWFTrainer(SFTTrainer):
             self.metrics.complete(logs, self.plan, self.state.global_step)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.state.stateful_callbacks[totals.NAME] = totals.totals(self)
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _load_callback_state(self) -> None:
+        self._saved_totals = self.state.stateful_callbacks.pop(totals.NAME, None)
+        super()._load_callback_state()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch of training; the first of a resumed run goes on with the sums of its log."""
+        if self._saved_totals:
+            totals.restore(self, self._saved_totals)
+            self._saved_totals, self._is_resumed = None, True
+        super()._run_epoch(*args, **kwargs)
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The result of training; its loss is the mean over the learning steps."""
+        """The result of training; its loss is the mean over all learning steps."""
         first, last = self._initial_global_step, self.state.global_step
-        learned = self.plan.learned(last) - self.plan.learned(first)
-        if self.has_plan and learned:
-            self._total_loss_scalar *= (last - first) / learned
-            self._tr_loss *= (last - first) / learned
+        summed = last - (start := 0 if self._is_resumed else first)
+        if self.has_plan:
+            summed = self.plan.learned(last) - self.plan.learned(start)
+        if summed:  # super divides by the steps of this call
+            self._total_loss_scalar *= (last - first) / summed
+            self._tr_loss *= (last - first) / summed
         return super()._finalize_training(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,62 @@
+"""Checkpoints that are damaged: an older one, or none."""
+
+import json
+
+import pytest
+
+from letgo.run.digests import digests
+from letgo.run.folder import write_json
+from letgo.stages.fit import DIGESTS, last_whole_checkpoint
+
+FILES = ("model.safetensors", "optimizer.pt", "rng_state.pth", "config.json")
+
+
+def checkpoint(folder, step):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in FILES:
+        (path / name).write_text(f"{name} {step}")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    names = [file.name for file in path.iterdir()]
+    write_json(path / DIGESTS, digests(path, names))
+    return path
+
+
+def test_the_newest_counts_by_its_number(tmp_path):
+    checkpoint(tmp_path, 9)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    checkpoint(tmp_path, 10)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", [*FILES, "trainer_state.json", DIGESTS])
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"[]", b"{}", b"\xff"])
+def test_a_damaged_one_is_left_out_with_a_warning(tmp_path, name, content, caplog):
+    older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (newer / name).write_bytes(content)
+    # Without digests it is one of an earlier version.
+    is_whole = (name, content) == (DIGESTS, b"{}")
+    assert last_whole_checkpoint(tmp_path) == str(newer if is_whole else older)
+    assert newer.exists() == is_whole
+    if not is_whole:
+        assert "checkpoint-4 is damaged" in caplog.text
+        (older / name).write_bytes(content)
+        assert last_whole_checkpoint(tmp_path) is None
+
+
+def test_a_missing_file_is_damage_and_a_missing_state_an_interrupted_writing(tmp_path, caplog):
+    older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (newer / "optimizer.pt").unlink()
+    assert last_whole_checkpoint(tmp_path) == str(older)
+    assert "optimizer.pt" in caplog.text
+    caplog.clear()
+    (older / "trainer_state.json").unlink()
+    assert last_whole_checkpoint(tmp_path) is None
+    assert not caplog.text
+
+
+def test_checkpoints_of_an_earlier_version_have_no_digests(tmp_path):
+    path = checkpoint(tmp_path, 3)
+    (path / DIGESTS).unlink()
+    assert last_whole_checkpoint(tmp_path) == str(path)
