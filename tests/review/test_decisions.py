@@ -1,5 +1,6 @@
 """People's decisions: the journal, the selection, and their effect on training."""
 
+import errno
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from letgo.errors import InputError
 from letgo.review.session import Review
 from letgo.run import decisions
 from letgo.run.inputs import open_run
+from letgo.run.lock import exclusive
 from letgo.stages import train
 from letgo.unlearning.texts import choose
 
@@ -118,16 +120,28 @@ def test_killed_while_saving(run, moment, excluded):
     assert len(decisions.read_actions(run)) == (2 if excluded == 10 else 3)
 
 
-def test_one_review_decides_and_others_are_read_only(run):
-    first, second = Review(run), Review(run)
-    assert (first.read_only, second.read_only) == ("", "another review of this run is open")
-    with pytest.raises(InputError, match="this review is read-only: another review"):
-        second.decide(decisions.EXCLUDE, [0], "no")
-    first.decide(decisions.EXCLUDE, [first.ranking[0]], "yes")
-    second.reload()
-    assert second.person[first.ranking[0]] == -1
-    first.close()
-    assert not Review(run).read_only
+def test_nothing_else_changes_a_run_under_review(run):
+    review = Review(run)
+    for command in ("letgo run", "letgo review"):
+        with pytest.raises(InputError, match=r"is in use by process \d+ since .*\(letgo review\)"):
+            Review(run) if "review" in command else exclusive(run, command).__enter__()
+    review.decide(decisions.EXCLUDE, [review.ranking[0]], "yes")
+    review.close()
+    assert not (run / ".lock").exists()
+    assert Review(run).person[review.ranking[0]] == -1
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_only(run, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("letgo.review.session.exclusive", refuse)
+    review = Review(run)
+    assert review.read_only == f"{run} cannot be written to (Permission denied)"
+    with pytest.raises(InputError, match="this review is read-only"):
+        review.decide(decisions.EXCLUDE, [0], "no")
+    assert not (run / "review.jsonl").exists()
+    review.close()
 
 
 def test_new_scores_must_be_seen_before_a_decision(run):
@@ -162,7 +176,7 @@ def test_texts_without_a_score_cannot_be_included(run):
 
 
 def test_an_invalid_journal_is_rejected(run):
-    (run / "review.jsonl").write_text('{"at": "x", "act": "exclude"}\nmine\n')
+    (run / "review.jsonl").write_text('{"act": "exclude", "ids": []}\nmine\n')
     with pytest.raises(InputError, match=r"review.jsonl line 2 is not a valid review entry"):
         Review(run)
 
@@ -177,6 +191,7 @@ def test_training_follows_the_decisions(selected_run, tiny, data, tmp_path, monk
     review.decide(decisions.EXCLUDE, [excluded], "keep one")
     review.decide(decisions.INCLUDE, [included], "forget one")
     review.set_fraction(0.2)
+    review.close()
     passed = {}
     monkeypatch.setattr(train, "fit", lambda run, *rest: passed.update(run=run, texts=rest[3]))
     words = ["--config", str(out / "config.yaml"), "--rescore_interval", str(interval)]
@@ -201,15 +216,20 @@ def test_decisions_after_training_require_another_training(selected_run, tiny, d
     assert "decisions" not in inputs
     review = Review(out)
     review.decide(decisions.EXCLUDE, [review.ranking[0]], "keep one")
+    review.close()
     status, _, error = letgo("train", "--output_dir", out)
     assert status == 2
     assert "its lwf was made with decisions=None, now it is" in error
     assert "--overwrite" in error
+    review = Review(out)
     review.undo()
+    review.close()
     status, _, error = letgo("train", "--output_dir", out)
     assert status == 0
     assert "train: done before, kept" in error
+    review = Review(out)
     review.decide(decisions.EXCLUDE, [review.ranking[0]], "keep one")
+    review.close()
     status, _, error = letgo("train", "--output_dir", out, "--overwrite")
     assert status == 0, error
     card = (out / "lwf" / "README.md").read_text()

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from letgo.report.formats import clean, significant
+from letgo.errors import InputError
+from letgo.report.formats import clean, shorten, significant
 from letgo.report.outcomes import summaries
 from letgo.review.session import Review
-from letgo.run.folder import METRICS, read_json
+from letgo.run.folder import METRICS, read_json, readable
 
 Piece = tuple[str, float]  # part of a text, NLL in nats
 
@@ -36,18 +37,24 @@ def status(review: Review, error: str = "") -> str:
     entered, left = review.selected & ~review.previous, ~review.selected & review.previous
     if entered.any() or left.any():
         text += f". Last action: {int(entered.sum()):,} in, {int(left.sum()):,} out"
-    notes = [f"Read-only: {review.read_only}"] * bool(review.read_only) + [error] * bool(error)
-    banner = "".join(f'<b class="banner">{escape(note)}.</b> ' for note in notes)
+    notes = [f"Read-only: {review.read_only}"] * bool(review.read_only) + review.warnings
+    notes += [error] * bool(error)
+    banner = "".join(f'<b class="banner">{escape(shorten(note, 500))}.</b> ' for note in notes)
     return f'<p id="status">{banner}{text}.</p>{outcomes(review)}'
 
 
 def outcomes(review: Review) -> str:
     """What the last evaluation of the run found; nothing before it."""
-    metrics = read_json(review.folder / METRICS.name)
-    lines = summaries(metrics.get("outcomes") or {})
-    if not lines:
-        return ""
-    returned = "the SFT baseline" if metrics["verdict"] == "sft" else "LWF's"
+    file = review.folder / METRICS.name
+    try:
+        with readable(file):
+            metrics = read_json(file)
+            lines = summaries(metrics.get("outcomes") or {})
+            if not lines:
+                return ""
+            returned = "the SFT baseline" if metrics["verdict"] == "sft" else "LWF's"
+    except InputError as error:
+        return f'<p id="outcomes">{escape(str(error))}</p>'
     found = escape(" \N{MIDDLE DOT} ".join(lines))
     return (
         f'<p id="outcomes">Evaluated on test prompts: {found}. '

@@ -1,28 +1,29 @@
 """A run under review; every action is saved before the page shows it."""
 
-import fcntl
-import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from letgo.data.files import atomic_write
-from letgo.errors import InputError
+from letgo.errors import InputError, first_line
+from letgo.review.journal import Journal
 from letgo.review.texts import open_texts
 from letgo.run import decisions
 from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Action
-from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, read_config
+from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, read_config, read_schema
+from letgo.run.lock import exclusive
 from letgo.scoring.scores import top_count
 
 
 class Review:
     """The selection of the run in `folder`, and the actions that change it.
 
-    Only one review of a run at a time can take decisions; further ones are read-only.
+    While a review of a run is open, no other command can change the run.
 
     Attributes:
         texts: texts of the run, with scores.
@@ -37,65 +38,91 @@ class Review:
         lock: held while an action is written.
 
     Raises:
-        InputError: the folder is not a run, or has no scores.
+        InputError: the folder is not a run, has no scores, or another command works in it; or its
+            journal is not valid.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.lock = folder, RLock()
         self.read_only = ""
-        self._journal: IO[bytes] | None = None
+        self._journal: Journal | None = None
         self.texts = open_texts(folder)
-        self._open_journal()
-        self.reload()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(folder, "letgo review"))
+            except OSError as error:
+                self.read_only = _unwritable(folder, error)
+            self.reload()
+            self._lock = stack.pop_all()
 
     def reload(self) -> None:
-        """Read the run folder again."""
+        """Read the run folder again.
+
+        Raises:
+            InputError: it cannot be read; the review is as before, and out of date.
+        """
         with self.lock:
-            self._version = self._file_version()
-            self.texts = open_texts(self.folder)
-            self.ids, self.ranking = self.texts.ids, self.texts.ranking()
-            self.index_of = {name: index for index, name in enumerate(self.ids)}
+            version = self._file_version()
+            texts, journal = open_texts(self.folder), self._current_journal()
             self.actions = decisions.read_actions(self.folder)
+            self._journal, self._version = journal, version
+            self.texts, self.ids, self.ranking = texts, texts.ids, texts.ranking()
+            self.index_of = {name: index for index, name in enumerate(self.ids)}
             self._update_selection()
             self.previous = self.selected
 
     def close(self) -> None:
-        """Release the run, so that another review can take decisions."""
+        """Release the run to other commands."""
         if self._journal:
             self._journal.close()
+        self._lock.close()
 
-    def _open_journal(self) -> None:
-        """Lock the journal, or set `read_only` to the reason why that is impossible."""
+    def _current_journal(self) -> Journal | None:
+        """The open journal, opened anew if another file has its name; None if it is read-only."""
+        if self.read_only or (self._journal and self._journal.is_unchanged()):
+            return self._journal
         try:
-            journal = (self.folder / JOURNAL).open("ab+")
+            return Journal(self.folder)
         except OSError as error:
-            self.read_only = f"{self.folder} cannot be written to ({error.strerror})"
-            return
-        try:
-            # The system releases the lock of a process that was killed.
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            journal.close()
-            self.read_only = "another review of this run is open"
-            return
-        journal.seek(0)
-        complete = journal.read().rfind(b"\n") + 1
-        journal.truncate(complete)  # an incomplete last line is an action that was not saved
-        self._journal = journal
+            self.read_only = _unwritable(self.folder, error)
+            return None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before deciding."""
+        notes = [self._journal.note] if self._journal and self._journal.note else []
+        if missing := len(self.decided.texts.keys() - self.index_of.keys()):
+            notes.append(
+                f"{missing:,} decisions in {JOURNAL} are on texts that this run does not have; "
+                f"they have no effect"
+            )
+        return notes
 
     def _file_version(self) -> list[Any]:
         """A value that changes with the texts, their scores or the settings of the selection."""
-        stats = [(self.folder / output.name).stat() for output in (SELF_KNOWLEDGE, SCORES)]
+        try:
+            stats = [(self.folder / output.name).stat() for output in (SELF_KNOWLEDGE, SCORES)]
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}: {error.strerror}; is the run still there?"
+            ) from error
         config = read_config(self.folder)
         settings = [config.get(name) for name in ("forget_fraction", "selection", "seed")]
         return [*((stat.st_mtime_ns, stat.st_size) for stat in stats), settings]
 
     def is_stale(self) -> bool:
-        """Whether the run's texts, scores or selection have changed since they were read."""
-        return self._version != self._file_version()
+        """Whether the run or its journal was changed by anything else than this review."""
+        return self._version != self._file_version() or self._has_other_journal()
+
+    def _has_other_journal(self) -> bool:
+        return self._journal is not None and not self._journal.is_unchanged()
 
     def _update_selection(self) -> None:
-        """Apply the actions to the selection, in memory and in `selection.parquet`."""
+        """Apply the actions to the selection, in memory and in `selection.parquet`.
+
+        Raises:
+            InputError: `selection.parquet` cannot be written.
+        """
         self.decided = decisions.combine(self.actions)
         mode = self.texts.selection_mode
         table = decisions.selection_table(self.ids, self.ranking, self.fraction, mode, self.decided)
@@ -103,9 +130,22 @@ class Review:
         signs = {name: 1 if act == INCLUDE else -1 for name, (act, _) in self.decided.texts.items()}
         self.person = np.array([signs.get(name, 0) for name in self.ids], np.int8)
         file = self.folder / SELECTION.name
-        if self._journal and not decisions.is_current(pq.read_schema(file), self.decided):
+        if self._journal is None or self._is_saved(file):
+            return
+        try:
             with atomic_write(file) as part:
                 pq.write_table(table, part)
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be written ({first_line(error)}); the decisions are in {JOURNAL}: "
+                f"put that right, then start the review again"
+            ) from error
+
+    def _is_saved(self, file: Path) -> bool:
+        try:
+            return decisions.is_current(read_schema(file), self.decided)
+        except (InputError, OSError):
+            return False  # damaged or gone
 
     @property
     def fraction(self) -> float:
@@ -172,17 +212,20 @@ class Review:
         return what
 
     def _write(self, action: Action) -> None:
-        if self._journal is None:
-            raise InputError(f"this review is read-only: {self.read_only}")
         with self.lock:
+            if self._journal is None:
+                raise InputError(f"this review is read-only: {self.read_only}")
             if self.is_stale():
+                changed = "the run's texts, scores or selection have changed"
+                if self._has_other_journal():
+                    changed = f"{JOURNAL} was deleted or changed by something else than this review"
                 self.reload()
-                raise InputError(
-                    "the run's texts, scores or selection have changed; check them, then try again"
-                )
+                raise InputError(f"not saved: {changed}; check what is shown now, then try again")
+            self._journal.append(action)
             self.previous = self.selected
-            self._journal.write(decisions.to_line(action).encode())
-            self._journal.flush()
-            os.fsync(self._journal.fileno())
             decisions.add(self.actions, action)
             self._update_selection()
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return f"{folder} cannot be written to ({error.strerror})"

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -16,10 +17,12 @@ import pyarrow as pa
 
 from letgo.data.records import text_fingerprint
 from letgo.errors import InputError
+from letgo.progress import log
 from letgo.scoring.scores import ranked, top_count
 
 JOURNAL = "review.jsonl"
 INCLUDE, EXCLUDE, BY_SCORE, FRACTION, UNDO = "include", "exclude", "by score", "fraction", "undo"
+ACTS = (INCLUDE, EXCLUDE, BY_SCORE, FRACTION, UNDO)
 
 
 class Action(NamedTuple):
@@ -46,7 +49,7 @@ class Decisions(NamedTuple):
     """Decisions that are in force.
 
     Attributes:
-        texts: by text id, "include" or "exclude" and the time of the decision.
+        texts: by text id, "include" or "exclude" and the time of the decision, which may be empty.
         fraction: fraction of the texts that the score selects; None for `--forget_fraction`.
     """
 
@@ -75,24 +78,104 @@ def to_line(action: Action) -> str:
 def read_actions(folder: Path) -> list[Action]:
     """The actions of a run's journal that were not undone, oldest first.
 
-    An incomplete last line, left by a process that was killed, is ignored.
+    A last line that was cut off, by a process that was killed or a full disk, is left out with a
+    warning.
 
     Raises:
-        InputError: a line is not a valid action.
+        InputError: the journal cannot be read, or a line is not a valid action.
     """
     file = folder / JOURNAL
+    try:
+        whole, torn = split_torn(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}); fix that, or move it away to start over"
+        ) from error
+    if torn:
+        _warn_once(f"{file} ends in half a line, which is not a decision; it is ignored")
     actions: list[Action] = []
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole.split(b"\n"), start=1):
         try:
-            row = {"at": "", "ids": [], "fraction": None, "what": "", **json.loads(line)}
-            add(actions, Action(**row))
-        except (ValueError, TypeError) as error:
+            if line.strip():
+                add(actions, _parse(line))
+        except (ValueError, RecursionError) as error:
+            # The number is that of the line in the file; the line itself may be long.
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
             raise InputError(
-                f"{file} line {number} is not a valid review entry; fix it, or move the file away "
-                f"to start over"
+                f"{file} line {number} is not a valid review entry ({reason}); fix it, or move the "
+                f"file away to start over"
             ) from error
     return actions
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def split_torn(content: bytes) -> tuple[bytes, bytes]:
+    """A journal without, and only, the last line if that was cut off while it was written.
+
+    A last line that only lacks its newline is whole.
+    """
+    start = content.rfind(b"\n") + 1
+    last = content[start:]
+    try:
+        json.loads(last or b"{}")
+    except ValueError:
+        if last.startswith(b"{"):
+            return content[:start], last
+    except RecursionError:
+        pass  # not valid, and reported with its line number
+    return content, b""
+
+
+def _parse(line: bytes) -> Action:
+    """A line of the journal as an action.
+
+    Raises:
+        ValueError, RecursionError: it is not one; the message says why.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}, column {error.colno}") from error
+    if not isinstance(row, dict):
+        raise ValueError("it must be a JSON object")
+    if unknown := row.keys() - {*Action._fields}:
+        raise ValueError(f"unknown key {min(unknown)[:40]!r}")
+    action = Action(**{"at": "", "act": "", "ids": [], "fraction": None, "what": "", **row})
+    if action.act not in ACTS:
+        raise ValueError(f"act must be one of {', '.join(ACTS)}")
+    if not isinstance(action.ids, list) or not all(isinstance(name, str) for name in action.ids):
+        raise ValueError("ids must be a list of strings")
+    number = isinstance(action.fraction, int | float) and not isinstance(action.fraction, bool)
+    missing = action.fraction is None and action.act != FRACTION
+    if not missing and not (number and 0 < cast(float, action.fraction) <= 1):
+        raise ValueError("fraction must be a number above 0 and at most 1")
+    if not isinstance(action.what, str):
+        raise ValueError("what must be a string")
+    if not isinstance(action.at, str) or (action.at and not _is_time(action.at)):
+        raise ValueError("at must be a time such as 2026-01-31T12:00:00Z")
+    "".join([action.what, *action.ids]).encode()  # fails for half a surrogate pair
+    return action
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key is there twice")
+    return row
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def add(actions: list[Action], action: Action) -> None:
@@ -169,7 +252,8 @@ def selection_table(
         selected[index] = position < count
         reason[index] = above if position < count else below
         if (name := ids[index]) in decided.texts:
-            act, at[index] = decided.texts[name]
+            act, time = decided.texts[name]
+            at[index] = time or None
             by[index], reason[index] = "person", f"{act}d by a person"
             selected[index] = act == INCLUDE
     names = ("id", "selected", "reason", "decided_by", "decided_at")
