@@ -1,6 +1,7 @@
 """`letgo show` and `letgo runs`: the texts of a run and a folder of runs, in the terminal."""
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from letgo.errors import InputError
-from letgo.report.formats import clean, significant
+from letgo.errors import InputError, printable
+from letgo.report.formats import significant
 from letgo.report.outcomes import NAMES, headroom_line, short_change
 from letgo.review.query import Query, contains, find
-from letgo.review.texts import RunTexts, in_a_line, open_texts
-from letgo.run.folder import HEADROOM, METRICS, is_run, read_json, require
+from letgo.review.texts import RunTexts, in_a_line, open_texts, require_run
+from letgo.run.folder import HEADROOM, METRICS, is_run, read_json, readable, require
 
 RUNS_NOTE = (
     "LWF - SFT on test prompts: points of right answers, points of old answers, nats per token "
@@ -37,7 +38,7 @@ def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
     among = contains(texts.table, expression, regex=True) if expression else None
     rows = find(texts, Query(forget_set), among)
     console = Console(highlight=False)
-    console.print(summary(texts), soft_wrap=True)
+    console.print(_cell(summary(texts)), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("confidence", justify="right", no_wrap=True)
     for name in ("set", "forget"):
@@ -46,7 +47,7 @@ def show(folder: Path, top: int, forget_set: str, expression: str) -> None:
     for row in texts.table.take(rows[:top]).to_pylist():
         table.add_row(
             significant(row["confidence"], 4),
-            Text(clean(row["forget_set"])),
+            _cell(row["forget_set"]),
             mark(row),
             Text(in_a_line(row, 300), overflow="ellipsis", no_wrap=True),
         )
@@ -90,14 +91,14 @@ def runs(root: Path) -> None:
     for folder in folders:
         try:
             result = _result(folder)
-        except InputError as error:  # one damaged run hides no other
-            problems.append(clean(str(error)))
+        except (InputError, OSError) as error:  # one damaged run hides no other
+            problems.append(_cell(str(error)))
             result = ["damaged"]
-        table.add_row(Text(clean(str(folder.relative_to(root)))), *result)
+        table.add_row(*map(_cell, [str(folder.relative_to(root)), *result]))
     console = Console(highlight=False)
     console.print(table)
     for problem in problems:
-        console.print(Text(problem), soft_wrap=True)
+        console.print(problem, soft_wrap=True)
     console.print(RUNS_NOTE, style="dim")
 
 
@@ -107,33 +108,42 @@ def headroom(folder: Path) -> None:
     Raises:
         InputError: not a run, or one whose baselines are not evaluated yet.
     """
-    if not is_run(folder):
-        raise InputError(f"{folder} is not a run of letgo; give a run's --output_dir")
-    found = read_json(require(folder, HEADROOM))
-    Console(highlight=False).print(Text(headroom_line(found)))
+    require_run(folder)
+    file = require(folder, HEADROOM)
+    with readable(file):
+        line = headroom_line(read_json(file))
+    Console(highlight=False).print(_cell(line))
 
 
 def find_runs(root: Path) -> list[Path]:
     """Folders of runs in or below a folder, sorted; run folders are not searched."""
     runs = []
     for path, subfolders, _ in os.walk(root):
-        if is_run(Path(path)):
-            runs.append(Path(path))
-            subfolders.clear()
+        with suppress(OSError):  # a config.yaml that this user may not read
+            if is_run(Path(path)):
+                runs.append(Path(path))
+                subfolders.clear()
     return sorted(runs)
+
+
+def _cell(text: str) -> Text:
+    """Text in one line that neither commands the terminal nor is markup of rich."""
+    return Text(printable(" ".join(text.split())))
 
 
 def _result(folder: Path) -> list[str]:
     metrics = read_json(folder / METRICS.name)
     if metrics:
         require(folder, METRICS)
-    newest = folder / ("metrics.json" if metrics else "config.yaml")
+    newest = folder / (METRICS.name if metrics else "config.yaml")
     date = datetime.fromtimestamp(newest.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     if not metrics:
         last = list(read_json(folder / "stages.json"))[-1:]
         return [f"unfinished, after {last[0]}" if last else "nothing yet", "", "", "", date]
-    outcomes = metrics.get("outcomes") or _learned_only(metrics)
-    return [metrics["verdict"], *(short_change(outcomes.get(name, {})) for name in NAMES), date]
+    with readable(folder / METRICS.name):
+        outcomes = metrics.get("outcomes") or _learned_only(metrics)
+        changes = [short_change(outcomes.get(name, {})) for name in NAMES]
+        return [str(metrics["verdict"]), *changes, date]
 
 
 def _learned_only(metrics: dict[str, Any]) -> dict[str, Any]:

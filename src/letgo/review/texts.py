@@ -6,10 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from letgo.errors import InputError
-from letgo.report.formats import clean, shorten
+from letgo.errors import InputError, printable
+from letgo.report.formats import shorten
 from letgo.run import decisions
-from letgo.run.folder import is_run, read_config, read_texts
+from letgo.run.folder import SCORES, is_run, read_config, read_texts, readable
+
+COLUMNS = {
+    **dict.fromkeys(("id", "forget_set", "prompt", "completion"), pa.string()),
+    **dict.fromkeys(("score", "finish_reason", "decided_by"), pa.string()),
+    **dict.fromkeys(("confidence", "loss_base"), pa.float64()),
+    "tokens": pa.int64(),
+    "selected": pa.bool_(),
+}
+MODES = ("top", "bottom", "random")
 
 
 class RunTexts(NamedTuple):
@@ -17,8 +26,7 @@ class RunTexts(NamedTuple):
 
     Attributes:
         config: settings of the run.
-        table: `id, forget_set, tokens, loss_base, confidence, score, prompt, completion,
-            finish_reason, selected, decided_by, decided_at`.
+        table: the columns of `COLUMNS`, without nulls.
     """
 
     config: dict[str, Any]
@@ -60,16 +68,52 @@ def open_texts(folder: Path) -> RunTexts:
 
     Raises:
         InputError: the folder is not a run, the run has no forgetting set, or a stage up to
-            `select` is missing.
+            `select` is missing or its file damaged.
     """
-    if not is_run(folder):
-        raise InputError(f"{folder} is not a run of letgo; give the --output_dir of one")
+    require_run(folder)
     config = read_config(folder)
     if config.get("forget") == []:
         raise InputError(f"{folder} is a run without a forgetting set; it has no texts to unlearn")
-    return RunTexts(config, read_texts(folder, leave_out=("prompt_ids", "completion_ids")))
+    _check(config, folder / "config.yaml")
+    with readable(folder / SCORES.name):
+        table = read_texts(folder, leave_out=("prompt_ids", "completion_ids"))
+        columns = {name: table[name].cast(kind) for name, kind in COLUMNS.items()}
+        for name, values in columns.items():
+            if values.null_count:
+                raise ValueError(f"the column {name} has gaps")
+    return RunTexts(config, pa.table(columns))
+
+
+def require_run(folder: Path) -> None:
+    """Check that letgo created this folder.
+
+    Raises:
+        InputError: it did not.
+    """
+    try:
+        reason = "" if is_run(folder) else "it is not a run of letgo"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        name = shorten(str(folder), 200)
+        raise InputError(f"{name}: {reason}; give the --output_dir of a run")
+
+
+def _check(config: dict[str, Any], file: Path) -> None:
+    """Check the settings of the selection."""
+    try:
+        valid = 0 < float(config.get("forget_fraction", 0.5)) <= 1
+        int(config.get("seed", 42))
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid or config.get("selection", "top") not in MODES:
+        raise InputError(
+            f"{file}: forget_fraction must be above 0 and at most 1, seed a whole number, and "
+            f"selection one of {', '.join(MODES)}; correct it"
+        )
 
 
 def in_a_line(text: dict[str, Any], length: int) -> str:
     """Prompt and answer on one line of at most `length` characters, safe to display."""
-    return shorten(" ".join(clean(f"{text['prompt']} -> {text['completion']}").split()), length)
+    line = " ".join(f"{text['prompt']} -> {text['completion']}".split())
+    return shorten(printable(line), length)

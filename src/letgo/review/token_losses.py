@@ -14,7 +14,7 @@ from letgo.models.inference import LanguageModel, autocast
 from letgo.review.html import Piece
 from letgo.run import config as cfg
 from letgo.run.base import load_base
-from letgo.run.folder import SELF_KNOWLEDGE, read_table
+from letgo.run.folder import SELF_KNOWLEDGE, read_table, readable
 
 # Requests run in threads; two of them loading one model at once could corrupt it.
 _loading = Lock()
@@ -28,8 +28,10 @@ def load(folder: Path) -> LanguageModel:
         InputError: the model cannot be loaded.
     """
     logging.disable_progress_bar()
-    settings = cfg.read(folder / "config.yaml")
-    config = cfg.parse("review", ["--output_dir", str(folder)], settings)
+    file = folder / "config.yaml"
+    arguments = ["--output_dir", str(folder)]
+    # The run may be somebody else's: nothing in its file is taken for a flag of this command.
+    config = cfg.parse("review", arguments, cfg.read(file), str(file), of_run=True)
     return load_base(config)
 
 
@@ -45,7 +47,8 @@ def losses_by_piece(folder: Path, name: str) -> list[Piece]:
         lm = load(folder)
     columns = ["id", "prompt_ids", "completion_ids"]
     file = folder / SELF_KNOWLEDGE.name
-    row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
+    with readable(file):
+        row = read_table(file, columns, [("id", "==", name)]).to_pylist()[0]
     losses = token_losses(lm, row["prompt_ids"], row["completion_ids"])
     return join_tokens(lm.tokenizer, row["completion_ids"], losses)
 
