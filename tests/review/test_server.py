@@ -1,14 +1,11 @@
-"""The review in a real browser, and its access control."""
+"""The review in a real browser."""
 
 import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +13,7 @@ from helpers.commands import environment, flags, letgo
 from helpers.models import make_tokenizer
 from helpers.report_runs import outcomes
 from helpers.review_runs import HOSTILE, selected, write_texts
+from helpers.review_server import Server
 
 from letgo.review.session import Review
 from letgo.run import decisions
@@ -25,57 +23,6 @@ PATIENCE = 120_000  # milliseconds: a busy machine needs half a minute for the f
 sync_api.expect.set_options(timeout=PATIENCE)
 
 
-class Server:
-    """A running `letgo review`."""
-
-    def __init__(self, *arguments):
-        command = [sys.executable, "-m", "letgo", "review", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-        )
-        self.output = ""
-        for line in self.process.stdout:
-            self.output += line
-            if match := re.search(r"http://\S+", line):
-                self.url = match.group()
-                self.port = int(re.search(r":(\d+)/", self.url).group(1))
-                return
-        raise AssertionError(self.output)
-
-    def stop(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
-        self.process.wait()
-        self.process.stdout.close()
-
-    def status(self, path="/", **headers):
-        """The HTTP status of a request."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
-        try:
-            with urllib.request.build_opener(NoRedirect).open(request, timeout=20) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments):
-        servers.append(Server(*arguments))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        if server.process.returncode is None:
-            server.stop()
-
-
 @pytest.fixture(scope="module")
 def ready(tiny, data, tmp_path_factory):
     """A run of the real stages up to `select`, then with 2,000 generated texts instead."""
@@ -83,6 +30,10 @@ def ready(tiny, data, tmp_path_factory):
     for stage in ("elicit", "keep", "probe", "fisher", "score", "select"):
         status, _, error = letgo(stage, *flags(tiny, data, out, rescore_interval=0))
         assert status == 0, error
+    stages = json.loads((out / "stages.json").read_text())
+    for stage in stages.values():
+        del stage["outputs"]  # digests of what is replaced now
+    (out / "stages.json").write_text(json.dumps(stages))
     return write_texts(out, 2000, tokenizer=make_tokenizer(), special=HOSTILE)
 
 
@@ -168,7 +119,8 @@ def test_decide_kill_and_start_again(ready, tmp_path, serve, browser):
 
     server.stop(signal.SIGKILL)
     assert selected(out) == decided
-    page = open_page(browser, serve(out))
+    server = serve(out)
+    page = open_page(browser, server)
     expect_status(page, f"{len(decided)} of 2,000 texts")
     page.locator("#undo").click()
     expect_status(page, f"{len(applied - matching)} of 2,000 texts")
@@ -176,6 +128,8 @@ def test_decide_kill_and_start_again(ready, tmp_path, serve, browser):
     own = ("http://127.0.0.1:", "data:", "blob:")
     assert not [url for url in page.requested if not url.startswith(own)]
 
+    assert "is in use by process" in letgo("train", "--output_dir", out)[2]
+    server.stop(signal.SIGTERM)
     status, _, error = letgo("train", "--output_dir", out)
     assert status == 0, error
     card = (out / "lwf" / "README.md").read_text()
@@ -225,6 +179,50 @@ def test_two_runs_side_by_side(tmp_path, serve, browser):
     sync_api.expect(page.locator("#difference")).to_contain_text(summary)
     ids = page.locator("#compared [role=gridcell][data-col='0']").all_inner_texts()
     assert {name.strip() for name in ids} == {review.ids[i] for i in review.ranking[:20]}
+
+
+def test_nothing_is_requested_from_elsewhere(untouched, tmp_path, serve, browser):
+    """Not even something that the content security policy would stop."""
+    here, there = (write_texts(tmp_path / name, 60) for name in ("here", "there"))
+    for server in (untouched, serve(here, "--compare", there, "--compare", here)):
+        context = browser.new_context()
+        requested, complaints = [], []
+        context.on("request", lambda request, urls=requested: urls.append(request.url))
+        context.on("console", lambda message, texts=complaints: texts.append(message.text))
+        open_page(context, server).close()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{server.port}/?__theme=dark")
+        expect_status(page, "will be forgotten")
+        page.locator("#texts [data-testid=cell-0-4]").click()
+        sync_api.expect(page.locator(".opened")).to_be_visible()
+        if server is untouched:  # has a model
+            page.locator("#coloured input").check()
+            sync_api.expect(page.locator(".token").first).to_be_visible()
+        search(page, "question 1 of")
+        sync_api.expect(page.locator("#scope")).to_contain_text("1 texts")
+        page.locator("#sort input").click()
+        page.get_by_role("option", name="longest first").click()
+        type_share(page, 40, "0 texts come in")
+        page.get_by_role("tab", name="Compare").click()
+        if server is not untouched:
+            sync_api.expect(page.locator("#difference")).to_contain_text("60 texts in both runs")
+            page.locator("#other input").click()
+            page.get_by_role("option", name=str(here)).click()
+            sync_api.expect(page.locator("#difference")).to_contain_text("both forget 30")
+        page.wait_for_timeout(1_000)  # for requests that nothing above waits for
+        context.close()
+        own = (f"http://127.0.0.1:{server.port}/", "data:", "blob:")
+        assert len(requested) > 20
+        assert not [url for url in requested if not url.startswith(own)]
+        assert not [text for text in complaints if "Content Security Policy" in text]
+
+
+def test_only_runs_of_the_command_line_are_compared_with(tmp_path, serve, browser):
+    page = open_page(browser, serve(write_texts(tmp_path / "run", 60)))
+    page.get_by_role("tab", name="Compare").click()
+    sync_api.expect(page.get_by_text("start letgo review with --compare OTHER")).to_be_visible()
+    assert page.locator("#other").count() == 0
 
 
 def test_a_share_is_previewed_and_then_applied(tmp_path, serve, browser):
@@ -277,51 +275,24 @@ def test_the_review_starts_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
-def test_two_reviews_of_one_run_in_one_browser(tmp_path, serve, browser):
-    """Their cookies differ; the first can take decisions, the second is read-only."""
+def test_a_second_review_of_a_run_is_refused(tmp_path, serve):
     out = write_texts(tmp_path / "run", 60)
-    first, second = serve(out), serve(out)
-    assert "read-only: another review of this run is open" in second.output
-    context = browser.new_context()
-    deciding, reading = open_page(context, first), open_page(context, second)
-    sync_api.expect(reading.locator(".banner")).to_contain_text("Read-only")
-    assert reading.locator("#all-exclude").is_disabled()
-    deciding.locator("#all-exclude").click()
-    expect_status(deciding, "60 are kept")
-    assert not selected(out)
-    reading.reload()
-    expect_status(reading, "60 are kept")
-    context.close()
+    first = serve(out)
+    status, _, error = letgo("review", out)
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{out} is in use by process {first.process.pid} since" in error
     first.stop(signal.SIGINT)
     assert first.process.returncode == 0
-    assert not Review(out).read_only
+    Review(out).close()
 
 
-def test_requests_without_the_token_or_from_other_pages_are_rejected(tmp_path, serve):
-    server = serve(write_texts(tmp_path / "run", 60))
-    token = server.url.rpartition("=")[2]
-    own = {"Cookie": f"letgo_review_{server.port}={token}"}
-    assert server.status("/", **own) == 200
-    assert server.status(f"/?token={token}") == 303
-    for path in ("/", "/config", "/gradio_api/info", "/?token=wrong", "/?token="):
-        assert server.status(path) == 403, path
-    assert server.status("/", Cookie=f"letgo_review_{server.port}=wrong") == 403
-    assert server.status(f"/?token={token}", Host="evil.example") == 403
-    assert server.status("/", Host=f"evil.example:{server.port}", **own) == 403
-    assert server.status("/", Origin="http://evil.example", **own) == 403
-    assert server.status("/", Origin=f"http://127.0.0.1:{server.port + 1}", **own) == 403
-    assert server.status("/", Origin=f"http://127.0.0.1:{server.port}", **own) == 200
-    # The server listens on the loopback interface only.
-    with socket.socket() as other, pytest.raises(OSError, match="refused"):
-        other.connect((own_address(), server.port))
-
-
-def own_address():
-    """An address of this machine other than the default loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # UDP: sends nothing
-            address = probe.getsockname()[0]
-        except OSError:
-            address = "127.0.0.2"
-        return address
+def test_two_reviews_in_one_browser(tmp_path, serve, browser):
+    """Their cookies differ."""
+    folders = [write_texts(tmp_path / name, 60) for name in ("one", "two")]
+    context = browser.new_context()
+    one, two = [open_page(context, serve(folder)) for folder in folders]
+    for page in (one, two):
+        page.locator("#all-exclude").click()
+        expect_status(page, "60 are kept")
+    context.close()
+    assert not selected(folders[0]) | selected(folders[1])

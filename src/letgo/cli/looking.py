@@ -51,7 +51,10 @@ def _review(arguments: list[str]) -> None:
     text = "View in the browser which texts would be unlearned, and change the selection."
     parser = Parser(prog="letgo review", description=text)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
-    parser.add_argument("--compare", type=Path, metavar="OTHER", help="another run to compare with")
+    text = "another run to compare with; may be repeated"
+    parser.add_argument(
+        "--compare", type=Path, action="append", default=[], metavar="OTHER", help=text
+    )
     parser.add_argument("--port", type=int, default=0, help="[any free port]")
     text = "address to listen on [127.0.0.1]; others open the review to those who know its token"
     parser.add_argument("--host", default="127.0.0.1", help=text)

@@ -1,13 +1,15 @@
-"""Access control of the review: requests need its token and must come from its own page."""
+"""Access control of the review: what a browser needs for its page, and nothing else."""
 
 import hmac
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from letgo.review.requests import LARGEST_BODY, problem_with, read_body, replay, shorten_errors
 
 HEADERS = {
     # Even markup that slipped through the escaping of a text could load nothing from elsewhere.
@@ -18,6 +20,17 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-dns-prefetch-control": "off",
 }
+
+
+# What the page asks for. Everything else that gradio serves, such as uploads, files, proxies and
+# descriptions of its interface, does not exist here.
+PAGES = re.compile(
+    r"/|/config/?|/theme\.css|/favicon\.ico|/gradio_api/heartbeat/\w+|/(?:assets|static)/.+"
+)
+CALL = re.compile(r"/gradio_api/run/predict/?")
+# Proxies tell where a request came from by headers; there is none here. gradio would take a host
+# out of them, and has some of its own ("x-gradio-server").
+UNTRUSTED = re.compile(rb"x-.*|forwarded")
 
 
 class Guard:
@@ -41,20 +54,23 @@ class Guard:
         """Handle one request."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        response = self._reject(HTTPConnection(scope))
-        if response is None and scope["type"] == "http":
-            return await self.app(scope, receive, _with_headers(send))
-        if scope["type"] == "http" and response is not None:
-            return await response(scope, receive, _with_headers(send))
-        await send({"type": "websocket.close", "code": 1008})  # the page opens no websocket
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})  # the page opens none
+        send = _with_headers(send)
+        body = await read_body(receive)
+        response = self._reject(HTTPConnection(scope)) or _reject_request(scope, body)
+        if response is not None:
+            return await response(scope, receive, send)
+        headers = [pair for pair in scope["headers"] if not UNTRUSTED.fullmatch(pair[0])]
+        scope = {**scope, "headers": headers}
+        await self.app(scope, replay(body or b"", receive), shorten_errors(send))
 
     def _reject(self, request: HTTPConnection) -> Response | None:
-        """The response to a request that must not be passed on; None for the others."""
+        """The response to a browser that must not see the page; None for the others."""
         host = request.headers.get("host", "")
         if self.hosts is not None and host not in self.hosts:
             return PlainTextResponse("letgo review: unknown host name", 403)
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if request.headers.get("origin", f"http://{host}") != f"http://{host}":
             return PlainTextResponse("letgo review: request from a foreign page", 403)
         if self._is_token(request.query_params.get("token", "")):
             # Redirect, so that the address bar and the history do not keep the token.
@@ -69,6 +85,20 @@ class Guard:
 
     def _is_token(self, value: str) -> bool:
         return hmac.compare_digest(value.encode(), self.token.encode())
+
+
+def _reject_request(scope: Scope, body: bytes | None) -> Response | None:
+    """The response to a request that the page does not make; None for the others."""
+    if body is None:
+        return PlainTextResponse(f"letgo review: over {LARGEST_BODY:,} bytes", 413)
+    is_call = CALL.fullmatch(scope["path"])
+    if not is_call and not PAGES.fullmatch(scope["path"]):
+        return PlainTextResponse("letgo review: no such page", 404)
+    if scope["method"] not in (["POST"] if is_call else ["GET", "HEAD"]):
+        return PlainTextResponse("letgo review: no such method", 405)
+    if is_call and (problem := problem_with(body)):
+        return JSONResponse({"error": problem}, 400)
+    return None
 
 
 def _with_headers(send: Send) -> Send:

@@ -1,6 +1,7 @@
 """The page of the review as a gradio app."""
 
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -19,20 +20,22 @@ from letgo.review.texts_tab import TextsTab
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
 
-def mount(server: FastAPI, review: Review, other: Path | None) -> FastAPI:
-    """Serve the page at the root of a FastAPI app; `other` is a run to compare with."""
+def mount(server: FastAPI, review: Review, others: Sequence[Path]) -> FastAPI:
+    """Serve the page at the root of a FastAPI app; `others` are runs to compare with."""
     return gr.mount_gradio_app(
         server,
-        build(review, other),
+        build(review, others),
         path="/",
         theme=gr.themes.Default(**FONTS),
         ssr_mode=False,
+        mcp_server=False,
+        run_history=False,
         css=resources.files("letgo.review").joinpath("review.css").read_text(),
         footer_links=[],
     )
 
 
-def build(review: Review, other: Path | None) -> gr.Blocks:
+def build(review: Review, others: Sequence[Path]) -> gr.Blocks:
     """The page, with arguments as in `mount`."""
     name = clean(review.folder.resolve().name)
     with gr.Blocks(title=f"letgo review {name}", analytics_enabled=False) as page:
@@ -42,5 +45,5 @@ def build(review: Review, other: Path | None) -> gr.Blocks:
         with gr.Tab("Texts"):
             TextsTab(review, status, undo).connect(page)
         with gr.Tab("Compare"):
-            comparison_tab(page, review, other)
+            comparison_tab(page, review, others)
     return page

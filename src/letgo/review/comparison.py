@@ -1,5 +1,6 @@
 """The tab that compares the selections of two runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from letgo.errors import InputError
+from letgo.report.formats import clean
 from letgo.review import html, view
 from letgo.review.query import Query, find, take_page
 from letgo.review.session import Review
@@ -53,10 +55,14 @@ SIDES = {
 }
 
 
-def comparison_tab(blocks: gr.Blocks, review: Review, other: Path | None) -> None:
-    """Fill the tab; `other` is the folder of the other run, if the command named one."""
+def comparison_tab(blocks: gr.Blocks, review: Review, others: Sequence[Path]) -> None:
+    """Fill the tab; `others` are the folders of other runs, those that the command named."""
+    if not others:
+        gr.HTML("<p>To compare, start <code>letgo review</code> with <code>--compare OTHER</code>.")
+        return
+    names = [(clean(str(other)), index) for index, other in enumerate(others)]
     with gr.Row(elem_id="runs"):
-        folder = gr.Textbox(str(other or ""), label="Folder of the other run", elem_id="other")
+        folder = gr.Dropdown(names, value=0, label="Folder of the other run", elem_id="other")
         side = gr.Dropdown(list(SIDES), value=next(iter(SIDES)), label="Show", elem_id="side-shown")
         start = gr.Button("Compare", scale=0, min_width=140, elem_id="compare")
     message = gr.HTML(elem_id="difference")
@@ -67,11 +73,9 @@ def comparison_tab(blocks: gr.Blocks, review: Review, other: Path | None) -> Non
         onward = gr.Button("Next", size="sm")
     number = gr.State(1)
 
-    def show(path: str, side: str, number: int) -> list[Any]:
-        if not path.strip():
-            return ["<p>Enter the folder of a run with the same texts.</p>", [], "", 1]
+    def show(index: int, side: str, number: int) -> list[Any]:
         try:
-            difference = compare(review.texts, review.selected, open_texts(Path(path.strip())))
+            difference = compare(review.texts, review.selected, open_texts(others[index]))
         except InputError as error:
             return [f"<p>{html.escape(str(error))}</p>", [], "", 1]
         indices = find(review.texts, Query(), getattr(difference, SIDES[side]))
@@ -80,12 +84,10 @@ def comparison_tab(blocks: gr.Blocks, review: Review, other: Path | None) -> Non
         return [summary(review, difference), rows, view.position(number, len(indices)), number]
 
     ports = {"inputs": [folder, side, number], "outputs": [message, table, position, number]}
-    first = [start.click, side.change, folder.submit]
-    gr.on(first, lambda path, side, _: show(path, side, 1), **ports, **view.QUIET)
-    back.click(lambda path, side, number: show(path, side, number - 1), **ports, **view.QUIET)
-    onward.click(lambda path, side, number: show(path, side, number + 1), **ports, **view.QUIET)
-    if other is not None:
-        blocks.load(show, **ports, **view.QUIET)
+    first = [start.click, side.change, folder.change, blocks.load]
+    gr.on(first, lambda index, side, _: show(index, side, 1), **ports, **view.QUIET)
+    back.click(lambda index, side, number: show(index, side, number - 1), **ports, **view.QUIET)
+    onward.click(lambda index, side, number: show(index, side, number + 1), **ports, **view.QUIET)
 
 
 def summary(review: Review, difference: Difference) -> str:

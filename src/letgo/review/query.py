@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from letgo.errors import InputError
+from letgo.errors import InputError, first_line
+from letgo.report.formats import shorten
 from letgo.review.texts import RunTexts
 
 PAGE = 25  # texts per page
+LONGEST = 1_000  # characters of a text to search for, and of any other value from the page
 # Column, and whether the lowest value comes first.
 SORTS = {
     "most confident first": ("confidence", False),
@@ -59,13 +61,19 @@ def contains(table: pa.Table, words: str, regex: bool = False) -> np.ndarray:
     With `regex`, `words` is a regular expression in RE2's syntax.
 
     Raises:
-        InputError: the regular expression is not valid.
+        InputError: the words are too long, or the regular expression is not valid.
     """
+    if len(words) > LONGEST:
+        flag = "--grep: " * regex
+        raise InputError(f"{flag}a text to search for may have {LONGEST:,} characters at most")
     match = pc.match_substring_regex if regex else pc.match_substring
     try:
         masks = [match(table[name], words, ignore_case=True) for name in ("prompt", "completion")]
     except pa.ArrowInvalid as error:
-        raise InputError(f"--grep: {words!r} is not a valid regular expression: {error}") from error
+        reason = shorten(first_line(error), 200)
+        raise InputError(
+            f"--grep: {shorten(words, 60)!r} is not a valid regular expression: {reason}"
+        ) from error
     return np.asarray(pc.or_(*masks).to_numpy(), bool)
 
 

@@ -2,50 +2,63 @@
 
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from letgo.errors import InputError
+from letgo.errors import InputError, printable
 from letgo.review.access import Guard
 from letgo.review.app import mount
 from letgo.review.session import Review
 from letgo.review.texts import open_texts
 
 LOCAL = ("127.0.0.1", "localhost")
-EVERYWHERE = ("0.0.0.0", "::")
 
 
-def serve(folder: Path, compare: Path | None, host: str, port: int) -> None:
+def serve(folder: Path, compare: Sequence[Path], host: str, port: int) -> None:
     """Serve the review of a run until interrupted; port 0 takes any free port.
+
+    Args:
+        compare: other runs, which the page may compare with.
 
     Raises:
         InputError: a folder is not a run or has no scores, or the port is not available.
     """
-    if compare is not None:
-        open_texts(compare)  # fails here rather than on the page
+    for other in compare:
+        open_texts(other)  # fails here rather than on the page
     review = Review(folder)
-    listening = _listen(host, port)
-    port = listening.getsockname()[1]
-    token = secrets.token_urlsafe(24)
-    own = f"[{host}]" if ":" in host else host
-    hosts = None if host in EVERYWHERE else {f"{name}:{port}" for name in (*LOCAL, own)}
-    app = Guard(mount(FastAPI(), review, compare), token, hosts, f"letgo_review_{port}")
-    if review.read_only:
-        print(f"read-only: {review.read_only}")
-    if host not in LOCAL:
-        print(f"anyone who can reach {host} and has this address can read and decide")
-    name = LOCAL[0] if host in EVERYWHERE else own
-    print(f"review of {folder}: http://{name}:{port}/?token={token}", flush=True)
-    print("press Ctrl-C to stop; every decision is saved at once", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     try:
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+        _serve(review, compare, host, port)
     finally:
         review.close()
+
+
+def _serve(review: Review, compare: Sequence[Path], host: str, port: int) -> None:
+    listening = _listen(host, port)
+    address, port = listening.getsockname()[:2]
+    everywhere = ip_address(address).is_unspecified
+    token = secrets.token_urlsafe(24)
+    own = LOCAL[0] if everywhere else f"[{host}]" if ":" in host else host.lower()
+    hosts = None if everywhere else {f"{name}:{port}" for name in (*LOCAL, own)}
+    server = FastAPI(openapi_url=None)  # no description of the interface
+    app = Guard(mount(server, review, compare), token, hosts, f"letgo_review_{port}")
+    notes = [f"read-only: {review.read_only}"] * bool(review.read_only)
+    notes += [f"warning: {warning}" for warning in review.warnings]
+    if not ip_address(address).is_loopback:
+        notes.append(f"anyone who can reach {host} and has this address can read and decide")
+    url = f"http://{own}:{port}/?token={token}"
+    print(*map(printable, [*notes, f"review of {review.folder}: {url}"]), sep="\n", flush=True)
+    print("press Ctrl-C to stop; every decision is saved at once", flush=True)
+    # Nobody stands before this server, so headers of proxies would be made up.
+    config = uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=1, proxy_headers=False
+    )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

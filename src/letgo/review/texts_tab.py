@@ -8,7 +8,7 @@ import gradio as gr
 from letgo.errors import InputError
 from letgo.report.formats import clean, shorten
 from letgo.review import html, view
-from letgo.review.query import BEST, SORTS, take_page
+from letgo.review.query import BEST, LONGEST, SORTS, take_page
 from letgo.review.session import Review
 from letgo.review.view import Controls
 from letgo.run.decisions import BY_SCORE, EXCLUDE, INCLUDE
@@ -60,7 +60,7 @@ class TextsTab:
             self.forget_set = gr.Dropdown(
                 [("all sets", ""), *self.review.texts.sets], value="", label="Set", elem_id="set"
             )
-            self.words = gr.Textbox(label="Text contains", elem_id="words")
+            self.words = gr.Textbox(label="Text contains", max_length=LONGEST, elem_id="words")
             self.subset = gr.Dropdown(subsets, value="all", label="Show", elem_id="subset")
             self.sort = gr.Dropdown(list(SORTS), value=BEST, label="Order", elem_id="sort", scale=2)
 
