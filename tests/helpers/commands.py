@@ -8,6 +8,7 @@ from letgo import cli
 
 STAGE_FILES = {
     "config.yaml",
+    "first_examples.json",
     "stages.json",
     "self_knowledge.parquet",
     "probe",

@@ -24,7 +24,7 @@ def execute_command(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: unusable flags or data.
     """
-    _silence_libraries()
+    silence_libraries()
     progress.configure(quiet=True)  # warnings about the settings
     if command == "study":
         with requires_extra("letgo study", "study"):
@@ -87,7 +87,7 @@ def _harness(config: Config, tasks: Sequence[str]) -> None:
     print(harness_table(read_json(run.folder / "harness.json")))
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Silence library warnings that users cannot act on, and their progress bars."""
     import datasets
     import huggingface_hub.utils.logging as hub_logging

@@ -12,13 +12,14 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     With a chat template the prompt is the user's message: given the bare text, an instruct model
     often ends its answer at once.
     """
+    return all_prompt_ids(tokenizer, [prompt])[0]
+
+
+def all_prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """`prompt_ids` of many prompts at once, which is faster."""
     if tokenizer.chat_template is None:
-        ids = list(tokenizer(prompt)["input_ids"])
-        # Some tokenizers append the end-of-text token; after a prompt the answer must follow.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-    messages = [{"role": "user", "content": prompt}]
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    return list(ids["input_ids"])
+        return [_without_end(tokenizer, ids) for ids in _tokenized(tokenizer, prompts)]
+    return _rendered(tokenizer, [[("user", prompt)] for prompt in prompts], asks=True)
 
 
 def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
@@ -30,21 +31,97 @@ def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int]
         (prompt ids, completion ids); the completion ends with the end-of-turn token. A token that
         contains the end of the prompt and the start of the answer belongs to the answer.
     """
-    before = prompt_ids(tokenizer, prompt)
+    return all_example_ids(tokenizer, [(prompt, completion)])[0]
+
+
+def all_example_ids(
+    tokenizer: Any,
+    examples: Sequence[tuple[str, str]],
+    prompts: Sequence[list[int]] | None = None,
+) -> list[tuple[list[int], list[int]]]:
+    """`example_ids` of many (prompt, completion) pairs at once, which is faster.
+
+    Args:
+        prompts: token ids of the prompts, if they have been computed before.
+    """
     if tokenizer.chat_template is None:
-        text = prompt + completion + (tokenizer.eos_token or "")
-        whole = list(tokenizer(text)["input_ids"])
-        if whole[-2:] == [tokenizer.eos_token_id] * 2:  # the tokenizer appended a second one
-            whole.pop()
+        end = tokenizer.eos_token or ""
+        wholes = _tokenized(
+            tokenizer, [prompt + completion + end for prompt, completion in examples]
+        )
     else:
-        messages = [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": completion.strip()},
-        ]
-        whole = list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        turns = [[("user", p), ("assistant", completion.strip())] for p, completion in examples]
+        wholes = _rendered(tokenizer, turns)
+    prompts = prompts or all_prompt_ids(tokenizer, [prompt for prompt, _ in examples])
+    return [_split(tokenizer, *pair) for pair in zip(prompts, wholes, strict=True)]
+
+
+def _split(tokenizer: Any, before: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
+    """The ids of an example up to where they differ from its prompt's, and those that follow."""
+    while whole[-2:] == [tokenizer.eos_token_id] * 2:  # tokenizer or template appends a second one
+        whole.pop()
     pairs = zip(before, whole, strict=False)
     border = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(whole)))
     return whole[:border], whole[border:]
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(list(texts))["input_ids"]] if texts else []
+
+
+def _without_end(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The ids without the end-of-text token that some tokenizers append: an answer must follow."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+
+
+Turn = tuple[str, str]  # role ("user" or "assistant") and text
+
+
+def _rendered(
+    tokenizer: Any, conversations: Sequence[Sequence[Turn]], asks: bool = False
+) -> list[list[int]]:
+    """Token ids of conversations by the chat template; with `asks` the answer is to follow."""
+    if not conversations:
+        return []
+    in_parts = _roles_in_parts(tokenizer)
+    messages = [_messages(turns, in_parts) for turns in conversations]
+    rows = tokenizer.apply_chat_template(messages, add_generation_prompt=asks, return_dict=True)
+    return [list(ids) for ids in rows["input_ids"]]
+
+
+def _messages(turns: Sequence[Turn], in_parts: frozenset[str]) -> list[dict[str, Any]]:
+    """Messages of a chat; the content of some roles is a list of parts, as multimodal models do."""
+    return [
+        {"role": role, "content": [{"type": "text", "text": text}] if role in in_parts else text}
+        for role, text in turns
+    ]
+
+
+_PROBE: list[Turn] = [("user", "qzxj"), ("assistant", "wvkf")]  # texts that no template has
+_IN_PARTS: dict[str, frozenset[str]] = {}  # by chat template
+
+
+def _roles_in_parts(tokenizer: Any) -> frozenset[str]:
+    """The roles whose text the chat template drops unless the content is a list of parts."""
+    template = tokenizer.chat_template
+    if template not in _IN_PARTS:
+        _IN_PARTS[template] = _find_roles_in_parts(tokenizer)
+    return _IN_PARTS[template]
+
+
+def _find_roles_in_parts(tokenizer: Any) -> frozenset[str]:
+    for roles in ((), ("user",), ("assistant",), ("user", "assistant")):
+        try:
+            messages = _messages(_PROBE, frozenset(roles))
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+        except (
+            Exception
+        ):  # a template may raise anything; what no content suits raises again in use
+            continue
+        printed = "'type'" in text or '"type"' in text  # the list itself, as Python or JSON
+        if all(word in text for _, word in _PROBE) and not printed:
+            return frozenset(roles)
+    return frozenset()
 
 
 def training_row(prompt: Sequence[int], completion: Sequence[int]) -> dict[str, list[int]]:

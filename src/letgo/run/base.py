@@ -58,7 +58,7 @@ def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, the same in every stage, with TRL's settings applied.
 
     Raises:
-        InputError: no tokenizer, or a chat template or end-of-text token that cannot be used.
+        InputError: no tokenizer, or a chat template or a token that cannot be used.
     """
     training, revision = config.training, config.adapter.model_revision
     tokenizer = load_tokenizer(
@@ -69,10 +69,18 @@ def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:
             tokenizer.chat_template = Path(training.chat_template_path).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise InputError(f"--chat_template_path must be a Jinja file: {error}") from error
-    if training.eos_token:
-        if training.eos_token not in tokenizer.get_vocab():
-            raise InputError(f"--eos_token: {training.eos_token!r} is not in the vocabulary")
-        tokenizer.eos_token = training.eos_token
+    if isinstance(tokenizer.chat_template, dict):
+        raise InputError(
+            f"--model: it has several chat templates ({', '.join(tokenizer.chat_template)}) and "
+            f"none is the default; give one as a file by --chat_template_path"
+        )
+    if not (tokenizer.chat_template or "").strip():
+        tokenizer.chat_template = None  # an empty one would render nothing
+    for flag in ("eos_token", "pad_token"):
+        if token := getattr(training, flag):
+            if token not in tokenizer.get_vocab():
+                raise InputError(f"--{flag}: {token!r} is not in the vocabulary")
+            setattr(tokenizer, flag, token)
     return tokenizer
 
 

@@ -45,6 +45,7 @@ ANSWERS = Output("answers.parquet", "evaluate")
 MODEL = Output("model", "evaluate")
 HARNESS = Output("harness.json", "evaluate --harness")
 REPORT = Output("report.html", "report")
+FIRST_EXAMPLES = "first_examples.json"  # what the model sees of each set, for the report
 
 
 _LEARNING = (SELF_KNOWLEDGE, KEPT, PROBE, FISHER, SCORES, SELECTION, LWF, TRAIN_LOG)

@@ -1,6 +1,6 @@
 """What a run is: its settings and its data, read and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from letgo.data.openings import neutral_openings
@@ -10,9 +10,10 @@ from letgo.errors import InputError
 from letgo.models.bundled import resolve
 from letgo.models.loading import fingerprint
 from letgo.progress import log
-from letgo.run.base import load_base_tokenizer
 from letgo.run.config import Config, RunConfig
-from letgo.run.folder import LWF, MODEL, PROBE
+from letgo.run.first_examples import LEARN, first_examples
+from letgo.run.folder import LWF, MODEL, PROBE, Row
+from letgo.run.seen import Prompts, load_prompts
 from letgo.unlearning.config import LWFConfig
 
 
@@ -29,6 +30,7 @@ class Run:
         held_out: prompts of forgetting and keep sets on which nothing is trained or scored, by the
             name of the set in `answers.parquet`.
         chat_template: the tokenizer's chat template, if it has one.
+        first_examples: what the model sees of each set (`first_examples.first_examples`).
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Run:
     keep: dict[str, list[Record]]
     held_out: dict[str, list[Record]]
     chat_template: str | None
+    first_examples: list[Row] = field(default_factory=list)
 
     @property
     def settings(self) -> RunConfig:
@@ -86,21 +89,26 @@ def open_run(config: Config) -> Run:
     folder = Path(config.training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir: {folder} is a file; choose a folder")
-    learn, validation, test = learning_data(config)
-    forget, held_forget = _forgetting_sets(config, learn, [*validation, *test])
-    others = [r for sets in (forget, held_forget) for records in sets.values() for r in records]
-    keep, held_keep = _keep_sets(config, [*learn, *validation, *test], others)
-    check_batch(len(learn), config.training.per_device_train_batch_size)
     # An unknown model is refused before anything is written.
     fingerprint(settings.model, config.training.trust_remote_code)
-    tokenizer = load_base_tokenizer(config)
+    prompts = load_prompts(config)
+    learn, validation, test = learning_data(config, prompts)
+    forget, held_forget = _forgetting_sets(config, prompts, learn, [*validation, *test])
+    others = [r for sets in (forget, held_forget) for records in sets.values() for r in records]
+    keep, held_keep = _keep_sets(config, prompts, [*learn, *validation, *test], others)
+    check_batch(len(learn), config.training.per_device_train_batch_size)
     source = Path(resolve(settings.model)).resolve()
     outputs = [(folder / output.name).resolve() for output in (MODEL, LWF, PROBE)]
     if any(source.is_relative_to(output) for output in outputs):
         raise InputError(f"--output_dir: the run would replace its own --model {settings.model}")
+    sets = {LEARN: learn, "learn_validation": validation, "learn_test": test}
+    for name, records in sets.items():
+        prompts.check_answers(f"--{name}", records)
+    sets |= {f"forget {name}": records for name, records in forget.items()}
+    sets |= {f"keep {name}": records for name, records in keep.items()}
+    examples, template = first_examples(prompts.tokenizer, sets), prompts.tokenizer.chat_template
     held_out = held_forget | held_keep
-    template = tokenizer.chat_template
-    return Run(folder, config, learn, validation, test, forget, keep, held_out, template)
+    return Run(folder, config, learn, validation, test, forget, keep, held_out, template, examples)
 
 
 def check_batch(examples: int, batch: int) -> None:
@@ -116,19 +124,26 @@ def check_batch(examples: int, batch: int) -> None:
         )
 
 
-def learning_data(config: Config) -> tuple[list[Record], list[Record], list[Record]]:
+def learning_data(
+    config: Config, prompts: Prompts
+) -> tuple[list[Record], list[Record], list[Record]]:
     """Learning, validation and test examples; no two of these sets share a prompt."""
     settings, seed = config.settings, config.training.seed
-    learn = read_records(settings.learn or "", "--learn", True)
-    learn, test = _hold_out_set(learn, "learn_test", settings.learn_test, seed)
+    learn = prompts.unified("--learn", read_records(settings.learn or "", "--learn", True))
+    learn, test = _hold_out_set(prompts, learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
     # There is nothing to decide without an SFT baseline, or with nothing to unlearn or to keep.
     changes = config.training.unlearning_interval or _named_keep_sets(config)
     if settings.optimum == "full" and changes:
+        source = settings.learn_validation
         learn, validation = _hold_out_set(
-            learn, "learn_validation", settings.learn_validation, seed, MOST_VALIDATION
+            prompts, learn, "learn_validation", source, seed, MOST_VALIDATION
         )
+        count = len(validation)
         validation = _without_prompts_of(test, validation)
+        if count > len(validation) > 0:
+            message = "%d validation examples are also test prompts and left out"
+            log.warning(message, count - len(validation))
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; use others")
     test = sample(test, settings.max_test, 0)  # runs of all seeds answer the same prompts
@@ -139,7 +154,7 @@ Sets = dict[str, list[Record]]
 
 
 def _forgetting_sets(
-    config: Config, learn: list[Record], held_out: list[Record]
+    config: Config, prompts: Prompts, learn: list[Record], held_out: list[Record]
 ) -> tuple[Sets, Sets]:
     """The prompts of each forgetting set, without those of the validation and test sets.
 
@@ -150,7 +165,9 @@ def _forgetting_sets(
     sets: Sets = {}
     held: Sets = {}
     for name, source in zip(set_names(settings.forget), settings.forget, strict=True):
-        records = learn if source == MISTAKES else read_records(source, "--forget", False)
+        records = learn
+        if source != MISTAKES:
+            records = prompts.unified("--forget", read_records(source, "--forget", False))
         remaining = _without_prompts_of(held_out, records)
         if not remaining:
             raise InputError(f"--forget: all prompts of {name} are test prompts; use other ones")
@@ -212,7 +229,9 @@ def _named_keep_sets(config: Config) -> list[str]:
     return [source for source in config.settings.keep if source != KEEP_NOTHING]
 
 
-def _keep_sets(config: Config, learning: list[Record], forget: list[Record]) -> tuple[Sets, Sets]:
+def _keep_sets(
+    config: Config, prompts: Prompts, learning: list[Record], forget: list[Record]
+) -> tuple[Sets, Sets]:
     """The prompts or texts of each keep set: those to train on, and those that are held out.
 
     Where nothing is named, the neutral openings are kept if anything is unlearned. With `--keep
@@ -230,6 +249,8 @@ def _keep_sets(config: Config, learning: list[Record], forget: list[Record]) -> 
             records = neutral_openings()
         else:
             records = read_records(source, "--keep", False, texts=True)
+        prompts.check_texts("--keep", records)
+        records = prompts.unified("--keep", records)
         remaining = _without_prompts_of([*learning, *forget], records)
         count = len(records) - len(remaining)
         message = f"{count} of {len(records)} prompts are also learning or forgetting prompts"
@@ -257,14 +278,19 @@ def _without_prompts_of(others: list[Record], records: list[Record]) -> list[Rec
 
 
 def _hold_out_set(
-    learn: list[Record], flag: str, source: str | None, seed: int, most: int | None = None
+    prompts: Prompts,
+    learn: list[Record],
+    flag: str,
+    source: str | None,
+    seed: int,
+    most: int | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """The remaining learning examples, and those of `source` or a tenth of the learning data."""
     if source is None:
         if len({record.prompt for record in learn}) < 2:
             raise InputError(f"--learn: too few examples to hold out a tenth; set --{flag}")
         return hold_out(learn, seed, most)
-    held_out = read_records(source, f"--{flag}", True)
+    held_out = prompts.unified(f"--{flag}", read_records(source, f"--{flag}", True))
     remaining = _without_prompts_of(held_out, learn)
     if count := len(learn) - len(remaining):
         message = "%d learning examples are also prompts of --%s and are not trained on"

@@ -11,7 +11,7 @@ from letgo.evaluation.asking import evaluated_sets
 from letgo.models import loading as models
 from letgo.progress import log
 from letgo.run import config as cfg
-from letgo.run import decisions
+from letgo.run import decisions, first_examples
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.run.inputs import FORGET_SET, Run, open_run
@@ -165,12 +165,18 @@ def execute(config: cfg.Config, only: str | None = None) -> Run:
             "accelerate launch"
         )
     with exclusive(run.folder, f"letgo {only or 'run'}"):
-        _execute(run, all_stages, before, wanted)
+        _execute(run, all_stages, before, wanted, show=only is None)
     return run
 
 
-def _execute(run: Run, every: list[Stage], before: list[Stage], wanted: list[Stage]) -> None:
-    """Run the wanted stages after those before them have been checked."""
+def _execute(
+    run: Run, every: list[Stage], before: list[Stage], wanted: list[Stage], show: bool
+) -> None:
+    """Run the wanted stages after those before them have been checked.
+
+    Args:
+        show: whether the first example of each set is printed.
+    """
     overwritten = wanted if run.settings.overwrite else []
     if overwritten and processes.is_first():
         _forget_damaged_records(run.folder)
@@ -181,6 +187,7 @@ def _execute(run: Run, every: list[Stage], before: list[Stage], wanted: list[Sta
     if processes.is_first():
         tidy(run.folder, every)
         write_config(run, every[0].inputs["model"])
+        first_examples.write(run.folder, run.first_examples, show)
     for stage in wanted:
         run_stage(run, stage)
 
