@@ -5,11 +5,13 @@
 # make hooks  let git run them before every commit
 # make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data, which
 #             are fetched from the Hugging Face Hub without it
+# make faults kill letgo, damage its files, feed it nonsense, and record the figures (hours); it goes on
+#             where it stood
 PYTHON ?= python3
 BIN := .venv/bin
 COVERAGE ?= $(shell $(PYTHON) -c 'import sys; print(1 if sys.version_info >= (3, 12) else "")')
 
-.PHONY: demo test lint hooks study clean
+.PHONY: demo test lint hooks study faults clean
 
 demo: .venv/installed
 	$(BIN)/letgo demo
@@ -51,3 +53,7 @@ study: .venv/installed
 	test -n "$(LETGO_DATA)" || $(BIN)/python studies/hub.py runs/hub-data
 	$(BIN)/python studies/split.py $(or $(LETGO_DATA),runs/hub-data) runs/study-data
 	LETGO_STUDY_DATA=runs/study-data $(BIN)/letgo study studies/$(STUDY).yaml --output_dir studies/$(STUDY) --jobs $(JOBS)
+
+# FAULTS="--kills 40 --corruptions 60 --fuzz 2000" is a short one.
+faults: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)

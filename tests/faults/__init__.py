@@ -1,0 +1,1 @@
+"""Kills, damaged files and fuzzed input: what letgo makes of them."""
