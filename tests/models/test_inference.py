@@ -1,7 +1,11 @@
 """Greedy answers depend on weights, prompt and stop tokens, and on nothing else."""
 
 import pytest
+import torch
 from helpers.models import language_model, make_model
+from torch import nn
+
+from letgo.models.inference import round_weights
 
 PROMPTS = [[2, 70, 80, 3], [2, 90, 3], list(range(4, 20))]
 CONFIGURED = {
@@ -75,3 +79,13 @@ def test_a_long_prompt_cuts_its_own_answer_only(lm):
     for answer, most in zip(together[3:], room.values(), strict=True):
         assert len(answer) == most or answer[-1] in lm.stops
     assert lm.generate(long[-2:], 12) == [[], []]
+
+
+def test_rounded_weights_change_no_answer_and_no_embedding():
+    lm = language_model(make_model(tied=True), bf16=True)
+    rows = [{"input_ids": ids, "labels": ids} for ids in PROMPTS]
+    before = lm.generate(PROMPTS, 12), lm.losses(rows)
+    round_weights(layer for layer in lm.model.modules() if isinstance(layer, nn.Linear))
+    assert lm.model.lm_head.weight.dtype == torch.bfloat16
+    assert lm.model.get_input_embeddings().weight.dtype == torch.float32
+    assert (lm.generate(PROMPTS, 12), lm.losses(rows)) == before

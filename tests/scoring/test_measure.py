@@ -7,13 +7,13 @@ from oracles import gradients as oracle
 from scipy.stats import spearmanr
 
 from letgo.data.tokens import batches_by_tokens
-from letgo.models.inference import example_losses, pad_rows
+from letgo.models.inference import example_losses, pad_rows, round_weights
 from letgo.scoring import products
 from letgo.scoring.fisher import FISHER_KINDS, estimate, sampled_labels
 from letgo.scoring.gradients import NonFinite, finite_batch, per_example
 from letgo.scoring.measure import along, fisher_norms, gradient_products, plain_norms
 from letgo.scoring.scores import SCORES, LearningStats, top_fraction
-from letgo.scoring.weights import keep_in_bfloat16, scored_weights
+from letgo.scoring.weights import scored_weights
 
 
 def fisher_of(model, rows, kind="diagonal", tokens_per_batch=1000, **more):
@@ -269,7 +269,7 @@ def test_weights_rounded_to_bfloat16_change_nothing_under_autocast(rows):
     fisher, delta = fisher_of(probe, rows), delta_between(model, probe)
     weights, wanted = scored_weights(model), wanted_products(fisher, delta)
     before = gradient_products(model, weights, pad_rows(rows, 1), wanted, bf16=True)
-    keep_in_bfloat16(weights)
+    round_weights(weights.layers.values())
     assert {layer.weight.dtype for layer in weights.layers.values()} == {torch.bfloat16}
     after = gradient_products(model, weights, pad_rows(rows, 1), wanted, bf16=True)
     for key, value in before.items():

@@ -25,6 +25,7 @@ SETTINGS = {
     "unlearning_state": "shared",
     "unlearning_strength": 0.7,
     "rescore_interval": 0,
+    "score": "interference",
     "forget_fraction": 1.0,
     "keep_share": 0.5,
     "max_new_tokens": 24,

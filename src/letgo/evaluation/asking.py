@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from letgo.evaluation.answers import (
 from letgo.evaluation.neutral import neutral_nll
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
-from letgo.run.base import load_base, load_base_tokenizer, load_trained
+from letgo.run.base import load_base_tokenizer
 from letgo.run.folder import PROBE, Row, require
 from letgo.run.inputs import VALIDATION, Run
 from letgo.run.stage import in_chunks
@@ -43,16 +43,13 @@ RULES: dict[Reader, str] = {
 Load = Callable[[], LanguageModel]
 
 
-def baseline_models(run: Run) -> dict[str, Load]:
-    """Loaders of the baselines, "base" and "sft".
+def baseline_folders(run: Run) -> dict[str, Path | None]:
+    """Where the baselines are, "base" (which no stage has saved: None) and "sft".
 
     There is no SFT baseline unless plain fine-tuning ran to its end (`--optimum full`).
     """
     probe = require(run.folder, PROBE)
-    loaders: dict[str, Load] = {"base": partial(load_base, run.config)}
-    if run.settings.optimum == "full":
-        loaders["sft"] = partial(load_trained, run.config, probe)
-    return loaders
+    return {"base": None} | ({"sft": probe} if run.settings.optimum == "full" else {})
 
 
 def evaluated_sets(run: Run) -> dict[str, list[Record]]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from trl import get_quantization_config
 
 from letgo.errors import InputError
-from letgo.models.inference import LanguageModel
+from letgo.models.inference import LanguageModel, round_weights
 from letgo.models.loading import load_model, load_tokenizer, loading
 from letgo.run.config import Config
 from letgo.run.folder import damaged
@@ -52,6 +54,15 @@ def _readable(folder: Path) -> Iterator[None]:
             yield
     except InputError as error:
         raise damaged(folder, error.__cause__ or error) from error
+
+
+def load_to_ask(config: Config, folder: Path | None = None) -> LanguageModel:
+    """The base model, or one that a stage has saved in `folder`, for answers and losses alone."""
+    lm = load_trained(config, folder) if folder else load_base(config)
+    if lm.bf16:
+        linear = (nn.Linear, Conv1D)
+        round_weights(layer for layer in lm.model.modules() if isinstance(layer, linear))
+    return lm
 
 
 def load_base_tokenizer(config: Config) -> PreTrainedTokenizerBase:

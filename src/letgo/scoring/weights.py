@@ -169,17 +169,6 @@ def values(weights: Weights) -> Iterator[tuple[str, Tensor]]:
         yield from matrices(name, parameter.detach())
 
 
-def keep_in_bfloat16(weights: Weights) -> None:
-    """Round the layers' weights to bfloat16 once, instead of in every batch under autocast.
-
-    Under autocast the model computes the same numbers as before. Not for a model to be trained.
-    """
-    layer: Any
-    for layer in weights.layers.values():
-        if layer.weight.dtype == torch.float32:  # not so in a quantized layer
-            layer.weight.data = layer.weight.data.bfloat16()
-
-
 def require_output_grad(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     """Make the embeddings' output require a gradient: frozen weights would start no graph."""
     return output if output.requires_grad else output.requires_grad_(True)

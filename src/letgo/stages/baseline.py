@@ -1,16 +1,17 @@
 """Stage 4a: the answers of the baselines, and how much forgetting could improve."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from letgo.evaluation.asking import all_answers, baseline_models
+from letgo.evaluation.asking import all_answers, baseline_folders
 from letgo.evaluation.held_out import base_answers, held_out_answers
 from letgo.evaluation.outcomes import headroom
 from letgo.evaluation.own_answers import KEPT_SCHEMA
 from letgo.progress import log
+from letgo.run.base import load_to_ask
 from letgo.run.folder import BASELINE, HEADROOM, HELD_OUT, Row, write_json
 from letgo.run.inputs import Run
 
@@ -22,11 +23,11 @@ def baseline(run: Run, scratch: Path) -> None:
     forgetting and keep prompts, with its predictions; `headroom.json` how often plain fine-tuning
     errs with the base model's own answer.
     """
-    models = baseline_models(run)
     old: list[Row] = []
     rows: list[Row] = []
-    for label, load_anew in models.items():
-        load = cache(load_anew)  # at most once, and only while this model answers
+    for label, folder in baseline_folders(run).items():
+        # The model is loaded at most once, and only if it has something to answer.
+        load = cache(partial(load_to_ask, run.config, folder))
         if label == "base":
             old = base_answers(run, scratch, load)
         rows += all_answers(run, scratch, label, load)

@@ -12,7 +12,7 @@ from letgo.errors import InputError
 from letgo.evaluation.answers import correct, reader, reader_of
 from letgo.evaluation.own_answers import FIELDS, fitting_prompts, own_answers
 from letgo.progress import log
-from letgo.run.base import load_base
+from letgo.run.base import load_to_ask
 from letgo.run.folder import SELF_KNOWLEDGE, Row
 from letgo.run.inputs import Run
 from letgo.run.stage import in_chunks
@@ -28,7 +28,7 @@ def elicit(run: Run, scratch: Path) -> None:
     Raises:
         InputError: nothing is left of a forgetting set.
     """
-    lm, size = load_base(run.config), run.settings.generation_batch_size
+    lm, size = load_to_ask(run.config), run.settings.generation_batch_size
     length = run.settings.max_new_tokens
     table: list[Row] = []
     for name, records in run.forget.items():

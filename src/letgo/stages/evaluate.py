@@ -16,7 +16,7 @@ from letgo.evaluation.asking import all_answers
 from letgo.evaluation.held_out import held_out_answers
 from letgo.evaluation.outcomes import LEARNED, LET_GO, OLD_ANSWERS, measure_figure, outcomes
 from letgo.evaluation.verdict import judge, sentence
-from letgo.run.base import load_trained
+from letgo.run.base import load_to_ask
 from letgo.run.folder import (
     ANSWERS,
     BASELINE,
@@ -52,7 +52,7 @@ def evaluate(run: Run, scratch: Path) -> None:
     if reason := plain_reason(lwf):
         rows += [{**row, "model": "lwf"} for row in rows if row["model"] == "sft"]
     else:
-        load = cache(partial(load_trained, run.config, lwf))
+        load = cache(partial(load_to_ask, run.config, lwf))
         old = read_table(require(run.folder, HELD_OUT)).to_pylist()
         rows += all_answers(run, scratch, "lwf", load)
         rows += held_out_answers(run, scratch, "lwf", load, old)

@@ -1,14 +1,13 @@
 """`letgo evaluate --harness`: base, SFT and LWF on tasks of lm-evaluation-harness."""
 
 from collections.abc import Sequence
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from letgo.evaluation.asking import LABELS, baseline_models
+from letgo.evaluation.asking import LABELS, baseline_folders
 from letgo.evaluation.harness import harness_model, results_by_metric, run_tasks, task_manager
 from letgo.progress import log
-from letgo.run.base import load_trained
+from letgo.run.base import load_base, load_trained
 from letgo.run.folder import HARNESS, LWF, require, write_json
 from letgo.run.inputs import Run
 from letgo.run.provenance import versions
@@ -24,14 +23,14 @@ def harness(run: Run, scratch: Path, tasks: Sequence[str]) -> None:
     Raises:
         InputError: no trained model, an unknown task, or one whose data cannot be loaded.
     """
-    loaders = baseline_models(run)
-    loaders["lwf"] = partial(load_trained, run.config, require(run.folder, LWF))
+    folders = {**baseline_folders(run), "lwf": require(run.folder, LWF)}
     manager = task_manager(tasks)
     figures, task_versions = {}, {}
-    for label, load in loaders.items():
+    for label, folder in folders.items():
         log.info("harness: %s", LABELS[label])
-        lm = harness_model(load(), run.settings.generation_batch_size)
-        results = run_tasks(lm, tasks, manager, limit=run.settings.max_test, log_samples=False)
+        lm = load_trained(run.config, folder) if folder else load_base(run.config)
+        model = harness_model(lm, run.settings.generation_batch_size)
+        results = run_tasks(model, tasks, manager, limit=run.settings.max_test, log_samples=False)
         figures[label] = {name: results_by_metric(row) for name, row in results["results"].items()}
         task_versions.update(results["versions"])
     result = {

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from letgo.data.tokens import chunks_by_length
 from letgo.errors import InputError
 from letgo.evaluation.own_answers import KEPT_SCHEMA, fitting_prompts, own_answers
-from letgo.run.base import load_base
+from letgo.run.base import load_to_ask
 from letgo.run.folder import KEPT, Row
 from letgo.run.inputs import Run
 from letgo.run.stage import in_chunks
@@ -23,7 +23,7 @@ def keep(run: Run, scratch: Path) -> None:
     Raises:
         InputError: nothing is left of a keep set.
     """
-    lm, settings = load_base(run.config), run.settings
+    lm, settings = load_to_ask(run.config), run.settings
     length, size = settings.max_new_tokens, settings.generation_batch_size
     top_k = run.training.keep_top_k if run.training.keep_loss == "kl" else 0
     table: list[Row] = []

@@ -13,7 +13,7 @@ import torch
 from letgo import processes
 from letgo.data.tokens import generated_rows
 from letgo.errors import InputError
-from letgo.models.inference import LanguageModel
+from letgo.models.inference import LanguageModel, round_weights
 from letgo.models.inference import Row as TokenRow
 from letgo.models.loading import device, fingerprint
 from letgo.run import folder as files
@@ -25,7 +25,7 @@ from letgo.scoring.fisher import load
 from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, fisher_norms, gradient_products, plain_norms
 from letgo.scoring.scores import NUMBERS, SCORES, LearningStats, Numbers, Score
-from letgo.scoring.weights import Weights, keep_in_bfloat16, scored_weights
+from letgo.scoring.weights import Weights, scored_weights
 from letgo.stages import optimum
 
 FLOATS = ("loss_base", "loss_probe", "interference", *NUMBERS, "confidence")
@@ -99,7 +99,7 @@ def prepare(
         directions["linear"] = {n: fisher[n].times(delta[n]) for n in names}
         constant = sum(float((directions["linear"][n] * delta[n]).sum()) for n in names)
     if base.bf16:
-        keep_in_bfloat16(weights)  # from here on the model is only evaluated
+        round_weights(weights.layers.values())  # from here on the model is only evaluated
     directions["learning"] = optimum.learning_gradient(run, base, weights)
     learning = sum(float((g**2).sum()) for g in directions["learning"].values())
     # In the dtype of the backward pass, where they are multiplied.
