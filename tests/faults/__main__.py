@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{len(tasks) - len(remaining)} of {len(tasks)} done before; {log}", flush=True)
     if remaining:
         forks.preload()
-        worker = Worker(root, flags.seed, {task.what for task in tasks})
+        worker = Worker(root, flags.seed, {task.what for task in tasks}, flags.finished_only)
         rows += _work(worker, remaining, flags.jobs, log)
     figures = _figures(rows)
     print(json.dumps(figures, indent=1))
@@ -73,6 +73,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS, choices=set(SCENARIOS))
     parser.add_argument("--corruptions", type=int, default=300)
+    text = "damage the uninterrupted run, but no interrupted ones and no shared store"
+    parser.add_argument("--finished_only", action="store_true", help=text)
     parser.add_argument("--fuzz", type=int, default=50000, help="inputs of each of four kinds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
@@ -107,12 +109,12 @@ def _read(log: Path) -> list[dict[str, Any]]:
 class Worker:
     """Makes the commands' undisturbed runs once; then every process tries its tasks on copies."""
 
-    def __init__(self, root: Path, seed: int, wanted: set[str]):
+    def __init__(self, root: Path, seed: int, wanted: set[str], finished_only: bool):
         self.root, self.seed = root, seed
         if not wanted.isdisjoint({*SCENARIOS, "file"}):
             runs.write_inputs(root)
         self.scenarios = {name: kills.scenario(root, name) for name in wanted & set(SCENARIOS)}
-        self.damaged = corruptions.damaged(root) if "file" in wanted else None
+        self.damaged = corruptions.damaged(root, finished_only) if "file" in wanted else None
 
     def __call__(self, task: Task) -> dict[str, Any]:
         """One row of the log."""

@@ -65,13 +65,15 @@ class Damaged(NamedTuple):
     cases: list[Case]
 
 
-def damaged(root: Path) -> Damaged:
-    """The sources, made below `root`, and all cases."""
-    run, taken = scenario(root, "run"), scenario(root, "taken")
+def damaged(root: Path, finished_only: bool) -> Damaged:
+    """The sources, made below `root`, and all cases; `finished_only`: of the uninterrupted run."""
+    run = scenario(root, "run")
     scenario(root, "other")
-    words = {"template-run": run.words, "template-filled": taken.words}
-    expected = {"template-run": run.expected, "template-filled": taken.expected}
-    for stage in ("elicit", "probe", "score", "train"):
+    words, expected = {"template-run": run.words}, {"template-run": run.expected}
+    if not finished_only:
+        taken = scenario(root, "taken")
+        words["template-filled"], expected["template-filled"] = taken.words, taken.expected
+    for stage in () if finished_only else ("elicit", "probe", "score", "train"):
         source = f"template-killed-{stage}"
         numbers = by_stage(run.operations)[stage]
         kill = Kill(numbers[len(numbers) * 2 // 5], torn=False, group=True)
@@ -128,7 +130,7 @@ def draw_case(cases: list[Case], draw: random.Random) -> Case:
     """A case: sources, then files, then kinds of damage are equally likely, except the finished
     run, which is as likely as all others."""
     finished = draw.random() < 0.6
-    of = [case for case in cases if (case.source == "template-run") == finished]
+    of = [case for case in cases if (case.source == "template-run") == finished] or cases
     for part in ("source", "file", "damage"):
         value = draw.choice(sorted({getattr(case, part) for case in of}))
         of = [case for case in of if getattr(case, part) == value]
