@@ -138,11 +138,11 @@ BAD = [
     ({"learning_rate": -1}, "--learning_rate must be above 0"),
     ({"chat_template_path": "none.jinja"}, "--chat_template_path must be a Jinja file"),
     ({"eos_token": "<none>"}, "--eos_token: '<none>' is not in the vocabulary"),
-    ({"config": "fraction.yaml"}, "argument --max_forget/--max-forget: invalid int value: '2.5'"),
+    ({"config": "fraction.yaml"}, "--max_forget must be a whole number, not '2.5'"),
     ({"forget_fraction": 0}, "--forget_fraction must be above 0"),
     ({"forget_fraction": 1.2}, "--forget_fraction must be above 0 and at most 1, not 1.2"),
     ({"unlearning_interval": -1}, "--unlearning_interval must be 0 (off) or more, not -1"),
-    ({"unlearning_interval": "often"}, "argument --unlearning_interval"),
+    ({"unlearning_interval": "often"}, "--unlearning_interval must be a whole number"),
     ({"model": "no-such-folder/no-such-model/x"}, "--model: cannot load"),
     ({"nonsense": 3}, "unknown flag --nonsense"),
     ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps must be above 0"),
@@ -206,7 +206,7 @@ def test_long_examples_are_counted_and_never_cut(tiny, data, tmp_path):
     assert "2 of 26 learning examples are longer than 128 tokens and are left out" in error
     assert f"(first: {file} line 4)" in error
     assert "forget: 1 of " in error
-    assert "evaluate learn: 1 prompts of 128 tokens or more count as wrong" in error
+    assert "evaluate learn: 1 of 2 prompts" in error
     texts = pq.read_table(tmp_path / "out" / "self_knowledge.parquet")["prompt"].to_pylist()
     assert texts
     assert all(text.startswith("say word") for text in texts)

@@ -234,7 +234,7 @@ def test_a_token_without_embedding_is_refused(data, tmp_path, where):
 
 
 def test_first_examples_are_printed_and_written(finished, tiny, data, tmp_path):
-    rows = json.loads((finished / "first_examples.json").read_text())
+    rows = json.loads((finished / "first_examples.json").read_text())["examples"]
     assert rows[0] == {
         "set": "learn",
         "prompt": "<|user|>0 + 0?<|end|><|assistant|>",

@@ -46,7 +46,7 @@ def render(folder: Path) -> str:
             stages=files.read_json(folder / "stages.json"),
             figure_data=data,
             figures={name: inline(name, drawing) for name, drawing in draw_all(data).items()},
-            first_examples=files.read_json(folder / files.FIRST_EXAMPLES),
+            first_examples=files.read_json(folder / files.FIRST_EXAMPLES).get("examples", []),
             **_settings(folder),
             **_results(folder),
             **_answers(folder),

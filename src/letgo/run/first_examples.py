@@ -36,7 +36,7 @@ def first_examples(tokenizer: Any, sets: dict[str, list[Record]]) -> list[Row]:
 
 def write(folder: Path, rows: list[Row], show: bool) -> None:
     """Write `first_examples.json` for the report, and with `show` print the examples."""
-    write_json(folder / FIRST_EXAMPLES, rows)
+    write_json(folder / FIRST_EXAMPLES, {"examples": rows})
     if show:
         log.info("the first example of each set as the model sees it; it learns what follows ==>")
         for line in as_lines(rows):
