@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from letgo.run.digests import digests
 from letgo.run.folder import write_json
@@ -15,7 +17,12 @@ def checkpoint(folder, step):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     for name in FILES:
-        (path / name).write_text(f"{name} {step}")
+        if name.endswith("safetensors"):
+            save_file({"weight": torch.full((9,), step)}, path / name)
+        elif name.endswith("json"):
+            (path / name).write_text(f"[{step}]")
+        else:
+            torch.save({"step": step}, path / name)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     names = [file.name for file in path.iterdir()]
     write_json(path / DIGESTS, digests(path, names))
@@ -60,3 +67,13 @@ def test_checkpoints_of_an_earlier_version_have_no_digests(tmp_path):
     path = checkpoint(tmp_path, 3)
     (path / DIGESTS).unlink()
     assert last_whole_checkpoint(tmp_path) == str(path)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "config.json"])
+@pytest.mark.parametrize("length", [0, 70])
+def test_killed_before_the_digests_and_then_damaged(tmp_path, name, length, caplog):
+    older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (newer / DIGESTS).unlink()
+    (newer / name).write_bytes((newer / name).read_bytes()[:length])
+    assert last_whole_checkpoint(tmp_path) == str(older)
+    assert f"checkpoint-4 is damaged ({name})" in caplog.text

@@ -4,11 +4,13 @@ import copy
 import json
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import transformers as hf
 from datasets import Dataset
 from peft import PeftConfig
+from safetensors import SafetensorError, safe_open
 from trl import get_peft_config
 
 from letgo.data.records import Record
@@ -153,6 +155,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
             recorded = read_json(path / DIGESTS)
             names = {file.split("/")[0] for file in recorded}
             damaged = [file for name in names for file in differences(path, name, recorded)]
+            damaged = damaged if recorded else _cut_short(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             damaged = ["trainer_state.json"]
         if damaged:
@@ -166,6 +169,24 @@ def last_whole_checkpoint(folder: Path) -> str | None:
             continue
         whole.append((step, path))
     return str(max(whole)[1]) if whole else None
+
+
+def _cut_short(checkpoint: Path) -> list[str]:
+    """The files of a checkpoint without digests that cannot be opened.
+
+    An earlier version wrote no digests, and a process may be killed before it has written them.
+    """
+    names = []
+    for file in sorted(checkpoint.iterdir()):
+        if file.suffix in (".pt", ".pth") and not zipfile.is_zipfile(file):
+            names.append(file.name)
+        elif file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError):
+                names.append(file.name)
+    return names
 
 
 class _TimedCheckpoint(hf.TrainerCallback):
