@@ -51,7 +51,7 @@ def test_an_error_frees_the_folder(tmp_path):
         raise ZeroDivisionError
     with exclusive(tmp_path / "new", "letgo run"), pytest.raises(InputError, match="in use by"):
         exclusive(tmp_path / "new", "letgo run").__enter__()
-    assert not list((tmp_path / "new").iterdir())
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_was_deleted_is_not_made_again(tmp_path):

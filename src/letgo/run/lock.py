@@ -19,7 +19,8 @@ def exclusive(folder: Path, purpose: str) -> Iterator[None]:
     """Let no other command work in `folder` during this block; makes the folder if need be.
 
     The system frees the lock when its owner dies, however it dies. The lock file is removed at the
-    end. Of the processes of one command only the first takes the lock.
+    end, and so is a folder that this call made and that stays empty. Of the processes of one
+    command only the first takes the lock.
 
     Args:
         purpose: what this command does, for the message that another one gets.
@@ -31,6 +32,7 @@ def exclusive(folder: Path, purpose: str) -> Iterator[None]:
     if several and os.environ.get("RANK", "0") != "0":
         yield
         return
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / NAME
     descriptor = _take(file)
@@ -46,6 +48,9 @@ def exclusive(folder: Path, purpose: str) -> Iterator[None]:
             if os.path.samestat(os.fstat(descriptor), file.stat()):
                 file.unlink()
         os.close(descriptor)
+        if is_new:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
 
 
 def _take(file: Path) -> int:
