@@ -111,4 +111,7 @@ def test_a_model_that_only_ends_its_answers(tiny, data, tmp_path):
     status, _, error = letgo("run", *flags(silent, data, tmp_path / "out"))
     assert status == 2
     assert "--forget: the model answers nothing to any prompt of letters" in error
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "config.yaml",
+        "first_examples.json",
+    }
