@@ -137,6 +137,15 @@ def test_a_run_without_forgetting_sets(tiny, data, tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_too_few_steps_for_an_unlearning_step_give_the_sft_baseline(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", unlearning_interval=100)
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["verdict"] == "sft"
+    assert metrics["sentence"].startswith("nothing was unlearned")
+
+
 def test_a_run_that_only_keeps(tiny, data, tmp_path):
     keep = write_lines(tmp_path / "keep.jsonl", [{"text": f"a b c d {n} 1 2"} for n in range(9)])
     words = flags(tiny, data, tmp_path / "out", forget=None, unlearning_interval=0, keep=keep)

@@ -62,7 +62,9 @@ def _nothing_to_do(run: Run) -> str:
     steps = math.ceil(math.ceil(len(run.learn) / batch) * run.training.num_train_epochs)
     steps = run.training.max_steps if run.training.max_steps > 0 else steps
     too_few = run.unlearns and steps < run.training.unlearning_interval
-    if (not run.unlearns or too_few) and not run.keeps and run.training.regularizer == "none":
+    # A keep set that nobody named only goes with unlearning steps.
+    keeps = run.keeps and bool(run.settings.keep)
+    if (not run.unlearns or too_few) and not keeps and run.training.regularizer == "none":
         why = f"{steps} learning steps, --unlearning_interval {run.training.unlearning_interval}"
         return f"nothing was unlearned ({why}): the model is the SFT baseline"
     if run.settings.require_headroom:
