@@ -56,9 +56,14 @@ def _readable(folder: Path) -> Iterator[None]:
         raise damaged(folder, error.__cause__ or error) from error
 
 
+def load_any(config: Config, folder: Path | None) -> LanguageModel:
+    """The model that a stage has saved in `folder`, or without one the base model."""
+    return load_trained(config, folder) if folder else load_base(config)
+
+
 def load_to_ask(config: Config, folder: Path | None = None) -> LanguageModel:
     """The base model, or one that a stage has saved in `folder`, for answers and losses alone."""
-    lm = load_trained(config, folder) if folder else load_base(config)
+    lm = load_any(config, folder)
     if lm.bf16:
         linear = (nn.Linear, Conv1D)
         round_weights(layer for layer in lm.model.modules() if isinstance(layer, linear))

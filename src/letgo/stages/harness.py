@@ -7,7 +7,7 @@ from pathlib import Path
 from letgo.evaluation.asking import LABELS, baseline_folders
 from letgo.evaluation.harness import harness_model, results_by_metric, run_tasks, task_manager
 from letgo.progress import log
-from letgo.run.base import load_base, load_trained
+from letgo.run.base import load_any
 from letgo.run.folder import HARNESS, LWF, require, write_json
 from letgo.run.inputs import Run
 from letgo.run.provenance import versions
@@ -28,8 +28,7 @@ def harness(run: Run, scratch: Path, tasks: Sequence[str]) -> None:
     figures, task_versions = {}, {}
     for label, folder in folders.items():
         log.info("harness: %s", LABELS[label])
-        lm = load_trained(run.config, folder) if folder else load_base(run.config)
-        model = harness_model(lm, run.settings.generation_batch_size)
+        model = harness_model(load_any(run.config, folder), run.settings.generation_batch_size)
         results = run_tasks(model, tasks, manager, limit=run.settings.max_test, log_samples=False)
         figures[label] = {name: results_by_metric(row) for name, row in results["results"].items()}
         task_versions.update(results["versions"])
