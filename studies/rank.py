@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import bootstrap, permutation_test, rankdata, spearmanr
 
+from letgo.evaluation.effects import NORMAL, effect
 from letgo.run.folder import write_json
 from letgo.run.provenance import git_revision, versions
 from letgo.study.cells import read_cells
 from letgo.study.comparisons import Finished, table
-from letgo.study.effects import NORMAL, effect
 from letgo.study.plan import SFT, Cell, read_study
 
 OTHERS = ("qasc", "dental", "psychol", "gsm8k")

@@ -31,6 +31,10 @@ def test_settings_lists_every_flag_of_letgo_once():
     assert {flag for flag, star, _ in ROWS if star} == OWN
 
 
+# Flags of `letgo compare` alone.
+COMPARE = {"difference", "columns", "json"}
+
+
 def test_settings_has_no_unknown_flag_and_the_right_defaults():
     known = {**defaults(ModelConfig), **defaults(LWFConfig), **defaults(RunConfig)}
     for flag, _, default in ROWS:
@@ -40,7 +44,7 @@ def test_settings_has_no_unknown_flag_and_the_right_defaults():
         else:
             assert default.lower() == str(expected).lower(), flag
     mentioned = set(re.findall(r"`--(\w+)", SETTINGS))
-    assert mentioned <= {*known, "config", "explain", "harness", "figures", "lora_"}
+    assert mentioned <= {*known, "config", "explain", "harness", "figures", "lora_"} | COMPARE
 
 
 def anchors(page):

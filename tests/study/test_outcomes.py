@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from helpers.study import answers, held_out
 
+from letgo.evaluation.effects import effect, holm
 from letgo.run.folder import write_json
 from letgo.stages.evaluate import compare
 from letgo.study.check import check
 from letgo.study.comparisons import returned
-from letgo.study.effects import effect, holm
 from letgo.study.markdown import page
 from letgo.study.plan import read_study
 from letgo.study.results import write_results

@@ -10,10 +10,10 @@ import pytest
 from helpers.study import answers, synthetic, write_study
 
 from letgo.errors import InputError
+from letgo.evaluation.effects import holm
 from letgo.run.folder import write_json
 from letgo.study.cells import write_cell
 from letgo.study.check import check
-from letgo.study.effects import holm
 from letgo.study.markdown import page
 from letgo.study.mechanism import mechanism
 from letgo.study.plan import Cell, read_study

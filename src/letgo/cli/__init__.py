@@ -25,6 +25,7 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   show       print these texts
   runs       list every run below a folder, with its verdict
   headroom   how much forgetting could improve the learning task of a run
+  compare    two runs, or two files of answers: paired differences, and what is needed to find one
   doctor     check versions, device, template, data and disk before a run
 
   elicit     1  the base model answers the forgetting prompts      self_knowledge.parquet
@@ -60,7 +61,7 @@ STAGES = (
     "evaluate",
     "report",
 )
-LOOKING = ("review", "show", "runs", "headroom")
+LOOKING = ("review", "show", "runs", "headroom", "compare")
 COMMANDS = ("run", "study", "demo", "doctor", *LOOKING, *STAGES)
 LONGEST_LINE = 4000  # characters of an error message
 

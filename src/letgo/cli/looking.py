@@ -1,5 +1,7 @@
 """The commands that only read runs; they need neither torch nor the settings of a run."""
 
+import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from letgo.errors import Parser, requires_extra
@@ -12,6 +14,7 @@ def look(command: str, arguments: list[str]) -> None:
         InputError: unusable flags, a folder that is not a run, or a missing extra.
     """
     looks = {"show": _show, "runs": _runs, "review": _review, "headroom": _headroom}
+    looks["compare"] = _compare
     looks[command](arguments)
 
 
@@ -45,6 +48,44 @@ def _headroom(arguments: list[str]) -> None:
     parser = Parser(prog="letgo headroom", description=text)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's --output_dir")
     headroom(parser.parse_args(arguments).folder)
+
+
+def _compare(arguments: list[str]) -> None:
+    text = (
+        "The answers of B against those of A, by paired statistics. Both are run folders, or "
+        "folders of runs that differ in their seeds, or JSONL files of answers."
+    )
+    parser = Parser(prog="letgo compare", description=text)
+    text = "a folder or file; PATH:MODEL compares another model: base, sft, lwf [lwf] or returned"
+    parser.add_argument("a", metavar="A", help=text)
+    parser.add_argument("b", metavar="B", help="as A")
+    text = "the difference worth finding: points, or hundredths of another metric's unit [2.0]"
+    parser.add_argument("--difference", type=float, default=2.0, metavar="POINTS", help=text)
+    text = "columns of JSONL files by letgo's names: id=question_id correct=acc reference=gold"
+    parser.add_argument(
+        "--columns",
+        type=_column,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=COLUMN",
+        help=text,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    flags = parser.parse_args(arguments)
+    if not 0 < flags.difference < math.inf:
+        parser.error("--difference must be above 0")
+    # It imports torch, which takes seconds.
+    from letgo.cli.comparing import print_comparison
+
+    print_comparison(flags.a, flags.b, dict(flags.columns), flags.difference / 100, flags.json)
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise ArgumentTypeError(f"must be NAME=COLUMN, not {text}")
+    return name, column
 
 
 def _review(arguments: list[str]) -> None:

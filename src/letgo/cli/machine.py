@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-EXTRAS = {"review": ["gradio"], "study": ["jsonschema", "statsmodels"], "harness": ["lm_eval"]}
+EXTRAS = {"review": ["gradio"], "study": ["jsonschema"], "harness": ["lm_eval"]}
 LITTLE_DISK = 1 << 30  # bytes: a run with the bundled model needs some hundred megabytes
 
 

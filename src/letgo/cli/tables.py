@@ -84,20 +84,22 @@ def outcome_table(metrics: Row) -> str:
     for outcome, main in outcomes.items():
         for name, figure in {main["figure"]: main, **main["more"]}.items():
             how, change = measure(name), measure_of_changes(name)
-            cells = [_value(figure.get(model), how.factor, how.digits) for model in models]
-            cells.append(_change(figure.get("lwf_minus_sft"), change.factor, change.digits))
+            cells = [value_cell(figure.get(model), how.factor, how.digits) for model in models]
+            cells.append(change_cell(figure.get("lwf_minus_sft"), change.factor, change.digits))
             label = QUESTIONS[outcome] if figure is main else ""
             table.add_row(label, how.title, *cells, str(figure[models[-1]]["n"]))
     return as_text(table)
 
 
-def _value(figure: Row | None, factor: int, digits: int) -> str:
+def value_cell(figure: Row | None, factor: int, digits: int) -> str:
+    """A figure of a model with its interval; a dash if it was not measured."""
     if figure is None:
         return "-"
     return f"{factor * figure['value']:.{digits}f}{_interval(figure['ci95'], factor, digits)}"
 
 
-def _change(pair: Row | None, factor: int, digits: int) -> str:
+def change_cell(pair: Row | None, factor: int, digits: int) -> str:
+    """A paired difference with its interval; a dash if it was not measured."""
     if pair is None:
         return "-"
     interval = _interval(pair["ci95"], factor, digits, "+")

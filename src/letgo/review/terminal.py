@@ -1,7 +1,5 @@
 """`letgo show` and `letgo runs`: the texts of a run and a folder of runs, in the terminal."""
 
-import os
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from letgo.report.formats import significant
 from letgo.report.outcomes import NAMES, headroom_line, short_change
 from letgo.review.query import Query, contains, find
 from letgo.review.texts import RunTexts, in_a_line, open_texts, require_run
-from letgo.run.folder import HEADROOM, METRICS, is_run, read_json, readable, require
+from letgo.run.folder import HEADROOM, METRICS, find_runs, read_json, readable, require
 
 RUNS_NOTE = (
     "LWF - SFT on test prompts: points of right answers, points of old answers, nats per token "
@@ -113,17 +111,6 @@ def headroom(folder: Path) -> None:
     with readable(file):
         line = headroom_line(read_json(file))
     Console(highlight=False).print(_cell(line))
-
-
-def find_runs(root: Path) -> list[Path]:
-    """Folders of runs in or below a folder, sorted; run folders are not searched."""
-    runs = []
-    for path, subfolders, _ in os.walk(root):
-        with suppress(OSError):  # a config.yaml that this user may not read
-            if is_run(Path(path)):
-                runs.append(Path(path))
-                subfolders.clear()
-    return sorted(runs)
 
 
 def _cell(text: str) -> Text:

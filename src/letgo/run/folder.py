@@ -1,8 +1,9 @@
 """The files of a run folder: which stage makes them, and how they are read and written."""
 
 import json
+import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +163,17 @@ def is_run(folder: Path) -> bool:
     """Whether letgo created this folder."""
     file = folder / "config.yaml"
     return file.is_file() and "provenance:" in file.read_text(encoding="utf-8", errors="replace")
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Folders of runs in or below a folder, sorted; run folders are not searched."""
+    runs = []
+    for path, subfolders, _ in os.walk(root):
+        with suppress(OSError):  # a config.yaml that this user may not read
+            if is_run(Path(path)):
+                runs.append(Path(path))
+                subfolders.clear()
+    return sorted(runs)
 
 
 def read_config(folder: Path) -> Row:

@@ -9,13 +9,13 @@ import numpy as np
 
 from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
+from letgo.evaluation.effects import Mean, effect, holm, mean_of, relative
 from letgo.evaluation.outcomes import FIGURES, KEPT, LEARNED, LET_GO, Figure, outcomes
 from letgo.evaluation.statistics import perplexity
 from letgo.evaluation.verdict import judge
 from letgo.run.folder import Row
 from letgo.run.inputs import VALIDATION
 from letgo.study.cells import Answers, Models
-from letgo.study.effects import Mean, effect, holm, mean_of, relative
 from letgo.study.plan import SFT, Cell, Study, settings_of
 
 RETURNED = "returned"

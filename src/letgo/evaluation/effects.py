@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, norm, t
-from statsmodels.stats.multitest import multipletests
 
 from letgo.run.folder import Row
 
@@ -30,6 +29,10 @@ class Mean(NamedTuple):
         """95 % interval."""
         half = float(t.ppf(1 - SIGNIFICANT / 2, self.freedom)) * math.sqrt(self.variance)
         return [self.value - half, self.value + half]
+
+    def detectable(self) -> float:
+        """The difference that as many seeds and examples would find with a power of 0.8."""
+        return _deviations(self.freedom) * math.sqrt(self.variance)
 
     def p_value(self) -> float:
         """Two-sided p-value against a mean of 0."""
@@ -69,15 +72,16 @@ def crossed_mean(values: np.ndarray, unit: float = 1.0) -> Mean:
     return Mean(float(values.mean()), total / (seeds * examples), total**2 / spread)
 
 
-def effect(ours: np.ndarray, theirs: np.ndarray) -> Row:
+def effect(ours: np.ndarray, theirs: np.ndarray, size: float = 0.02) -> Row:
     """Difference of two methods, absolute and relative to the second.
 
     Args:
         ours, theirs: (seeds, examples), any metric, e.g. 1 for a correct answer and 0 for another.
+        size: a difference worth finding.
 
     Returns:
         `difference`, `ci95`, `p_value`; `relative`, `relative_ci95` (by linearization; None if the
-        mean of `theirs` is 0); `seeds`, `n`, and `seeds_needed` to find a difference of 0.02.
+        mean of `theirs` is 0); `seeds`, `n`, and `seeds_needed` to find a difference of `size`.
     """
     differences = ours - theirs
     mean = crossed_mean(differences)
@@ -90,7 +94,7 @@ def effect(ours: np.ndarray, theirs: np.ndarray) -> Row:
         "relative_ci95": ratio.interval() if ratio else None,
         "seeds": len(differences),
         "n": differences.shape[1],
-        "seeds_needed": seeds_needed(differences, 0.02),
+        "seeds_needed": seeds_needed(differences, size),
     }
 
 
@@ -114,8 +118,13 @@ def mean_of(means: Sequence[Mean]) -> Mean:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values with Holm's correction for multiple comparisons."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    """P-values with Holm's correction for multiple comparisons (Scand. J. Stat. 6, 1979)."""
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values)
+    corrected = np.empty_like(values)
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return [float(p) for p in corrected]
 
 
 def seeds_needed(differences: np.ndarray, size: float) -> int | None:
@@ -127,13 +136,58 @@ def seeds_needed(differences: np.ndarray, size: float) -> int | None:
     seeds, examples = differences.shape
     if min(seeds, examples) == 1 or not np.ptp(differences):
         return None
-    by_seed, by_example, residual = mean_squares(differences)
-    each = max(by_seed - residual, 0.0) / examples  # variance components of one seed, ...
-    fixed = max(by_example - residual, 0.0) / seeds / examples  # ... of the examples, ...
-    rest = residual / examples  # ... and of residuals
+    parts = _components(differences)
+    each, rest = parts.seeds, parts.residuals / examples
+    fixed = parts.examples / examples
     for count in range(2, MOST_SEEDS + 1):
         error = math.sqrt((each + rest) / count + fixed)
         bound = float(t.ppf(1 - SIGNIFICANT / 2, count - 1))
         if error == 0 or float(t.sf(bound - size / error, count - 1)) >= POWER:
             return count
     return None
+
+
+def examples_needed(differences: np.ndarray, size: float) -> int | None:
+    """Number of examples that would find a true difference of `size` with a power of 0.8.
+
+    It is for the number of seeds at hand; with one seed it is valid for that seed only.
+
+    Args:
+        differences: (seeds, examples).
+        size: the difference, in the unit of `differences`.
+
+    Returns:
+        None with one example, if all differences are equal, or if no number of examples is enough
+        because seeds differ too much.
+    """
+    seeds, examples = differences.shape
+    if examples == 1 or not np.ptp(differences):
+        return None
+    if seeds == 1:
+        variance = float(differences.var(ddof=1))
+        # The normal quantiles are a little too small for Student's t (Guenther 1981).
+        return math.ceil(variance * (_deviations(math.inf) / size) ** 2 + NORMAL**2 / 2)
+    parts = _components(differences)
+    left = (size / _deviations(seeds - 1)) ** 2 - parts.seeds / seeds
+    return math.ceil((parts.examples + parts.residuals / seeds) / left) if left > 0 else None
+
+
+class _Components(NamedTuple):
+    """Variances of one seed, of one example, and of the residual of both."""
+
+    seeds: float
+    examples: float
+    residuals: float
+
+
+def _components(differences: np.ndarray) -> _Components:
+    """The variance components of differences (seeds, examples), with two or more of either."""
+    seeds, examples = differences.shape
+    by_seed, by_example, residual = map(float, mean_squares(differences))
+    of_seed = max(by_seed - residual, 0.0) / examples
+    return _Components(of_seed, max(by_example - residual, 0.0) / seeds, residual)
+
+
+def _deviations(freedom: float) -> float:
+    """How many standard errors a difference must have to be found with a power of 0.8."""
+    return float(t.ppf(1 - SIGNIFICANT / 2, freedom) + t.ppf(POWER, freedom))

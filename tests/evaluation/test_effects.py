@@ -5,9 +5,18 @@ import pandas
 import pytest
 import statsmodels.formula.api as smf
 from scipy.stats import ttest_1samp
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from letgo.study.effects import crossed_mean, effect, holm, mean_of, relative, seeds_needed
+from letgo.evaluation.effects import (
+    crossed_mean,
+    effect,
+    examples_needed,
+    holm,
+    mean_of,
+    relative,
+    seeds_needed,
+)
 
 
 def table(rng, seeds, examples, spread=(0.0, 0.0, 1.0), mean=0.0):
@@ -135,3 +144,36 @@ def test_seeds_needed_is_that_of_a_t_test_if_examples_have_no_effect():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def test_holm_is_that_of_statsmodels():
+    rng = np.random.default_rng(9)
+    for count in (1, 2, 7, 40):
+        values = list(rng.uniform(size=count) ** 3)
+        assert holm(values) == pytest.approx(multipletests(values, method="holm")[1].tolist())
+
+
+def test_examples_needed_of_one_seed_is_that_of_a_t_test():
+    values = table(np.random.default_rng(10), 1, 60)
+    deviation = float(values.std(ddof=1))
+    for size in (0.9, 0.3, 0.05):
+        expected = TTestPower().solve_power(effect_size=size, power=0.8, alpha=0.05)
+        assert abs(examples_needed(values, size * deviation) - np.ceil(expected)) <= 1
+    assert examples_needed(np.ones((1, 9)), 0.02) is None
+    assert examples_needed(np.ones((1, 1)), 0.02) is None
+
+
+def test_as_many_examples_as_needed_find_the_difference():
+    """Four of five times, with three standard errors of the simulation as tolerance."""
+    rng, spread = np.random.default_rng(11), (0.01, 0.4, 0.6)
+    count = examples_needed(table(rng, 40, 2000, spread), 0.1)
+    assert count == pytest.approx((0.16 + 0.36 / 40) * (2.87 / 0.1) ** 2, rel=0.15)
+    cases = [crossed_mean(table(rng, 40, count, spread, 0.1)) for _ in range(400)]
+    found = np.mean([case.p_value() < 0.05 for case in cases])
+    assert 0.74 < found < 0.88
+    assert np.median([case.detectable() for case in cases]) == pytest.approx(0.1, rel=0.1)
+
+
+def test_no_number_of_examples_helps_where_seeds_differ():
+    values = table(np.random.default_rng(12), 3, 50, (1.0, 0.0, 0.1))
+    assert examples_needed(values, 0.02) is None
