@@ -12,6 +12,7 @@ from letgo.evaluation.statistics import (
     paired_difference,
     paired_mean,
     perplexity,
+    score,
     verdict,
 )
 
@@ -72,6 +73,37 @@ def test_mcnemar_by_hand():
     assert result["p_value"] == pytest.approx(2 * binom.cdf(1, 9, 0.5))
     assert result["ci95"][0] < 7 / 20 < result["ci95"][1]
     assert result["ci95"][0] > 0
+
+
+def test_scores_are_compared_by_flipping_signs():
+    """All 16 signs of 4 differences by hand; the two-sided p-value is 2 of 16."""
+    result = paired_difference([0.5, 0.4, 0.75, 1.0], [0.25, 0.0, 0.5, 0.25])
+    assert result["difference"] == pytest.approx(0.4125)
+    assert result["p_value"] == pytest.approx(2 / 16)
+    assert 0 < result["ci95"][0] < 0.4125 < result["ci95"][1]
+    rng = np.random.default_rng(3)
+    ours = rng.random(60)
+    theirs = np.clip(ours - rng.normal(0.05, 0.1, 60), 0, 1)
+    many = paired_difference(ours.tolist(), theirs.tolist())
+    assert many["p_value"] == pytest.approx(ttest_rel(ours, theirs).pvalue, abs=0.02)
+    t = ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert many["ci95"] == pytest.approx([t.low, t.high], abs=0.01)
+
+
+def test_scores_of_zero_and_one_are_right_and_wrong_answers():
+    ours, theirs = [True] * 8 + [False] * 4, [False] * 7 + [True] * 5
+    as_scores = paired_difference(list(map(float, ours)), list(map(float, theirs)))
+    assert as_scores == paired_difference(ours, theirs)
+
+
+def test_the_interval_of_a_mean_score():
+    found = score([0.1, 0.4, 0.4, 0.9])
+    assert found["score"] == pytest.approx(0.45)
+    assert found["n"] == 4
+    assert 0.1 < found["ci95"][0] < 0.45 < found["ci95"][1] < 0.9
+    low, high = score([1.0] * 30)["ci95"]
+    assert 0.8 < low < 0.95  # 0.025^(1/30) is 0.884
+    assert high == 1.0
 
 
 def test_equal_answers_are_no_proof_of_equality():
@@ -216,5 +248,5 @@ def test_what_a_rule_does_not_read_is_compared_exactly():
     assert correct(number, " no  number", "no number")
     assert not correct(number, "#### 5", "no number")
     assert reader_of(letter, "J. Smith", "Who?") is exact
-    assert reader_of(letter, "B. rocks", OPTIONS) is letter
+    assert reader_of(letter, "B. rocks", OPTIONS)("Rocks, so the answer is (B).") == "B"
     assert reader_of(number, "#### 1. Mix", "?") is number

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from letgo.evaluation.outcomes import FIGURES, headroom, measure_figure, outcomes
+from letgo.evaluation.rules import RULES
 
 
 def row(model, name, id, **metrics):
@@ -71,7 +72,7 @@ def test_the_headroom_counts_errors_with_the_old_answer():
         for i, (answer, right) in enumerate(zip(said[model], said["right"], strict=True)):
             made = row(model, "validation", str(i), correct=answer == right)
             rows.append({**made, "generated": answer, "reference": right})
-    found = headroom(rows)
+    found = headroom(rows, RULES["exact"])
     assert (found["errors"], found["old_answers"], found["n"], found["share"]) == (4, 2, 5, 0.4)
     assert found["ci95"][0] < 0.4 < found["ci95"][1]
-    assert headroom([r for r in rows if r["model"] == "base"]) == {}
+    assert headroom([r for r in rows if r["model"] == "base"], RULES["exact"]) == {}

@@ -118,6 +118,43 @@ def test_effects_and_claims_follow_from_the_answers(tiny, data, tmp_path):
         write_results(tmp_path, study, {})
 
 
+def test_a_task_with_scores_is_compared_by_them(tiny, data, tmp_path):
+    """The scores of task b are half of what its right answers were: so are its differences."""
+    claim = {"method": "lwf", "baseline": "sft", "forget": "mixed"}
+    file = write_study(
+        tmp_path / "s.yaml",
+        tiny,
+        data,
+        learn={"a": SUMS, "b": SUMS},
+        methods={"lwf": {"forget": ["mixed"]}},
+        claims={"gain": claim},
+    )
+    study = read_study(file)
+    synthetic(tmp_path, study)
+    before = write_results(tmp_path, study, {})
+    for cell in (tmp_path / "cells").glob("b--*.json"):
+        content = json.loads(cell.read_text())
+        for sets in content["answers"].values():
+            columns = sets["learn"]
+            columns["score"] = [0.5 * value for value in columns["correct"]]
+            columns["correct"] = [None] * len(columns["ids"])
+        cell.write_text(json.dumps(content))
+    after = write_results(tmp_path, study, {})
+    rows = {row["task"]: row for row in after["effects"]}
+    assert "accuracy" not in rows["b"]
+    assert "score" not in rows["a"]
+    whole = next(row for row in before["effects"] if row["task"] == "b")["accuracy"]
+    assert rows["b"]["score"]["difference"] == pytest.approx(whole["difference"] / 2)
+    assert rows["b"]["score"]["p_value"] == pytest.approx(whole["p_value"])
+    gained = after["claims"]["gain"]["tasks"]["b"]["difference"]
+    assert gained == pytest.approx(whole["difference"] / 2)
+    done = after["cells"]["b--mixed--lwf--0"]["sets"]["learn"]["lwf"]
+    assert set(done) == {"score", "n", "ci95", "reference_nll"}
+    text = page(after)
+    assert "Accuracy or score in points" in text
+    assert "p (Holm) of accuracy or score" in text
+
+
 def test_a_method_is_compared_with_the_sft_of_its_own_settings(tiny, data, tmp_path):
     """P-values of comparisons with the same settings are corrected together."""
     file = write_study(

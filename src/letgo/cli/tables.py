@@ -8,7 +8,14 @@ from rich.table import Table
 
 from letgo.errors import printable
 from letgo.evaluation.asking import LABELS
-from letgo.report.outcomes import QUESTIONS, headroom_line, measure, measure_of_changes
+from letgo.report.outcomes import (
+    QUESTIONS,
+    corpus_rows,
+    headroom_line,
+    measure,
+    measure_of_changes,
+    rules_line,
+)
 from letgo.review.texts import in_a_line
 from letgo.run.folder import Row, read_json, read_texts
 
@@ -19,7 +26,8 @@ def result_table(metrics: Row) -> str:
     """The content of `metrics.json`: the outcomes, the accuracy on every set, and the headroom."""
     models, differences = metrics["models"], metrics["lwf_minus_sft"]
     sets = list(models["lwf"])
-    table = plain_table("accuracy, 95 % interval")
+    scored = any("score" in cell for of_model in models.values() for cell in of_model.values())
+    table = plain_table(f"accuracy{' or score' if scored else ''}, 95 % interval")
     for name in sets:
         table.add_column(name, justify="right")
     for model, label in LABELS.items():
@@ -29,9 +37,13 @@ def result_table(metrics: Row) -> str:
     if differences:
         pairs = [differences[name] for name in sets]
         table.add_row("LWF - SFT, paired", *map(_difference, pairs))
-        table.add_row("p (McNemar, exact)", *(f"{pair['p_value']:.3g}" for pair in pairs))
+        test = "p (McNemar; permutation)" if scored else "p (McNemar, exact)"
+        table.add_row(test, *(f"{pair['p_value']:.3g}" for pair in pairs))
+    for title, values in corpus_rows(metrics):
+        table.add_row(title, *(values.get(name, "-") for name in sets))
     found = metrics.get("headroom")
-    parts = [outcome_table(metrics), as_text(table), headroom_line(found) if found else ""]
+    parts = [outcome_table(metrics), as_text(table), rules_line(metrics)]
+    parts.append(headroom_line(found) if found else "")
     return "\n\n".join(filter(None, parts))
 
 
@@ -133,7 +145,8 @@ def _accuracy(score: Row | None) -> str:
     if score is None:  # the base model is not evaluated on the validation set
         return "-"
     low, high = score["ci95"]
-    return f"{score['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+    value = score["score"] if "score" in score else score["accuracy"]
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _difference(pair: Row) -> str:

@@ -1,14 +1,22 @@
-"""Whether a generated answer is right, by a rule that the references of its task determine."""
+"""What is read in an answer: its letter, its number, or its text."""
 
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):]|\s*$)")
 BARE_LETTER = re.compile(r"\s*\(?[A-Z][.:]?\)?\s*")
 # The letters that mark the options in a prompt: "A. oaks", "(B) elms", in lines or in a row.
 MARK = re.compile(r"(?<![\w.])\(?([A-Z])(?:[.):]|[ \t]*$)", re.MULTILINE)
+# A letter that an answer names as its result: "The answer is (B).", "**B**", or alone in its line.
+NAMED_LETTER = re.compile(
+    r"(?:\b(?i:answers?|options?|choices?)\b[^.\n]{0,60}?(?:\b(?i:is|be)\b|[:=])[\s*_\"'$(\[{]*"
+    r"(?:\\(?:boxed|text)\{\(?)*(?:(?i:option|choice)\s+\(?)?|\\boxed\{(?:\\text\{)?\(?"
+    r"|\*\*\(?|\((?=[A-Z]\)\W*\Z)|^[ \t]*\(?(?=[A-Z][.):]?[ \t]*$))"
+    r"([A-Z])(?=\W*$|[.):,;*\]}\"'\n]|\s(?:because|since|as)\b)",
+    re.MULTILINE,
+)
 # Signs that do not change a number: currencies, per cent, degrees.
 SIGNS = r"[\s$¢£¥฿€₩₪₫₱₴₹₺₽%°]*"
 NUMBER = re.compile(
@@ -16,9 +24,6 @@ NUMBER = re.compile(
     r"((?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?:[ '\u00a0\u202f]\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
     rf"(?:\s*/\s*(\d+))?{SIGNS}\.?"
 )
-
-# The columns of `answers.parquet` that are metrics; what they mean, outcomes.FIGURES.
-METRICS = ("correct", "reference_nll", "old_answer", "old_nll", "likeliest", "kl")
 
 Reader = Callable[[str], object]
 
@@ -28,10 +33,20 @@ def exact(text: str) -> str:
     return " ".join(text.split())
 
 
-def letter(text: str) -> str | None:
-    """The letter at the start of an answer to a multiple-choice question: "B", "B. oaks", "(B)"."""
-    match = LETTER.match(text)
-    return match[1] if match else None
+def letter(text: str, prompt: str = "") -> str | None:
+    """The letter of an answer to a multiple-choice question: "B", "B. oaks", "(B)".
+
+    Returns:
+        the letter at the start; else that of an option of the prompt that is the last line, or the
+        last one that the answer names as its result ("The answer is (B).").
+    """
+    if match := LETTER.match(text):
+        return match[1]
+    last = text.rstrip().rpartition("\n")[2]
+    if _is_option(last, prompt):
+        return letter(last)
+    named = NAMED_LETTER.findall(text)
+    return named[-1] if named and _has_options(prompt, named[-1]) else None
 
 
 def number(text: str) -> Fraction | str | None:
@@ -68,8 +83,9 @@ def reader(references: Sequence[str], prompts: Sequence[str] = ()) -> Reader:
     pairs = list(zip(references, prompts or ["\n".join(references)] * len(references), strict=True))
     if 2 * sum(reads(number, *pair) for pair in pairs) > len(pairs):
         return number
-    read = [reference for reference, prompt in pairs if reads(letter, reference, prompt)]
-    is_answer = len(set(map(letter, read))) > 1 or all(map(BARE_LETTER.fullmatch, read))
+    read = [pair for pair in pairs if reads(letter, *pair)]
+    is_answer = len({letter(*pair) for pair in read}) > 1
+    is_answer |= all(BARE_LETTER.fullmatch(reference) for reference, _ in read)
     return letter if is_answer and 2 * len(read) > len(pairs) else exact
 
 
@@ -79,24 +95,31 @@ def reads(rule: Reader, reference: str, prompt: str) -> bool:
         value = reference.rpartition("####")[2].strip()
         return isinstance(number(reference), Fraction) and "\n" not in value
     if rule is letter:
-        return bool(BARE_LETTER.fullmatch(reference)) or _is_option(reference, prompt)
+        if LETTER.match(reference):
+            return bool(BARE_LETTER.fullmatch(reference)) or _is_option(reference, prompt)
+        return letter(reference, prompt) is not None
     return True
 
 
 def reader_of(rule: Reader, reference: str, prompt: str) -> Reader:
-    """The rule of a task, or `exact` for a reference that it does not read."""
-    return rule if rule is number or reads(rule, reference, prompt) else exact
+    """What reads the answers to a prompt; `exact` if the rule does not read the reference."""
+    if rule is letter and reads(letter, reference, prompt):
+        return partial(letter, prompt=prompt)
+    return number if rule is number else exact
 
 
 def _is_option(reference: str, prompt: str) -> bool:
     """Whether a reference is one of a prompt's options, which are A, B and so on."""
-    found, options = LETTER.match(reference), _options(prompt)
-    if not found or not {"B", *map(chr, range(ord("A"), ord(found[1]) + 1))} <= options.keys():
+    found = LETTER.match(reference)
+    if not found or not _has_options(prompt, found[1]):
         return False
-    answer = exact(reference[found.end() :]).lower()
-    return any(
-        answer.startswith(option) or option.startswith(answer) for option in options[found[1]]
-    )
+    answer, options = exact(reference[found.end() :]).lower(), _options(prompt)[found[1]]
+    return any(answer.startswith(option) or option.startswith(answer) for option in options)
+
+
+def _has_options(prompt: str, last: str) -> bool:
+    """Whether a prompt marks the options A, B and so on, up to this letter."""
+    return {"B", *map(chr, range(ord("A"), ord(last) + 1))} <= _options(prompt).keys()
 
 
 @lru_cache(maxsize=8)
@@ -119,16 +142,3 @@ def correct(read: Reader, generated: str, reference: str) -> bool:
         read = exact
     value = read(generated)
     return value is not None and value == read(reference)
-
-
-def measure(
-    read: Reader | None, generated: str, reference: str, reference_nll: float
-) -> dict[str, bool | float | None]:
-    """The metrics of an answer, by the names of their columns in `answers.parquet`.
-
-    Args:
-        read: its rule; None where it has no reference.
-        reference_nll: mean NLL of the right answer, nats per token.
-    """
-    is_correct = None if read is None else correct(read, generated, reference)
-    return {"correct": is_correct, "reference_nll": reference_nll}

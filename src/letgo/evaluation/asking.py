@@ -9,36 +9,32 @@ from typing import Any, NamedTuple
 from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
-from letgo.evaluation.answers import (
-    METRICS,
-    Reader,
-    exact,
-    letter,
-    measure,
-    number,
-    reader,
-    reader_of,
-    reads,
-)
+from letgo.errors import InputError
 from letgo.evaluation.neutral import neutral_nll
+from letgo.evaluation.rules import (
+    AUTO,
+    LEARN,
+    METRICS,
+    REASONS,
+    Rule,
+    assigned,
+    auto,
+    measure,
+    named,
+)
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.run.base import load_base_tokenizer
 from letgo.run.folder import PROBE, Row, require
 from letgo.run.inputs import VALIDATION, Run
+from letgo.run.settings import RunConfig
 from letgo.run.stage import in_chunks
+from letgo.run.values import short
 
 # Names of the compared models, by their labels in files.
 LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
-# When an answer is right by each rule, and why it is the rule of a task.
-RULES: dict[Reader, str] = {
-    number: "its number after #### is the same, as {} right answers end with such a number",
-    letter: "it begins with the same letter, as {} right answers are letters or options",
-    exact: "it is the same text, as most right answers are neither options of their prompts nor "
-    "numbers after ####",
-}
 
 Load = Callable[[], LanguageModel]
 
@@ -70,35 +66,92 @@ def all_answers(run: Run, scratch: Path, label: str, load: Load) -> list[Row]:
     load = cache(load)
     rows: list[Row] = []
     sets = evaluated_sets(run)
-    rule = task_rule("learn", [r for records in sets.values() for r in records], label == "base")
+    rule = task_rule(run, LEARN, label == "base")
     for name, records in sets.items():
         rows += _answers(run, scratch, label, name, records, load, rule)
     return rows + _neutral(scratch, label, load)
 
 
-def task_rule(name: str, records: Sequence[Record], is_logged: bool) -> Reader:
-    """The rule that judges the answers to all sets of a task, by all its right answers.
+def task_rule(run: Run, task: str, is_logged: bool = False) -> Rule:
+    """The rule that judges the answers to all sets of a task, by `--answer` or its right answers.
 
     Args:
-        name: of the task.
-        records: of its sets; those without a right answer do not count.
+        run: the run that has the sets.
+        task: "learn", or the name of a forgetting or keep set in `answers.parquet`.
         is_logged: whether to log the rule, and how many right answers it does not read.
     """
-    pairs = [(r.completion, r.prompt) for r in records if has_reference(r)]
-    rule = reader([reference or "" for reference, _ in pairs], [prompt for _, prompt in pairs])
+    pairs = [(right_answers(r)[0], r.prompt) for r in _judged(run, task)]
+    name = assigned(run.settings).get(task, AUTO)
+    rule = auto(pairs) if name == AUTO else named(name)
     if is_logged and pairs:
-        count = sum(reads(rule, reference or "", prompt) for reference, prompt in pairs)
-        reason = RULES[rule].format(f"{count} of {len(pairs)}")
-        log.info("%s: an answer is right if %s", name, reason)
+        count = sum(rule.reads(*pair) for pair in pairs)
+        reason = rule.meaning
+        if name == AUTO:
+            reason = REASONS[rule.name].format(f"{count} of {len(pairs)}")
+        verb = "is worth" if rule.is_graded else "is right if"
+        log.info("%s: an answer %s %s (rule %s)", task, verb, reason, rule.name)
         if count < len(pairs):
             message = "%s: %d of %d right answers are of another kind and compared word for word"
-            log.warning(message, name, len(pairs) - count, len(pairs))
+            log.warning(message, task, len(pairs) - count, len(pairs))
     return rule
+
+
+def _judged(run: Run, task: str) -> list[Record]:
+    """The evaluated records of a task that have a right answer."""
+    if task == LEARN:
+        sets = [*evaluated_sets(run).values()]
+    else:
+        sets = [run.held_out.get(name, []) for name in (task, f"{VALIDATION}:{task}")]
+    return [record for records in sets for record in records if has_reference(record)]
+
+
+def check_names(settings: RunConfig) -> None:
+    """Refuse a rule of `--answer` that does not exist, before any data are read.
+
+    Raises:
+        InputError: names it.
+    """
+    for name in assigned(settings).values():
+        if name != AUTO:
+            named(name)
+
+
+def check_rules(run: Run) -> None:
+    """Refuse a rule of `--answer` that can judge nothing, before any work is done.
+
+    Raises:
+        InputError: a set has no right answers, or none that its rule can read, or a function of the
+            user raises.
+    """
+    for task, name in assigned(run.settings).items():
+        records = [] if name == AUTO else _judged(run, task)
+        if name != AUTO and not records and f"{task}={name}" in run.settings.answer:
+            raise InputError(
+                f"--answer {task}={name}: no evaluated prompt of {task} has a right answer; "
+                f"leave the rule out, or add a completion to its records"
+            )
+        if not records:
+            continue
+        pairs = ((right, r.prompt) for r in records for right in right_answers(r))
+        if not any(named(name).reads(*pair) for pair in pairs):
+            first = records[0]
+            raise InputError(
+                f"--answer {name}: it can read none of the {len(records)} right answers of {task} "
+                f"(first: {first.where}: {short(right_answers(first)[0])!r}); give another rule, "
+                f"e.g. {task}=auto"
+            )
+        right = right_answers(records[0])
+        named(name).metric(records[0].prompt, right, right[0])
 
 
 def has_reference(record: Record) -> bool:
     """Whether a record is a prompt with a right answer."""
     return bool(record.prompt and (record.completion or "").strip())
+
+
+def right_answers(record: Record) -> tuple[str, ...]:
+    """The right answers to a prompt, first the one that is shown; none if there is none."""
+    return (record.completion or "",) if has_reference(record) else ()
 
 
 def answer_row(label: str, name: str, id: str, metrics: Row, **texts: str) -> Row:
@@ -127,7 +180,7 @@ def _answers(
     name: str,
     records: list[Record],
     load: Load,
-    rule: Reader,
+    rule: Rule,
 ) -> list[Row]:
     """One model's answers to one set, in the order of the set."""
     tokenizer = load_base_tokenizer(run.config)
@@ -146,10 +199,9 @@ def _answers(
         nll = reference_nll(lm, {r.id: (r.prompt, references[r.id]) for r, _ in chunk})
         rows = []
         for (record, _), generated in zip(chunk, texts, strict=True):
-            reference = references[record.id]
-            read = reader_of(rule, reference, record.prompt)
-            metrics = measure(read, generated, reference, nll.get(record.id, math.nan))
-            shown = {"reference": reference.strip(), "generated": generated.strip()}
+            metrics = measure(rule, record.prompt, right_answers(record), generated)
+            metrics["reference_nll"] = nll.get(record.id, math.nan)
+            shown = {"reference": references[record.id].strip(), "generated": generated.strip()}
             rows.append(answer_row(label, name, record.id, metrics, prompt=record.prompt, **shown))
         return rows
 

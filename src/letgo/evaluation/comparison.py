@@ -7,7 +7,7 @@ import numpy as np
 from letgo.errors import InputError
 from letgo.evaluation import statistics as stats
 from letgo.evaluation.effects import crossed_mean, effect, examples_needed, holm
-from letgo.evaluation.outcomes import Figure, summary
+from letgo.evaluation.outcomes import Figure, difference, summary
 from letgo.run.folder import Row
 
 Name = tuple[str, str]  # an outcome, set or task, and a figure in it
@@ -117,7 +117,7 @@ def _value(values: np.ndarray, figure: Figure) -> Row:
         return summary(values[0].astype(bool) if figure.is_share else values[0], figure)
     mean = crossed_mean(values)
     numbers = [mean.value, *mean.interval()]
-    if figure.is_share:
+    if figure.is_share or figure.is_score:
         numbers = [min(max(number, 0.0), 1.0) for number in numbers]
     if figure.is_perplexity:
         numbers = [stats.bounded_exp(number) for number in numbers]
@@ -130,8 +130,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, figure: Figure, size: floa
     result: Row = effect(ours, theirs, size)
     result = {key: value for key, value in result.items() if not key.startswith("relative")}
     if len(differences) == 1:
-        test = stats.paired_difference if figure.is_share else stats.paired_mean
-        result |= test(ours[0], theirs[0])
+        result |= difference(figure)(list(ours[0]), list(theirs[0]))
     return result | {
         "detectable": crossed_mean(differences).detectable() if np.ptp(differences) else None,
         "examples_needed": examples_needed(differences, size),

@@ -98,6 +98,11 @@ def effect(ours: np.ndarray, theirs: np.ndarray, size: float = 0.02) -> Row:
     }
 
 
+def worth(row: Row) -> Row | None:
+    """The effect on what answers are worth: on their score, else on the accuracy; None without."""
+    return next((row[name] for name in ("score", "accuracy") if name in row), None)
+
+
 def relative(ours: np.ndarray, theirs: np.ndarray) -> Mean | None:
     """`mean(ours) / mean(theirs) - 1`, its variance by linearization; None if theirs is 0."""
     reference = theirs.mean()

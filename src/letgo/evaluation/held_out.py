@@ -11,9 +11,16 @@ from pathlib import Path
 import torch
 
 from letgo.data.tokens import chunks_by_length, example_ids, generated_rows, training_row
-from letgo.evaluation.answers import Reader, correct, reader_of
-from letgo.evaluation.asking import Load, answer_row, has_reference, reference_nll, task_rule
+from letgo.evaluation.asking import (
+    Load,
+    answer_row,
+    has_reference,
+    reference_nll,
+    right_answers,
+    task_rule,
+)
 from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
+from letgo.evaluation.rules import Rule, measure
 from letgo.evaluation.same_answer import options_of, same_answer
 from letgo.models.inference import LanguageModel, autocast, labelled_logits
 from letgo.progress import log
@@ -76,26 +83,26 @@ def held_out_answers(
     return table
 
 
-def _questions(run: Run, name: str, label: str, rows: list[Row]) -> tuple[list[Row], Reader | None]:
-    """The rows of a set by length, with `reference` and `options`, and the rule of its task.
+def _questions(run: Run, name: str, label: str, rows: list[Row]) -> tuple[list[Row], Rule | None]:
+    """The rows of a set by length, with `references` and `options`, and the rule of its task.
 
     A row without a right answer is not judged; a set without any has no rule.
     """
     task = name.removeprefix(f"{VALIDATION}:")
     records = [*run.held_out.get(task, []), *run.held_out.get(f"{VALIDATION}:{task}", [])]
     is_logged = label == "base" and name == (task if task in run.held_out else name)
-    rule = task_rule(task, records, is_logged) if any(map(has_reference, records)) else None
-    references = {r.id: r.completion or "" for r in run.held_out[name] if has_reference(r)}
+    rule = task_rule(run, task, is_logged) if any(map(has_reference, records)) else None
+    references = {r.id: right_answers(r) for r in run.held_out[name] if has_reference(r)}
     judged = [row for row in rows if row["id"] in references]
     if label == "base" and 0 < len(judged) < len(rows):
         message = "%s: %d of %d prompts have no right answer and are not judged"
         log.warning(message, name, len(rows) - len(judged), len(rows))
-    right = [references[row["id"]] for row in judged]
+    right = [references[row["id"]][0] for row in judged]
     ids = [row["id"] for row in judged]
     options = options_of([row["prompt"] for row in judged], right) if judged else None
     by_id = dict(zip(ids, options, strict=True)) if options else {}
     questions = [
-        {**row, "reference": references.get(row["id"], ""), "options": by_id.get(row["id"])}
+        {**row, "references": references.get(row["id"], ()), "options": by_id.get(row["id"])}
         for row in rows
     ]
     return sorted(questions, key=lambda row: (len(row["prompt_ids"]), row["id"])), rule
@@ -106,7 +113,7 @@ def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> li
 
 
 def _answers(
-    load: Load, label: str, rule: Reader | None, max_new_tokens: int, questions: list[Row]
+    load: Load, label: str, rule: Rule | None, max_new_tokens: int, questions: list[Row]
 ) -> list[Row]:
     """Rows of `answers.parquet` for questions of one set."""
     lm, rows = load(), generated_rows(questions)
@@ -120,14 +127,15 @@ def _answers(
         texts = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
         answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
     right = _right_is_likeliest(lm, questions)
-    pairs = {row["id"]: (row["prompt"], row["reference"]) for row in questions if row["reference"]}
+    pairs = {r["id"]: (r["prompt"], r["references"][0]) for r in questions if r["references"]}
     nll = reference_nll(lm, pairs)
     table = []
     for i, row in enumerate(questions):
-        prompt, reference, answer = row["prompt"], row["reference"], answers.get(row["id"], "")
-        read = reader_of(rule, reference or row["completion"], prompt) if rule else None
+        prompt, references, answer = row["prompt"], row["references"], answers.get(row["id"], "")
+        reference = references[0] if references else ""
+        read = rule.read(reference or row["completion"], prompt) if rule else None
         metrics = {
-            "correct": correct(read, answer, reference) if read and reference else None,
+            **measure(rule, prompt, references, answer),
             "reference_nll": nll.get(row["id"], math.nan) if reference else None,
             "old_answer": same_answer(read, prompt, answer, row["completion"]) if prompt else None,
             "old_nll": old_nll[i],
@@ -167,11 +175,11 @@ def _right_is_likeliest(lm: LanguageModel, questions: list[Row]) -> list[bool | 
     by_question: dict[str, list[tuple[float, str]]] = {}
     for (owner, option), loss in zip(owners, losses, strict=True):
         by_question.setdefault(owner, []).append((loss, option))
-    return [_is_likeliest(q["reference"], by_question.get(q["id"], [])) for q in questions]
+    return [_is_likeliest(q["references"], by_question.get(q["id"], [])) for q in questions]
 
 
-def _is_likeliest(reference: str, options: list[tuple[float, str]]) -> bool | None:
-    """Whether a reference has the lowest NLL; None without options, or if one does not fit."""
+def _is_likeliest(references: Sequence[str], options: list[tuple[float, str]]) -> bool | None:
+    """Whether a right answer has the lowest NLL; None without options, or if one does not fit."""
     if not options or any(math.isinf(nll) for nll, _ in options):
         return None
-    return min(options)[1] == " ".join(reference.split())
+    return min(options)[1] == " ".join(references[0].split())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from letgo.evaluation import statistics as stats
-from letgo.evaluation.answers import reader, reader_of
+from letgo.evaluation.rules import Rule, is_wrong
 from letgo.evaluation.same_answer import same_answer
 from letgo.run.folder import Row
 from letgo.run.inputs import FORGET_SET, KEEP_SET, VALIDATION
@@ -20,6 +20,7 @@ class Figure(NamedTuple):
         column: of `answers.parquet`.
         sets: how the names of its sets start.
         is_share: whether each value is true or false.
+        is_score: whether each value is a score from 0 to 1.
         is_perplexity: whether the exponential of the mean is meant.
         higher_is_better: which direction is wanted.
     """
@@ -28,6 +29,7 @@ class Figure(NamedTuple):
     column: str
     sets: str
     is_share: bool = False
+    is_score: bool = False
     is_perplexity: bool = False
     higher_is_better: bool = False
 
@@ -35,9 +37,9 @@ class Figure(NamedTuple):
 LEARNED, LET_GO, KEPT = "learned", "let_go", "kept"
 LEARN_SET, NEUTRAL_SET = "learn", "neutral"
 OLD_ANSWERS = Figure("old_answers", "old_answer", FORGET_SET, is_share=True)
-# The first figure of an outcome decides; the others are reported beside it.
 FIGURES = {
     LEARNED: (
+        Figure("score", "score", LEARN_SET, is_score=True, higher_is_better=True),
         Figure("accuracy", "correct", LEARN_SET, is_share=True, higher_is_better=True),
         Figure("reference_nll", "reference_nll", LEARN_SET),
     ),
@@ -46,15 +48,19 @@ FIGURES = {
         Figure("old_nll", "old_nll", FORGET_SET, higher_is_better=True),
         Figure("likelihood_accuracy", "likeliest", FORGET_SET, is_share=True),
         Figure("accuracy", "correct", FORGET_SET, is_share=True),
+        Figure("score", "score", FORGET_SET, is_score=True),
     ),
     KEPT: (
         Figure("kl", "kl", KEEP_SET),
         Figure("same_answers", "old_answer", KEEP_SET, is_share=True, higher_is_better=True),
         Figure("accuracy", "correct", KEEP_SET, is_share=True, higher_is_better=True),
+        Figure("score", "score", KEEP_SET, is_score=True, higher_is_better=True),
         Figure("likelihood_accuracy", "likeliest", KEEP_SET, is_share=True, higher_is_better=True),
         Figure("neutral_perplexity", "reference_nll", NEUTRAL_SET, is_perplexity=True),
     ),
 }
+# The figure that decides; what is learned is decided by a score where answers have one.
+DECIDING = {LEARNED: "accuracy", LET_GO: "old_answers", KEPT: "kl"}
 
 
 def outcomes(rows: Sequence[Row], validation: bool = False) -> Row:
@@ -73,8 +79,9 @@ def outcomes(rows: Sequence[Row], validation: bool = False) -> Row:
     for outcome, figures in FIGURES.items():
         measured = {figure.name: measure_figure(rows, figure, validation) for figure in figures}
         found = {name: figure for name, figure in measured.items() if figure}
-        if figures[0].name in found:
-            result[outcome] = found.pop(figures[0].name) | {"more": found}
+        first = "score" if outcome == LEARNED and "score" in found else DECIDING[outcome]
+        if first in found:
+            result[outcome] = found.pop(first) | {"more": found}
     return result
 
 
@@ -99,8 +106,7 @@ def measure_figure(rows: Sequence[Row], figure: Figure, validation: bool = False
     if {"sft", "lwf"} <= values.keys():
         both = [key for key in values["lwf"] if key in values["sft"]]
         pair = [[values[model][key] for key in both] for model in ("lwf", "sft")]
-        difference = stats.paired_difference if figure.is_share else stats.paired_mean
-        result["lwf_minus_sft"] = difference(*pair)
+        result["lwf_minus_sft"] = difference(figure)(*pair)
     return result
 
 
@@ -117,8 +123,20 @@ def _base_set(name: str, validation: bool) -> str | None:
     return name.removeprefix(VALIDATION).removeprefix(":") or LEARN_SET
 
 
+def difference(figure: Figure) -> Callable[[Sequence[float], Sequence[float]], Row]:
+    """The paired statistics of a figure: those of shares and scores, or of means."""
+    is_bounded = figure.is_share or figure.is_score
+    return stats.paired_difference if is_bounded else stats.paired_mean
+
+
 def summary(values: Sequence[Any], figure: Figure) -> Row:
-    """`value`, `n` and `ci95` of a figure: Wilson's interval of a share, else Student's t."""
+    """`value`, `n` and `ci95` of a figure: Wilson's interval of a share, else Student's t.
+
+    That of a score is by the bootstrap.
+    """
+    if figure.is_score:
+        found = stats.score(values)
+        return {"value": found["score"], "n": found["n"], "ci95": found["ci95"]}
     if figure.is_share:
         share = stats.accuracy(values)
         return {"value": share["accuracy"], "n": share["n"], "ci95": share["ci95"]}
@@ -129,13 +147,14 @@ def summary(values: Sequence[Any], figure: Figure) -> Row:
     return {"value": unit(mean), "n": len(numbers), "ci95": limits}
 
 
-def headroom(rows: Sequence[Row]) -> Row:
+def headroom(rows: Sequence[Row], rule: Rule) -> Row:
     """How often plain fine-tuning errs on the validation set with the base model's own answer.
 
     Forgetting can improve the learning task by no more than this share.
 
     Args:
         rows: of `baseline.parquet`.
+        rule: of the learning task.
 
     Returns:
         `errors`, `old_answers` among them, `n`, and `share` of the old answers in all prompts with
@@ -147,13 +166,10 @@ def headroom(rows: Sequence[Row]) -> Row:
     }
     if not answers["sft"] or not answers["base"]:
         return {}
-    # The rule of the learning task, by the right answers of all its sets.
-    asked = [r for r in rows if r["model"] == "sft" and r["set"] in (LEARN_SET, VALIDATION)]
-    rule = reader([row["reference"] for row in asked], [row["prompt"] for row in asked])
-    wrong = [row for row in answers["sft"].values() if not row["correct"]]
+    wrong = [row for row in answers["sft"].values() if is_wrong(row)]
     old = [
         same_answer(
-            reader_of(rule, row["reference"], row["prompt"]),
+            rule.read(row["reference"], row["prompt"]),
             row["prompt"],
             row["generated"],
             answers["base"][row["id"]]["generated"],

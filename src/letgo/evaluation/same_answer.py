@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from letgo.evaluation.answers import Reader, exact, letter, number
+from letgo.evaluation.answers import Reader, exact
 
 # The share of the old answer's own words that makes an answer the old one.
 SAME = 0.5
@@ -40,14 +40,14 @@ def own_words(prompt: str, answer: str) -> set[str]:
 def same_answer(read: Reader | None, prompt: str, answer: str, old: str) -> bool:
     """Whether an answer is the old one.
 
-    Letters and numbers are compared as they are read. In any other answer at least the share `SAME`
-    of the words that the old answer adds to the prompt must come up again.
+    What is read in both, e.g. a letter or a number, is compared. In any other answer at least the
+    share `SAME` of the words that the old answer adds to the prompt must come up again.
 
     Args:
         read: how the answers of the set are read; None where it has no references.
         answer, old: the model's answer and that of the base model.
     """
-    if read in (letter, number) and read(old) is not None:
+    if read not in (None, exact) and read(old) is not None:
         return read(answer) == read(old)
     if exact(answer) == exact(old):
         return True

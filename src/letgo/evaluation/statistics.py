@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, ttest_1samp
+from scipy.stats import binomtest, bootstrap, permutation_test, ttest_1samp
 
 SIGNIFICANT = 0.05
 MOST_NATS = 700.0
@@ -16,6 +16,12 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
     n, count = len(right), sum(right)
     interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
     return {"accuracy": count / n, "n": n, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def score(values: Sequence[float]) -> dict[str, Any]:
+    """Mean of scores from 0 to 1 with its 95 % bootstrap interval: `score`, `n`, `ci95`."""
+    scores = np.array(values, dtype=float)
+    return {"score": float(scores.mean()), "n": len(scores), "ci95": _interval(scores, 0.0)}
 
 
 def perplexity(losses: Sequence[float] | np.ndarray) -> float:
@@ -40,34 +46,51 @@ def mean(values: Sequence[float] | np.ndarray) -> tuple[float, list[float | None
     return average, [float(low), float(high)]
 
 
-def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
-    """Difference of two accuracies on the same examples.
+def _interval(values: np.ndarray, lowest: float) -> list[float]:
+    """95 % interval of a mean: the BCa bootstrap over examples, whose values are `lowest` to 1."""
+    if len(set(values)) > 1:
+        rng = np.random.default_rng(0)
+        resampled = bootstrap((values,), np.mean, n_resamples=9999, batch=256, rng=rng)
+        low, high = map(float, resampled.confidence_interval)
+    else:  # resampling equal numbers has no spread, yet n examples cannot prove that there is none
+        bound = float(binomtest(0, len(values)).proportion_ci(0.95).high)
+        low, high = max(lowest, values[0] - bound), min(1.0, values[0] + bound)
+    return [low, high]
 
-    The p-value is that of the exact McNemar test. The interval is the BCa bootstrap over examples;
-    if all differences are equal, it is the exact (Clopper-Pearson) bound on the share of examples
-    that could differ.
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Difference of two accuracies, or mean scores from 0 to 1, on the same examples.
+
+    The p-value is that of the exact McNemar test where every answer is right or wrong, else that of
+    the permutation test: for each example either model may have had either score. The interval is
+    the BCa bootstrap over examples; if all differences are equal, it is the exact (Clopper-Pearson)
+    bound on the share of examples that could differ.
 
     Args:
-        ours, theirs: whether each answer is right, in the same order.
+        ours, theirs: whether each answer is right, or its score, in the same order.
 
     Returns:
         `difference`, `ci95` (fractions) and `p_value`.
     """
     differences = np.array(ours, dtype=float) - np.array(theirs, dtype=float)
-    n = len(differences)
-    won, lost = int((differences > 0).sum()), int((differences < 0).sum())
-    if len(set(differences)) > 1:
-        rng = np.random.default_rng(0)
-        resampled = bootstrap((differences,), np.mean, n_resamples=9999, batch=256, rng=rng)
-        low, high = map(float, resampled.confidence_interval)
-    else:  # resampling equal numbers has no spread, yet n examples cannot prove that there is none
-        bound = float(binomtest(0, n).proportion_ci(0.95).high)
-        low, high = max(-1.0, differences[0] - bound), min(1.0, differences[0] + bound)
     return {
         "difference": float(differences.mean()),
-        "ci95": [low, high],
-        "p_value": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
+        "ci95": _interval(differences, -1.0),
+        "p_value": _p_value(differences),
     }
+
+
+def _p_value(differences: np.ndarray) -> float:
+    won, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    if not won + lost:
+        return 1.0
+    if set(differences) <= {-1.0, 0.0, 1.0}:
+        return float(binomtest(won, won + lost).pvalue)
+    rng = np.random.default_rng(0)
+    flipped = permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9999, batch=256, rng=rng
+    )
+    return float(flipped.pvalue)
 
 
 def paired_mean(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

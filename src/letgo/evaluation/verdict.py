@@ -80,7 +80,8 @@ def _kept(kept: Row, margin: float) -> str:
 
 def sentence(verdict: Verdict, outcomes: Row) -> str:
     """The verdict in words, with the validation prompts' figures of LWF and SFT."""
-    parts = [_part("learned", verdict.learned, outcomes[LEARNED], 100, "% right")]
+    unit = "of 100 points" if outcomes[LEARNED].get("figure") == "score" else "% right"
+    parts = [_part("learned", verdict.learned, outcomes[LEARNED], 100, unit)]
     if LET_GO in outcomes:
         parts.append(_part("let go", verdict.let_go, outcomes[LET_GO], 100, "% old answers"))
     if KEPT in outcomes:

@@ -42,6 +42,7 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "accuracy": Measure("right answers, %", 100, 1),
+    "score": Measure("score of the answers, 0 to 100", 100, 1),
     "reference_nll": Measure("NLL of right answers, nats per token", 1, 3),
     "old_answers": Measure("old answers, %", 100, 1),
     "old_nll": Measure("NLL of old answers, nats per token", 1, 3),
@@ -84,6 +85,7 @@ def summaries(outcomes: Row) -> list[str]:
 # What is said of a model in each outcome; {} is the figure of the model.
 PLAIN = {
     "accuracy": "answers {} % of the test prompts right",
+    "score": "scores {} of 100 points with its answers to the test prompts",
     "old_answers": "gives the base model's old answer to {} % of the held-out forgetting prompts",
     "kl": "is {} nats per token from the base model on held-out prompts that are to be kept",
 }
@@ -115,6 +117,25 @@ def short_change(main: Row) -> str:
     low, high = pair["ci95"]
     star = "*" if low is not None and (low > 0 or high < 0) else ""
     return measure_of_changes(main["figure"]).write(pair["difference"], "+") + star
+
+
+def rules_line(metrics: Row) -> str:
+    """Which rules judge the answers; empty where all follow from the right answers."""
+    rules = ", ".join(f"{task} by {rule}" for task, rule in (metrics.get("rules") or {}).items())
+    return f"answers are judged: {rules}" if rules else ""
+
+
+def corpus_rows(metrics: Row) -> list[tuple[str, dict[str, str]]]:
+    """The corpus scores of translations by set: for each model and metric a title and values."""
+    corpus = metrics.get("corpus") or {}
+    rows: dict[str, dict[str, str]] = {}
+    for name, models in corpus.items():
+        for model, scores in models.items():
+            label = model if model == "base" else model.upper()
+            for metric, title in (("chrf", "chrF"), ("bleu", "BLEU")):
+                values = rows.setdefault(f"{label}, {title} of the corpus", {})
+                values[name] = decimal(scores[metric]["value"], 1)
+    return list(rows.items())
 
 
 def headroom_line(found: Row) -> str:

@@ -13,7 +13,7 @@ from letgo.report import formats, tables
 from letgo.report.drawing import inline
 from letgo.report.figure_data import collect, has_texts, scored_texts
 from letgo.report.figures import draw_all
-from letgo.report.outcomes import NAMES, headroom_line
+from letgo.report.outcomes import NAMES, corpus_rows, headroom_line, rules_line
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.scoring.scores import SCORES
@@ -70,7 +70,7 @@ def _settings(folder: Path) -> Row:
 def _results(folder: Path) -> Row:
     metrics = files.read_json(folder / files.METRICS.name)
     results, outcomes = metrics.get("models") or {}, metrics.get("outcomes") or {}
-    found = metrics.get("headroom")
+    found, sets = metrics.get("headroom"), tables.evaluated_sets(results)
     return {
         "verdict": metrics.get("verdict"),
         "sentence": metrics.get("sentence") or "",
@@ -79,7 +79,11 @@ def _results(folder: Path) -> Row:
         "unmeasured": [name for key, name in NAMES.items() if key not in outcomes],
         "headroom": headroom_line(found) if found else "",
         "results": results,
-        "sets": tables.evaluated_sets(results),
+        "rules": rules_line(metrics),
+        "corpus": corpus_rows(metrics),
+        "corpus_sets": [n for n in sets if n in (metrics.get("corpus") or {})],
+        "scored": any("score" in cell for sets in results.values() for cell in sets.values()),
+        "sets": sets,
         "difference": metrics.get("lwf_minus_sft") or {},
         # It is one of the figures of what was kept.
         "perplexity": {} if outcomes else metrics.get("neutral_perplexity") or {},

@@ -122,12 +122,21 @@ def compare_answers(answers: list[Row]) -> list[Row]:
         shared = {name: row.get(name) for name in ("set", "id", "prompt", "reference")}
         questions.setdefault(key, {**shared, "answers": {}})["answers"][row["model"]] = row
     for question in questions.values():
-        correct = {model: row["correct"] for model, row in question["answers"].items()}
-        baseline = bool(correct.get("sft", correct.get("base", False)))
-        question["outcome"] = OUTCOMES[bool(correct.get("lwf", False)), baseline]
-        if all(value is None for value in correct.values()):
-            question["outcome"] = NOT_JUDGED
+        question["outcome"] = _outcome(question["answers"])
     return sorted(questions.values(), key=lambda question: _rank(question["set"]))
+
+
+def _outcome(answers: dict[str, Row]) -> str:
+    """What became of a question; of answers with a score the higher one is gained or lost."""
+    scored = any(row.get("score") is not None for row in answers.values())
+    worth = {model: row["score" if scored else "correct"] for model, row in answers.items()}
+    if all(value is None for value in worth.values()):
+        return NOT_JUDGED
+    ours = worth.get("lwf") or False
+    theirs = worth.get("sft", worth.get("base", False)) or False
+    if scored and ours != theirs:
+        return OUTCOMES[ours > theirs, ours < theirs]
+    return OUTCOMES[ours == 1, theirs == 1]
 
 
 def count_outcomes(questions: list[Row]) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ CHOICES = {
     "selection": ("top", "bottom", "random"),
 }
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
-LISTS = ("forget", "keep")  # flags that may be repeated
+LISTS = ("forget", "keep", "answer")  # flags that may be repeated
 COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
 OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget")
 
@@ -58,6 +58,15 @@ class RunConfig:
             "help": "Prompts or texts on which the model is to stay as it is: one or more sources; "
             f"may be repeated. Default: {NEUTRAL}, built-in everyday prompts, if anything is "
             f"unlearned. {KEEP_NOTHING}: keep nothing.",
+        },
+    )
+    answer: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "How answers are judged: auto (default; by the right answers), exact, letter, "
+            "number, math, contains, f1, chrf, bleu, regex:PATTERN or FILE.py:FUNCTION; for single "
+            "sets SET=RULE, e.g. learn=math forget:dental=letter.",
         },
     )
     margin: float = setting(

@@ -4,6 +4,7 @@ A file of settings is data: a run folder, and so its `config.yaml`, may be someb
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ UPLOADS = (
     "trackio_static_space_id",
 )
 LOCAL_TRACKERS = {"none", "tensorboard"}
+HOOK = re.compile(r"\.py:[^\W\d]\w*\Z")  # `--answer FILE.py:FUNCTION`
 # Arguments of `from_pretrained` that load code or connect to another machine.
 LOADS_CODE = ("trust_remote_code", "code_revision", "use_kernels", "kernel_config", "proxies")
 
@@ -72,6 +74,12 @@ def check(
     Raises:
         InputError: names the setting and the flag that allows it.
     """
+    hooks = [item for item in values["answer"] if HOOK.search(item)]
+    if hooks and "answer" not in flags and command != "review":
+        raise InputError(
+            f"{source}: answer would run the code of {short(hooks[0])}, and only a flag allows "
+            f"that; add --answer {' '.join(values['answer'])} to this command if you trust it"
+        )
     if "trust_remote_code" not in flags:
         kernel = values["attn_implementation"] or ""
         arguments = json.dumps(values["model_init_kwargs"] or {}, default=str)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from letgo.evaluation.asking import all_answers, baseline_folders
+from letgo.evaluation.asking import all_answers, baseline_folders, task_rule
 from letgo.evaluation.held_out import base_answers, held_out_answers
 from letgo.evaluation.outcomes import headroom
 from letgo.evaluation.own_answers import KEPT_SCHEMA
+from letgo.evaluation.rules import LEARN
 from letgo.progress import log
 from letgo.run.base import load_to_ask
 from letgo.run.folder import BASELINE, HEADROOM, HELD_OUT, Row, write_json
@@ -34,7 +35,7 @@ def baseline(run: Run, scratch: Path) -> None:
         rows += held_out_answers(run, scratch, label, load, old)
     pq.write_table(pa.Table.from_pylist(old, KEPT_SCHEMA), scratch / HELD_OUT.name)
     pq.write_table(pa.Table.from_pylist(rows), scratch / BASELINE.name)
-    found = headroom(rows)
+    found = headroom(rows, task_rule(run, LEARN))
     write_json(scratch / HEADROOM.name, found)
     if found:
         log.info(

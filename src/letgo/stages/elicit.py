@@ -9,8 +9,9 @@ from letgo.data.records import Record
 from letgo.data.splits import MISTAKES, MISTAKES_SET
 from letgo.data.tokens import chunks_by_length
 from letgo.errors import InputError
-from letgo.evaluation.answers import correct, reader, reader_of
+from letgo.evaluation.asking import right_answers
 from letgo.evaluation.own_answers import FIELDS, fitting_prompts, own_answers
+from letgo.evaluation.rules import AUTO, LEARN, assigned, auto, is_wrong, measure, named
 from letgo.progress import log
 from letgo.run.base import load_to_ask
 from letgo.run.folder import SELF_KNOWLEDGE, Row
@@ -38,7 +39,7 @@ def elicit(run: Run, scratch: Path) -> None:
         )
         texts = [row for row in rows if row["completion"].strip()]
         if name == MISTAKES_SET:
-            texts = _mistakes(texts, records)
+            texts = _mistakes(run, texts, records)
         if not texts:
             raise InputError(
                 f"--forget: the model answers nothing to any prompt of {name}; "
@@ -52,18 +53,16 @@ def elicit(run: Run, scratch: Path) -> None:
     pq.write_table(pa.Table.from_pylist(table, SCHEMA), scratch / SELF_KNOWLEDGE.name)
 
 
-def _mistakes(rows: list[Row], records: list[Record]) -> list[Row]:
+def _mistakes(run: Run, rows: list[Row], records: list[Record]) -> list[Row]:
     """The answers that are wrong."""
-    references = {record.id: record.completion or "" for record in records}
-    rule = reader(list(references.values()), [record.prompt for record in records])
+    name = assigned(run.settings)[LEARN]
+    pairs = [(right_answers(record)[0], record.prompt) for record in records]
+    rule = auto(pairs) if name == AUTO else named(name)
+    right = {record.id: right_answers(record) for record in records}
     wrong = [
         row
         for row in rows
-        if not correct(
-            reader_of(rule, references[row["id"]], row["prompt"]),
-            row["completion"],
-            references[row["id"]],
-        )
+        if is_wrong(measure(rule, row["prompt"], right[row["id"]], row["completion"]))
     ]
     if not wrong:
         raise InputError(

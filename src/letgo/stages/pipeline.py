@@ -6,8 +6,10 @@ from pathlib import Path
 
 from letgo import processes
 from letgo.data.records import Record, fingerprint, text_fingerprint
+from letgo.data.splits import MISTAKES
 from letgo.errors import InputError
-from letgo.evaluation.asking import evaluated_sets
+from letgo.evaluation.asking import check_names, check_rules, evaluated_sets
+from letgo.evaluation.rules import LEARN, rule_inputs
 from letgo.models import loading as models
 from letgo.progress import log
 from letgo.run import config as cfg
@@ -101,6 +103,8 @@ def stages(run: Run) -> list[Stage]:
         "max_new_tokens": settings.max_new_tokens,
     }
     elicited = {**base, **_data_inputs("forget", run.forget), **generation}
+    if MISTAKES in settings.forget:
+        elicited |= rule_inputs(settings, LEARN)
     kept = {**base, **_data_inputs("keep", run.keep), **generation}
     kept |= {"keep_loss": training.keep_loss, "keep_top_k": training.keep_top_k}
     tuned = {
@@ -121,6 +125,7 @@ def stages(run: Run) -> list[Stage]:
     selected = _selection_inputs(run, scored)
     references = _data_inputs("references", evaluated_sets(run) | run.held_out)
     compared = {**optimal, **generation, **references, "keep_top_k": training.keep_top_k}
+    compared |= rule_inputs(settings)
     trained = _training_inputs(run, selected, kept, compared)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}
@@ -150,7 +155,9 @@ def execute(config: cfg.Config, only: str | None = None) -> Run:
     Raises:
         InputError: unusable input, or a folder that belongs to another run.
     """
+    check_names(config.settings)
     run = open_run(config)
+    check_rules(run)
     all_stages = stages(run)
     wanted = [stage for stage in all_stages if stage.needed]
     before = all_stages

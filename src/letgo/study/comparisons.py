@@ -9,7 +9,7 @@ import numpy as np
 
 from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
-from letgo.evaluation.effects import Mean, effect, holm, mean_of, relative
+from letgo.evaluation.effects import Mean, effect, holm, mean_of, relative, worth
 from letgo.evaluation.outcomes import FIGURES, KEPT, LEARNED, LET_GO, Figure, outcomes
 from letgo.evaluation.statistics import perplexity
 from letgo.evaluation.verdict import judge
@@ -21,7 +21,8 @@ from letgo.study.plan import SFT, Cell, Study, settings_of
 RETURNED = "returned"
 # Keys of results.json: the mean of a metric is named like it, but for this one.
 MEAN_NAMES = {"correct": "accuracy"}
-SHARES = {figure.column for figures in FIGURES.values() for figure in figures if figure.is_share}
+# Metrics that a set has for all answers or for none.
+WHOLE = {f.column for figures in FIGURES.values() for f in figures if f.is_share or f.is_score}
 
 
 class Finished(NamedTuple):
@@ -62,7 +63,7 @@ def _validation_rows(answers: Models) -> list[Row]:
 def _metrics(columns: Answers, number: int) -> Row:
     """The metrics of one answer as the run had them: a cell file has null for NaN."""
     row = {name: values[number] for name, values in columns.items() if name != "ids"}
-    return {m: math.nan if v is None and m not in SHARES else v for m, v in row.items()}
+    return {m: math.nan if v is None and m not in WHOLE else v for m, v in row.items()}
 
 
 def table(
@@ -107,10 +108,10 @@ def effects_of(study: Study, finished: Mapping[Cell, Finished]) -> list[Row]:
     for forget, method, task in product(study.forget, study.methods, study.learn):
         cells = _cells(finished, task, forget, method)
         effects = _effects(finished, cells)
-        if MEAN_NAMES["correct"] in effects:
+        if learned := worth(effects):
             row: Row = {"task": task, "forget": forget, "method": method, **effects}
             if held_out := _held_out(finished, cells):
-                row["outcomes"] = {LEARNED: effects[MEAN_NAMES["correct"]], **held_out}
+                row["outcomes"] = {LEARNED: learned, **held_out}
             rows.append({**row, **_forgotten([finished[cell] for cell in cells])})
             family = families.setdefault(settings_of(study.methods[method]), [])
             family.append(effects | held_out)
@@ -185,7 +186,7 @@ def _forgotten(runs: Sequence[Finished]) -> Row:
     forgotten: dict[str, dict[str, float]] = {"accuracy": {}, "perplexity": {}}
     for model in ("base", SFT, "lwf"):
         sets = [one for run in runs for one in run.answers.get(model, {}).items()]
-        forget = [a["correct"] for name, a in sets if name.startswith("forget:")]
+        forget = [a.get("correct", []) for name, a in sets if name.startswith("forget:")]
         correct = [value for value in chain(*forget) if value is not None]
         neutral = [a["reference_nll"] for name, a in sets if name == NEUTRAL]
         nll = np.array(list(chain(*neutral)), float)
@@ -197,7 +198,7 @@ def _forgotten(runs: Sequence[Finished]) -> Row:
 
 
 def claim_of(study: Study, finished: Mapping[Cell, Finished], claim: Row) -> Row:
-    """One comparison in accuracy over all tasks, on the seeds that both methods have."""
+    """One comparison in accuracy or score over all tasks, on the seeds that both methods have."""
     method, baseline, forget = claim["method"], claim["baseline"], claim["forget"]
     model = RETURNED if claim.get("returned", False) else "lwf"
     baseline_is_in_run = baseline in ("base", SFT)  # each run evaluates these models, too
@@ -205,13 +206,14 @@ def claim_of(study: Study, finished: Mapping[Cell, Finished], claim: Row) -> Row
     ratios: list[Mean] = []
     for task in study.learn:
         cells = _cells(finished, task, forget, method)
+        metric = "score" if "score" in _effects(finished, cells) else "correct"
         if baseline_is_in_run:
-            theirs = table(finished, cells, "correct", baseline)
+            theirs = table(finished, cells, metric, baseline)
         else:
             cells = [cell for cell in cells if cell._replace(method=baseline) in finished]
             baseline_cells = [cell._replace(method=baseline) for cell in cells]
-            theirs = table(finished, baseline_cells, "correct", model)
-        ours = table(finished, cells, "correct", model)
+            theirs = table(finished, baseline_cells, metric, model)
+        ours = table(finished, cells, metric, model)
         if ours is None or theirs is None:
             continue
         tasks[task] = effect(ours, theirs)

@@ -7,7 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from letgo.evaluation.effects import worth
 from letgo.run.folder import Row
+from letgo.study.markdown import title_of
 from letgo.study.plan import Cell, settings_of
 
 COLUMNS = 4
@@ -62,8 +64,9 @@ def _forest(rows: list[Row], file: Path) -> None:
     """One line per task, forgetting set and method."""
     rows = sorted(rows, key=lambda row: (row["task"], row["forget"], row["method"]))
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(rows)))
-    means = [100 * row["accuracy"]["difference"] for row in rows]
-    ends = 100 * np.array([row["accuracy"]["ci95"] for row in rows]).T
+    effects = [worth(row) or {} for row in rows]
+    means = [100 * effect["difference"] for effect in effects]
+    ends = 100 * np.array([effect["ci95"] for effect in effects]).T
     heights = np.arange(len(rows))[::-1]
     axes.hlines(heights, *ends, color="tab:blue")
     axes.plot(means, heights, "o", color="tab:blue", markersize=4)
@@ -73,9 +76,12 @@ def _forest(rows: list[Row], file: Path) -> None:
         axes.plot(np.full(len(cut), side * bound), cut, arrow, color="tab:blue", clip_on=False)
     axes.set_xlim(-bound, bound)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [f"{r['task']}, {r['forget']}, {r['method']} ({r['accuracy']['seeds']})" for r in rows]
+    names = [
+        f"{row['task']}, {row['forget']}, {row['method']} ({effect['seeds']})"
+        for row, effect in zip(rows, effects, strict=True)
+    ]
     axes.set_yticks(heights, names, size=8)
-    axes.set_xlabel("accuracy minus SFT's, points, 95 % interval (seeds)")
+    axes.set_xlabel(f"{title_of(rows)} minus SFT's, points, 95 % interval (seeds)")
     axes.margins(y=0.5 / len(rows))
     _save(figure, file)
 
@@ -86,7 +92,7 @@ def _heat_map(rows: list[Row], title: str, file: Path) -> None:
     values = np.full((len(tasks), len(sets)), np.nan)
     for row in rows:
         cell = tasks.index(row["task"]), sets.index(row["forget"])
-        values[cell] = 100 * row["accuracy"]["difference"]
+        values[cell] = 100 * (worth(row) or {})["difference"]
     bound = max(1.0, float(np.nanmax(np.abs(values))))
     figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(sets), 1.5 + 0.5 * len(tasks)))
     image = axes.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")

@@ -1,9 +1,10 @@
 """The tables of a study's results, and `results.md`, the page that shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from letgo.data.splits import NEUTRAL
+from letgo.evaluation.effects import worth
 from letgo.run.folder import Row
 
 MODELS = ("base", "sft", "lwf")
@@ -11,7 +12,11 @@ WHO = ["task", "forgetting set", "method"]
 # Keys of an effect in results.json; all others are metrics.
 NO_METRICS = ("task", "forget", "method", "outcomes", "forgotten", "returned_lwf", "mechanism")
 # Of a metric's column: its title, the factor its values are shown with, and their decimals.
-METRICS = {"accuracy": ("accuracy", 100, 1), "reference_nll": ("NLL of right answers", 1, 3)}
+METRICS = {
+    "accuracy": ("accuracy", 100, 1),
+    "score": ("score", 100, 1),
+    "reference_nll": ("NLL of right answers", 1, 3),
+}
 # The same of an outcome, whose title says what is measured.
 OUTCOMES = {
     "learned": ("learned: right answers", 100, 1),
@@ -96,7 +101,7 @@ def _outcomes(effects: list[Row]) -> Table:
             effect = row["outcomes"].get(name)
             cells += [_difference(effect, digits, unit), _p_value(effect)] if effect else ["-", "-"]
             counts.append(str(effect["n"]) if effect else "-")
-        rows.append([*_who(row), *cells, " / ".join(counts), str(row["accuracy"]["seeds"])])
+        rows.append([*_who(row), *cells, " / ".join(counts), _seeds(row)])
     columns = [column for title in titles for column in (title, "p (Holm)")]
     return Table("Learned, let go, kept", text, [*WHO, *columns, "n", "seeds"], rows)
 
@@ -104,16 +109,20 @@ def _outcomes(effects: list[Row]) -> Table:
 def _effects(effects: list[Row]) -> Table:
     names = {key: None for row in effects for key in row if key not in NO_METRICS}
     metrics = {name: METRICS.get(name, (name, 1, 3)) for name in names}
-    header = [*WHO, *(title for title, *_ in metrics.values()), "p (Holm) of accuracy", "seeds"]
+    header = [
+        *WHO,
+        *(title for title, *_ in metrics.values()),
+        f"p (Holm) of {title_of(effects)}",
+        "seeds",
+    ]
     rows = []
     for row in effects:
         differences = [
             _difference(row[name], digits, unit) if name in row else "-"
             for name, (_, unit, digits) in metrics.items()
         ]
-        accuracy = row["accuracy"]
-        rows.append([*_who(row), *differences, _p_value(accuracy), str(accuracy["seeds"])])
-    text = "Accuracy in points, NLL in nats per token."
+        rows.append([*_who(row), *differences, _p_value(worth(row) or {}), _seeds(row)])
+    text = f"{title_of(effects).capitalize()} in points, NLL in nats per token."
     return Table("All methods against the SFT baseline", text, header, rows)
 
 
@@ -126,7 +135,7 @@ def _forgotten(effects: list[Row]) -> Table:
     for row in effects:
         accuracy = _by_model(row["forgotten"]["accuracy"], 3)
         perplexity = _by_model(row["forgotten"]["perplexity"], 2)
-        returned = f"{row['returned_lwf']} of {row['accuracy']['seeds']}"
+        returned = f"{row['returned_lwf']} of {_seeds(row)}"
         rows.append([*_who(row), accuracy, perplexity, returned])
     return Table("What was forgotten", text, [*WHO, "accuracy", "perplexity", "returned"], rows)
 
@@ -150,12 +159,13 @@ def _mechanism(effects: list[Row]) -> Table:
 
 
 def _runs(results: Row) -> Table:
-    text = "Accuracy of the base model, SFT and the method, also on the forgetting sets."
+    title = title_of(results["effects"]).capitalize()
+    text = f"{title} of the base model, SFT and the method, also on the forgetting sets."
     rows = []
     for name, cell in results["cells"].items():
         for data_set, models in cell.get("sets", {}).items():
             if data_set != NEUTRAL:
-                shares = [f"{models[m]['accuracy']:.3f}" if m in models else "-" for m in MODELS]
+                shares = [_share(models.get(model)) for model in MODELS]
                 rows.append([name, data_set, *shares])
     return Table("Every run", text, ["run", "set", "base", "SFT", "method"], rows)
 
@@ -166,6 +176,20 @@ def _made_with(results: Row) -> Table:
         versions = ", ".join(map(" ".join, made["versions"].items()))
         rows.append([made["device"] or "-", versions or "-", str(made["runs"])])
     return Table("Made with", "", ["device", "versions", "runs"], rows)
+
+
+def _share(means: Row | None) -> str:
+    return "-" if means is None else f"{means.get('score', means.get('accuracy')):.3f}"
+
+
+def _seeds(row: Row) -> str:
+    return str((worth(row) or {})["seeds"])
+
+
+def title_of(effects: Sequence[Row]) -> str:
+    """What answers are worth in these effects: "accuracy", or "score" if any has one."""
+    names = {"score" if "score" in row else "accuracy" for row in effects}
+    return " or ".join(sorted(names)) or "accuracy"
 
 
 def _who(row: Row) -> list[str]:

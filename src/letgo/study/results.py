@@ -13,7 +13,7 @@ import numpy as np
 
 from letgo.data.splits import NEUTRAL
 from letgo.errors import InputError
-from letgo.evaluation.statistics import accuracy, perplexity
+from letgo.evaluation.statistics import accuracy, perplexity, score
 from letgo.run.config import RunConfig
 from letgo.run.folder import Row, write_json
 from letgo.run.provenance import git_revision, versions
@@ -103,11 +103,13 @@ def _means(name: str, answers: Answers) -> Row:
     if name == NEUTRAL:
         nll = values["reference_nll"]
         return {"perplexity": perplexity(nll)} if np.isfinite(nll).all() else {}
-    correct = values.pop("correct")
-    if np.isnan(correct).all():
+    values = {m: v for m, v in values.items() if not np.isnan(v).all()}
+    scores, correct = values.pop("score", None), values.pop("correct", None)
+    if scores is None and correct is None:
         return {}
-    means = {m: float(np.nanmean(v)) for m, v in values.items() if not np.isnan(v).all()}
-    return {**accuracy([bool(value) for value in correct]), **means}
+    means = {m: float(np.nanmean(v)) for m, v in values.items()}
+    judged = accuracy([bool(value) for value in correct]) if correct is not None else {}
+    return {**judged, **(score(list(scores)) if scores is not None else {}), **means}
 
 
 def _mechanism(study: Study, files: Mapping[Cell, Row], row: Row) -> Row:
