@@ -25,7 +25,7 @@ from letgo.run.provenance import git_revision, versions
 TASKS = ("sst5", "qasc", "dental", "psychol", "gsm8k")
 MODELS = ("base", "sft", "lwf")
 LEARNING = """--learning_rate 5e-5 --num_train_epochs 1 --per_device_train_batch_size 8
-    --max_learn 320 --max_test 200 --gradient_checkpointing false --max_new_tokens 24
+    --max_learn 320 --max_test 200 --max_keep 100 --gradient_checkpointing false --max_new_tokens 24
     --generation_batch_size 64"""
 UNLEARNING = """--unlearning_loss unlikelihood --unlearning_state shared
     --unlearning_strength 0.7 --unlearning_interval 1 --forget_fraction 1 --rescore_interval 0"""

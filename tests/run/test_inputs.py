@@ -56,6 +56,19 @@ def test_test_prompts_are_not_elicited_either(tiny, data, tmp_path):
     assert not {r.prompt for r in held} & {r.prompt for r in trained}
 
 
+def test_max_keep_takes_the_same_prompts_for_every_seed(tiny, data, tmp_path):
+    from letgo.run import config
+
+    kept = []
+    for seed in (1, 2):
+        words = flags(tiny, data, tmp_path / "out", max_keep=5, seed=seed)
+        run = open_run(config.parse("run", words, {}))
+        kept.append([record.prompt for record in run.keep["neutral"]])
+        assert len(run.held_out["keep:neutral"]) > 5
+    assert len(kept[0]) == 5
+    assert kept[0] == kept[1]
+
+
 def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)

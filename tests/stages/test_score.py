@@ -51,12 +51,16 @@ def again(out, tiny, data, *commands, **changes):
 def test_every_score_is_a_function_of_the_numbers_in_the_file(out, tiny, data, score):
     table = again(out, tiny, data, "score", score=score, alpha="auto")
     notes = {key.decode(): value for key, value in table.schema.metadata.items()}
-    length, learning = float(notes["length"]), float(notes["learning"])
+    needs_gradient = score != "interference"
+    assert ("length" in notes) == ("learning" in notes) == needs_gradient
+    length, learning = float(notes.get("length", "nan")), float(notes.get("learning", "nan"))
     needs_fisher = score in ("fisher_distance", "linear", "fisher_cosine")
     assert ("constant" in notes) == needs_fisher
     constant = float(notes.get("constant", "nan"))
     for row in table.to_pylist():
         assert all(math.isnan(row[name]) != needs_fisher for name in ("linear", "quadratic"))
+        gradients = ("learning", "inner", "norm")
+        assert all(math.isnan(row[name]) != needs_gradient for name in gradients)
         fisher_cosine = row["linear"] / (constant * row["quadratic"]) ** 0.5
         expected = {
             "fisher_distance": constant * (1 - fisher_cosine),

@@ -265,7 +265,10 @@ def _keep_sets(
             continue
         held |= _held_out_parts(f"{KEEP_SET}{name}", remaining, learning, settings.max_test)
         sets[name] = remaining
-    sets = _without_held_out(sets, held)
+    sets = {
+        name: sample(records, settings.max_keep, 0)
+        for name, records in _without_held_out(sets, held).items()
+    }
     nothing = KEEP_NOTHING in settings.keep
     default_without_use = not settings.keep and not config.training.unlearning_interval
     return ({} if nothing or default_without_use else sets), held

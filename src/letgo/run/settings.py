@@ -20,7 +20,7 @@ CHOICES = {
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
 LISTS = ("forget", "keep", "answer")  # flags that may be repeated
 COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
-OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget")
+OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget", "max_keep")
 
 
 @dataclass
@@ -89,6 +89,9 @@ class RunConfig:
         None, "Maximum number of test examples, the same ones for every --seed."
     )
     max_forget: int | None = setting(None, "Maximum number of prompts per forgetting set.")
+    max_keep: int | None = setting(
+        None, "Maximum number of prompts or texts per keep set, the same ones for every --seed."
+    )
     max_new_tokens: int = setting(64, "Maximum length of a self-generated text, in tokens.")
     optimum: str = setting(
         "full",

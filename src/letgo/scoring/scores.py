@@ -8,7 +8,7 @@ information. The numbers of a text, as columns of `scores.parquet`, are
     quadratic  <g_x, F g_x>     learning  <g_L, g_x>      loss_probe
                                 norm      <g_x, g_x>
 
-so that another score needs no new gradient. A score declares in `SCORES` which of them it needs.
+so that another score of them needs no new gradient. A score declares in `SCORES` which it needs.
 """
 
 import math
@@ -19,6 +19,7 @@ from typing import TypeVar
 # The numbers of a text, and those of them that need the Fisher information.
 NUMBERS = ("loss_base", "loss_probe", "linear", "quadratic", "inner", "learning", "norm")
 FISHER_NUMBERS = frozenset({"linear", "quadratic"})
+LOSSES = frozenset({"loss_base", "loss_probe"})
 
 Numbers = Mapping[str, float]  # of one text, by name
 
@@ -46,6 +47,11 @@ class Score:
     def __call__(self, text: Numbers, stats: LearningStats) -> float:
         """The score of a text."""
         return self.function(text, stats)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it needs gradients of the texts, and not only their losses."""
+        return not self.needs <= LOSSES
 
     @property
     def needs_fisher(self) -> bool:

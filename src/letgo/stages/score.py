@@ -39,7 +39,8 @@ SCHEMA = pa.schema(
 def score(run: Run, scratch: Path) -> None:
     """Write `scores.parquet`: the numbers of every text, and its confidence computed from them.
 
-    Numbers that need the Fisher information are NaN unless the score needs it.
+    Numbers that need the Fisher information are NaN unless the score needs it, and so are those of
+    gradients if the score is of losses alone.
 
     Raises:
         InputError: files of another model, an optimum that is the base model, or numbers that are
@@ -57,13 +58,18 @@ def score(run: Run, scratch: Path) -> None:
     rows = generated_rows(texts)
     base = load_base(run.config)
     weights = scored_weights(base.model)
-    weights, products, stats = prepare(run, base, weights, chosen)
     batches = weights.batches([len(row["input_ids"]) for row in rows], settings.tokens_per_batch)
-    numbers, shares = _measure(scratch, base, weights, rows, batches, products, chosen)
-    products.clear()  # free memory before the second model is loaded
+    shares, stats = Counter[str](), LearningStats(math.nan, math.nan, math.nan, None)
+    if chosen.needs_gradient:
+        weights, products, stats = prepare(run, base, weights, chosen)
+        numbers, shares = _measure(scratch, base, weights, rows, batches, products, chosen)
+        products.clear()  # free memory before the second model is loaded
+    else:
+        before = _losses(scratch, base, rows, batches, "loss before learning")
+        numbers = {i: {"loss_base": loss} for i, loss in before.items()}
     if not is_gradient:
         trained = load_trained(run.config, probe)
-        for i, loss in _losses(scratch, trained, rows, batches).items():
+        for i, loss in _losses(scratch, trained, rows, batches, "loss after learning").items():
             numbers[i]["loss_probe"] = loss
     table = [_row(text, numbers[i], settings.score, chosen, stats) for i, text in enumerate(texts)]
     _check(table, settings.skip_non_finite)
@@ -159,16 +165,15 @@ def _measure(
 
 
 def _losses(
-    scratch: Path, lm: LanguageModel, rows: list[TokenRow], batches: list[list[int]]
+    scratch: Path, lm: LanguageModel, rows: list[TokenRow], batches: list[list[int]], name: str
 ) -> dict[int, float]:
-    """Mean NLL of the texts after learning, by index."""
+    """Mean NLL of the texts under a model, by index."""
 
     def losses(batch: list[int]) -> list[Row]:
         values = lm.losses([rows[i] for i in batch])
         return [{"index": i, "loss": loss} for i, loss in zip(batch, values, strict=True)]
 
-    after = in_chunks("loss after learning", scratch, batches, losses)
-    return {row["index"]: row["loss"] for row in after}
+    return {row["index"]: row["loss"] for row in in_chunks(name, scratch, batches, losses)}
 
 
 def _row(text: Row, measured: Numbers, name: str, score: Score, stats: LearningStats) -> Row:
