@@ -10,6 +10,7 @@ from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
 from letgo.errors import InputError
+from letgo.evaluation.likelihood import Likeliest, Question, likeliest
 from letgo.evaluation.neutral import neutral_nll
 from letgo.evaluation.rules import (
     AUTO,
@@ -22,6 +23,7 @@ from letgo.evaluation.rules import (
     measure,
     named,
 )
+from letgo.evaluation.same_answer import options_of
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.run.base import load_base_tokenizer
@@ -67,8 +69,9 @@ def all_answers(run: Run, scratch: Path, label: str, load: Load) -> list[Row]:
     rows: list[Row] = []
     sets = evaluated_sets(run)
     rule = task_rule(run, LEARN, label == "base")
+    options = _options(run, label == "base") if run.settings.likelihood_accuracy else {}
     for name, records in sets.items():
-        rows += _answers(run, scratch, label, name, records, load, rule)
+        rows += _answers(run, scratch, label, name, records, load, rule, options)
     return rows + _neutral(scratch, label, load)
 
 
@@ -181,6 +184,7 @@ def _answers(
     records: list[Record],
     load: Load,
     rule: Rule,
+    options: dict[str, list[str]],
 ) -> list[Row]:
     """One model's answers to one set, in the order of the set."""
     tokenizer = load_base_tokenizer(run.config)
@@ -197,16 +201,29 @@ def _answers(
         new = lm.generate([ids for _, ids in chunk], most)
         texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
         nll = reference_nll(lm, {r.id: (r.prompt, references[r.id]) for r, _ in chunk})
+        asked = [Question(r.prompt, references[r.id], options.get(r.prompt, [])) for r, _ in chunk]
+        likely = likeliest(lm, asked) if options else [Likeliest(None, None)] * len(chunk)
         rows = []
-        for (record, _), generated in zip(chunk, texts, strict=True):
+        for (record, _), generated, right in zip(chunk, texts, likely, strict=True):
             metrics = measure(rule, record.prompt, right_answers(record), generated)
             metrics["reference_nll"] = nll.get(record.id, math.nan)
+            metrics |= {"likeliest": right.per_token, "likeliest_whole": right.whole}
             shown = {"reference": references[record.id].strip(), "generated": generated.strip()}
             rows.append(answer_row(label, name, record.id, metrics, prompt=record.prompt, **shown))
         return rows
 
     rows = in_chunks(f"evaluate {label} {name.replace(':', ' ')}", scratch, chunks, answer)
     return sorted(rows, key=lambda row: row["id"])
+
+
+def _options(run: Run, is_logged: bool) -> dict[str, list[str]]:
+    """The options of the learning task's prompts, if it has any."""
+    records = _judged(run, LEARN)
+    prompts = [record.prompt for record in records]
+    options = options_of(prompts, [right_answers(record)[0] for record in records])
+    if options is None and is_logged:
+        log.warning("--likelihood_accuracy: the right answers of learn are no options; left out")
+    return dict(zip(prompts, options or [], strict=False))
 
 
 class Lengths(NamedTuple):

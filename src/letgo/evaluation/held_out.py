@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from letgo.data.tokens import chunks_by_length, example_ids, generated_rows, training_row
+from letgo.data.tokens import chunks_by_length, generated_rows
 from letgo.evaluation.asking import (
     Load,
     answer_row,
@@ -19,6 +19,7 @@ from letgo.evaluation.asking import (
     right_answers,
     task_rule,
 )
+from letgo.evaluation.likelihood import Question, likeliest
 from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
 from letgo.evaluation.rules import Rule, measure
 from letgo.evaluation.same_answer import options_of, same_answer
@@ -73,7 +74,14 @@ def held_out_answers(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
             chunks,
-            partial(_answers, load, label, rule, run.settings.max_new_tokens),
+            partial(
+                _answers,
+                load,
+                label,
+                rule,
+                run.settings.max_new_tokens,
+                run.settings.likelihood_accuracy,
+            ),
         )
         nll = [row["reference_nll"] for row in answers if row["reference_nll"] is not None]
         if count := sum(map(math.isnan, nll)):
@@ -113,9 +121,14 @@ def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> li
 
 
 def _answers(
-    load: Load, label: str, rule: Rule | None, max_new_tokens: int, questions: list[Row]
+    load: Load,
+    label: str,
+    rule: Rule | None,
+    max_new_tokens: int,
+    whole: bool,
+    questions: list[Row],
 ) -> list[Row]:
-    """Rows of `answers.parquet` for questions of one set."""
+    """Rows of `answers.parquet` for questions of one set; `whole`: with `likeliest_whole`."""
     lm, rows = load(), generated_rows(questions)
     old_nll = lm.losses(rows)
     kl = _divergences(lm, rows, questions) if questions[0].get("top_ids") else [None] * len(rows)
@@ -126,7 +139,10 @@ def _answers(
         new = lm.generate([row["prompt_ids"] for row in asked], max_new_tokens) if asked else []
         texts = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
         answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
-    right = _right_is_likeliest(lm, questions)
+    options = [
+        Question(q["prompt"], (*q["references"], "")[0], q["options"] or []) for q in questions
+    ]
+    right = likeliest(lm, options)
     pairs = {r["id"]: (r["prompt"], r["references"][0]) for r in questions if r["references"]}
     nll = reference_nll(lm, pairs)
     table = []
@@ -139,7 +155,8 @@ def _answers(
             "reference_nll": nll.get(row["id"], math.nan) if reference else None,
             "old_answer": same_answer(read, prompt, answer, row["completion"]) if prompt else None,
             "old_nll": old_nll[i],
-            "likeliest": right[i],
+            "likeliest": right[i].per_token,
+            "likeliest_whole": right[i].whole if whole else None,
             "kl": kl[i],
         }
         shown = {"reference": reference.strip(), "generated": answer.strip()}
@@ -157,29 +174,3 @@ def _divergences(lm: LanguageModel, rows: list[Row], questions: list[Row]) -> li
     kl = divergence(logits, *(torch.tensor(top, device=logits.device) for top in tops))
     counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
     return [float(part.mean()) for part in torch.split(kl, counts)]
-
-
-def _right_is_likeliest(lm: LanguageModel, questions: list[Row]) -> list[bool | None]:
-    """Whether the right answer has the lowest NLL per token of all options."""
-    rows, owners = [], []
-    for question in questions:
-        for option in question["options"] or []:
-            rows.append(training_row(*example_ids(lm.tokenizer, question["prompt"], option)))
-            owners.append((question["id"], option))
-    losses = []
-    for start in range(0, len(rows), 32):
-        part = rows[start : start + 32]
-        fits = [row for row in part if len(row["input_ids"]) <= lm.limit]
-        nll = iter(lm.losses(fits) if fits else [])
-        losses += [next(nll) if len(row["input_ids"]) <= lm.limit else float("inf") for row in part]
-    by_question: dict[str, list[tuple[float, str]]] = {}
-    for (owner, option), loss in zip(owners, losses, strict=True):
-        by_question.setdefault(owner, []).append((loss, option))
-    return [_is_likeliest(q["references"], by_question.get(q["id"], [])) for q in questions]
-
-
-def _is_likeliest(references: Sequence[str], options: list[tuple[float, str]]) -> bool | None:
-    """Whether a right answer has the lowest NLL; None without options, or if one does not fit."""
-    if not options or any(math.isinf(nll) for nll, _ in options):
-        return None
-    return min(options)[1] == " ".join(references[0].split())

@@ -34,6 +34,16 @@ class Figure(NamedTuple):
     higher_is_better: bool = False
 
 
+def likelihood(sets: str, higher_is_better: bool) -> tuple[Figure, Figure]:
+    """Accuracy by the likelihood of options, per token and of the whole answer."""
+    columns = {"likelihood_accuracy": "likeliest", "likelihood_accuracy_whole": "likeliest_whole"}
+    one, other = (
+        Figure(name, column, sets, is_share=True, higher_is_better=higher_is_better)
+        for name, column in columns.items()
+    )
+    return one, other
+
+
 LEARNED, LET_GO, KEPT = "learned", "let_go", "kept"
 LEARN_SET, NEUTRAL_SET = "learn", "neutral"
 OLD_ANSWERS = Figure("old_answers", "old_answer", FORGET_SET, is_share=True)
@@ -42,11 +52,12 @@ FIGURES = {
         Figure("score", "score", LEARN_SET, is_score=True, higher_is_better=True),
         Figure("accuracy", "correct", LEARN_SET, is_share=True, higher_is_better=True),
         Figure("reference_nll", "reference_nll", LEARN_SET),
+        *likelihood(LEARN_SET, higher_is_better=True),
     ),
     LET_GO: (
         OLD_ANSWERS,
         Figure("old_nll", "old_nll", FORGET_SET, higher_is_better=True),
-        Figure("likelihood_accuracy", "likeliest", FORGET_SET, is_share=True),
+        *likelihood(FORGET_SET, higher_is_better=False),
         Figure("accuracy", "correct", FORGET_SET, is_share=True),
         Figure("score", "score", FORGET_SET, is_score=True),
     ),
@@ -55,7 +66,7 @@ FIGURES = {
         Figure("same_answers", "old_answer", KEEP_SET, is_share=True, higher_is_better=True),
         Figure("accuracy", "correct", KEEP_SET, is_share=True, higher_is_better=True),
         Figure("score", "score", KEEP_SET, is_score=True, higher_is_better=True),
-        Figure("likelihood_accuracy", "likeliest", KEEP_SET, is_share=True, higher_is_better=True),
+        *likelihood(KEEP_SET, higher_is_better=True),
         Figure("neutral_perplexity", "reference_nll", NEUTRAL_SET, is_perplexity=True),
     ),
 }

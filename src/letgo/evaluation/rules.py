@@ -25,7 +25,10 @@ from letgo.run.settings import RunConfig
 from letgo.run.values import short
 
 # The columns of `answers.parquet` that are metrics; what they mean, outcomes.FIGURES.
-METRICS = ("correct", "score", "reference_nll", "old_answer", "old_nll", "likeliest", "kl")
+METRICS = (
+    *("correct", "score", "reference_nll", "old_answer", "old_nll"),
+    *("likeliest", "likeliest_whole", "kl"),
+)
 AUTO, REGEX, LEARN = "auto", "regex:", "learn"
 OF_TEXTS = ("chrf", "bleu")  # rules of translations, which are also scored as a corpus
 

@@ -47,6 +47,7 @@ MEASURES = {
     "old_answers": Measure("old answers, %", 100, 1),
     "old_nll": Measure("NLL of old answers, nats per token", 1, 3),
     "likelihood_accuracy": Measure("right by likelihood, %", 100, 1),
+    "likelihood_accuracy_whole": Measure("right by likelihood, not per token, %", 100, 1),
     "kl": Measure("KL from the base model, nats per token", 1, 3),
     "same_answers": Measure("answers as before, %", 100, 1),
     "neutral_perplexity": Measure("perplexity of neutral text", 1, 2),

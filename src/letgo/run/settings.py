@@ -84,6 +84,11 @@ class RunConfig:
         "Evaluation: how far the forgotten answers return after learning this many of them again; "
         "0 leaves it out.",
     )
+    likelihood_accuracy: bool = setting(
+        False,
+        "Evaluation: also on the learning task's sets, whether the right answer is the likeliest "
+        "of its options, per token and as a whole.",
+    )
     max_learn: int | None = setting(None, "Maximum number of learning examples.")
     max_test: int | None = setting(
         None, "Maximum number of test examples, the same ones for every --seed."

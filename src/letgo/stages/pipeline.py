@@ -126,6 +126,8 @@ def stages(run: Run) -> list[Stage]:
     references = _data_inputs("references", evaluated_sets(run) | run.held_out)
     compared = {**optimal, **generation, **references, "keep_top_k": training.keep_top_k}
     compared |= rule_inputs(settings)
+    if settings.likelihood_accuracy:
+        compared["likelihood_accuracy"] = True
     trained = _training_inputs(run, selected, kept, compared)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}
