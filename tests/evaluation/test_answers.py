@@ -96,6 +96,14 @@ def test_scores_of_zero_and_one_are_right_and_wrong_answers():
     assert as_scores == paired_difference(ours, theirs)
 
 
+def test_few_scores_prove_nothing():
+    assert paired_difference([0.5], [0.2])["p_value"] == 1.0
+    for differences in ([0.3], [0.3, 0.1], [0.3, 0.0], [0.0, 0.0, 0.2]):
+        result = paired_difference(differences, [0.0] * len(differences))
+        assert result["p_value"] >= 0.5 or len(differences) == 3
+        assert all(math.isfinite(limit) for limit in result["ci95"]), differences
+
+
 def test_the_interval_of_a_mean_score():
     found = score([0.1, 0.4, 0.4, 0.9])
     assert found["score"] == pytest.approx(0.45)

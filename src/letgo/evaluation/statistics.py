@@ -86,6 +86,8 @@ def _p_value(differences: np.ndarray) -> float:
         return 1.0
     if set(differences) <= {-1.0, 0.0, 1.0}:
         return float(binomtest(won, won + lost).pvalue)
+    if len(differences) < 2:  # either sign is as likely
+        return 1.0
     rng = np.random.default_rng(0)
     flipped = permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=9999, batch=256, rng=rng

@@ -7,6 +7,7 @@ names a folder with TASK/train.jsonl and TASK/test.jsonl, from there, as they ar
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def choices(document: Row) -> list[str]:
 
 
 def read_letter(document: Row, answers: list[str]) -> dict[str, float]:
-    """Whether the answer starts with the right letter, as `letgo evaluate` reads it."""
-    return {"exact_match": float(correct(letter, answers[0], document["completion"]))}
+    """Whether the answer has the right letter, as `letgo evaluate` reads it."""
+    read = partial(letter, prompt=document["prompt"])
+    return {"exact_match": float(correct(read, answers[0], document["completion"]))}
 
 
 def read_text(document: Row, answers: list[str]) -> dict[str, float]:
