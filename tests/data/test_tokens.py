@@ -3,7 +3,13 @@
 import pytest
 from helpers.models import CHAT_TEMPLATE, make_tokenizer
 
-from letgo.data.tokens import all_example_ids, all_prompt_ids, example_ids, prompt_ids
+from letgo.data.tokens import (
+    all_example_ids,
+    all_prompt_ids,
+    example_ids,
+    in_chunks_of,
+    prompt_ids,
+)
 
 PARTS = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% for p in m['content'] %}"
@@ -43,3 +49,11 @@ def test_a_template_that_ends_twice_teaches_to_stop_once():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE + "{% if not add_generation_prompt %}<|end|>{% endif %}"
     assert example_ids(tokenizer, "a", "b") == example_ids(make_tokenizer(), "a", "b")
+
+
+def test_chunks_have_at_most_so_many_items_and_tokens():
+    lengths = [1, 2, 3, 100, 4000, 6000, 9000, 20_000]
+    chunks = in_chunks_of(lengths, lengths, 3)
+    assert chunks == [[1, 2, 3], [100, 4000], [6000], [9000], [20_000]]
+    assert in_chunks_of(list("abcde"), [5] * 5, 2) == [["a", "b"], ["c", "d"], ["e"]]
+    assert in_chunks_of([], [], 2) == []

@@ -1,9 +1,14 @@
 """From records to token ids, and from token ids to batches."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from letgo.data.records import Record
+
+T = TypeVar("T")
+# Of the prompts that are answered in one batch, padding included: what 32 prompts of 512 tokens
+# take. More would need memory that no shorter data need.
+MOST_TOKENS = 16_384
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -137,9 +142,29 @@ def generated_rows(texts: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]
 def chunks_by_length(
     prompts: Iterable[tuple[Record, list[int]]], size: int
 ) -> list[list[tuple[Record, list[int]]]]:
-    """(record, prompt token ids) pairs in chunks of similar prompt length, which saves padding."""
+    """(record, prompt token ids) pairs in chunks of similar prompt length, which saves padding.
+
+    Args:
+        size: most pairs in a chunk; chunks of long prompts have fewer, as in `in_chunks_of`.
+    """
     ordered = sorted(prompts, key=lambda pair: (len(pair[1]), pair[0].id))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return in_chunks_of(ordered, [len(ids) for _, ids in ordered], size)
+
+
+def in_chunks_of(items: Sequence[T], lengths: Sequence[int], size: int) -> list[list[T]]:
+    """Items in their order, in chunks of at most `size` and of at most `MOST_TOKENS` tokens.
+
+    Args:
+        lengths: tokens of each item, in ascending order; an item of more tokens is alone.
+    """
+    chunks: list[list[T]] = []
+    for item, length in zip(items, lengths, strict=True):
+        count = len(chunks[-1]) if chunks else size
+        if count < size and length * (count + 1) <= MOST_TOKENS:
+            chunks[-1].append(item)
+        else:
+            chunks.append([item])
+    return chunks
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from letgo.data.tokens import chunks_by_length, generated_rows
+from letgo.data.tokens import chunks_by_length, generated_rows, in_chunks_of
 from letgo.evaluation.asking import (
     Load,
     answer_row,
@@ -68,8 +68,8 @@ def held_out_answers(
     load, table = cache(load), []
     for name in run.held_out:
         questions, rule = _questions(run, name, label, [row for row in old if row["set"] == name])
-        size = run.settings.generation_batch_size
-        chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
+        lengths = [len(question["prompt_ids"]) for question in questions]
+        chunks = in_chunks_of(questions, lengths, run.settings.generation_batch_size)
         answers = in_chunks(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
