@@ -64,7 +64,7 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     for name in (".train.jsonl", "._train.jsonl", "~$train.csv"):
         (tmp_path / name).write_bytes(b"\0\1")
     (tmp_path / "x.parquet").mkdir()
-    refused(tmp_path, "no .jsonl, .json, .csv, .parquet file in the folder")
+    refused(tmp_path, "no .jsonl, .json, .csv, .tsv, .parquet, .arrow file in the folder")
     write_lines(tmp_path / "train.jsonl", ROWS)
     assert len(prompts(tmp_path)) == 4
 
@@ -86,13 +86,17 @@ def test_saved_data_sets_are_loaded(tmp_path, caplog):
 def test_data_sets_of_the_hub(monkeypatch):
     rows = Dataset.from_list([{**row, "when": date(2020, 1, 1)} for row in ROWS])
     asked = []
-    monkeypatch.setattr(
-        "datasets.load_dataset", lambda *names, split: asked.append((*names, split)) or rows
-    )
-    assert len(prompts("me/sums")) == len(prompts("sums:en:test")) == 4
-    assert asked == [("me/sums", None, "train"), ("sums", "en", "test")]
+
+    def load(*names, split, revision, streaming):
+        asked.append((*names, split, revision))
+        return rows if split else DatasetDict({"train": rows, "test": rows.select([0])})
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert len(prompts("me/sums@v2")) == len(prompts("sums:en:test")) == 4
+    assert asked == [("me/sums", None, None, "v2"), ("sums", "en", "test", None)]
+    assert len(read_records("me/sums", "--learn_test", True)) == 1
     rows = rows.rename_column("completion", "answer")
-    refused("me/sums", r"me/sums record 1: no 'completion' \(found: prompt, answer, when\)")
+    refused("me/sums", r"me/sums train record 1: no 'completion' \(found: prompt, answer, when\)")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,7 @@ def test_data_sets_of_the_hub(monkeypatch):
     [
         ("a.csv", "prompt,completion,completion\nx,y,z\n", "has 2 columns 'completion'; keep one"),
         ("a.csv", "prompt,prompt\nx,y\n", "has 2 columns 'prompt'"),
-        ("a.csv", "question,answer\nx,y\n", r"no 'prompt' \(found: question, answer\)"),
+        ("a.csv", "question,answer\nx,y\n", r"none of 'prompt', .* \(found: question, answer\)"),
         ("a.csv", "prompt,answer\nx,y\n", r"no 'completion' \(found: prompt, answer\)"),
         ("a.csv", b"prompt,completion\n\xe9,y\n", "it is not UTF-8 text; save it as UTF-8"),
         ("a.csv", 'prompt,completion\n"x,y\nz,u\n', "in quotation marks"),
@@ -114,7 +118,7 @@ def test_data_sets_of_the_hub(monkeypatch):
         ("a.jsonl", '{"prompt": "x"}'.encode("utf-16"), "it is not UTF-8 text"),
         ("a.jsonl", '{"\x1b]0;pwned\x07\u202e\n": 1}', "not JSON"),
         ("a.jsonl", '{"\\u001b]0;pwned\\u0007\\n": 1}', r"found: \\x1b\]0;pwned\\x07\\n\)"),
-        ("a.json", '{"data": [\n{"prompt": "x"}]}', "is JSON, but no list of records"),
+        ("a.json", '{"data": [\n{"prompt": "x"}]}', "record 1: no 'completion'"),
         ("a.json", '"x"', "is JSON, but no list of records"),
         ("a.json", "3\n", "is JSON, but no list of records"),
         ("a.json", '[{"prompt": "x",\n}]', "a.json is not JSON that can be read: see line 2"),

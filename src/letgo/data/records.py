@@ -6,11 +6,23 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from letgo.data import sources
+from letgo.data.conversations import as_given
+from letgo.data.forms import FormReader
+from letgo.data.reservoir import Reservoir
 from letgo.errors import InputError, printable
+from letgo.progress import log
 
 
 class Record(NamedTuple):
-    """One checked row of a data set; `where` is its file and line, for error messages."""
+    """One checked row of a data set.
+
+    Args:
+        id: distinct within its set.
+        prompt: up to where the answer is asked; empty for a text without a prompt. More than one
+            message of text is a `Conversation`, a string that knows its messages.
+        completion: the answer or the text, if there is one.
+        where: file and line, for error messages.
+    """
 
     id: str
     prompt: str
@@ -18,60 +30,72 @@ class Record(NamedTuple):
     where: str
 
 
-def read_records(source: str, flag: str, completion: bool, texts: bool = False) -> list[Record]:
+def read_records(
+    source: str,
+    flag: str,
+    completion: bool,
+    texts: bool = False,
+    reader: FormReader | None = None,
+    most: int | None = None,
+) -> list[Record]:
     """Read and check a data set.
 
     Args:
-        source: a local JSONL, JSON, CSV or Parquet file, a folder of such files (of splits that of
-            the training split), a folder of `Dataset.save_to_disk`, an fsspec URL of such a file,
-            or a hub id (`id`, `id:split` or `id:config:split`).
+        source: a local file in one of `containers.SUFFIXES`, a folder of such files or of splits,
+            a folder of `save_to_disk`, an fsspec URL of such a file, or a hub id (`id`,
+            `id:split` or `id:config:split`, each also with `@revision` after the id).
         flag: the flag that `source` came from, for error messages.
-        completion: whether every record must have a completion.
-        texts: whether a record may also be `{"text": str}`; it has no prompt, the text is its
-            completion.
+        completion: whether every record must have an answer.
+        texts: whether a record may be a text; it has no prompt, the text is its completion.
+        reader: reads the records of a form, by its columns; a new one by default.
+        most: so many records are kept, sampled by chance from all; by default all of them.
 
     Returns:
-        the records, in the order of the file.
+        the records, in the order of the file. A prompt or an answer that is more than one
+        message of text is a `Conversation`.
 
     Raises:
-        InputError: the source is missing or empty, or a record is not
-            `{"prompt": str, "completion": str}`; the message names the flag, the file and the line.
+        InputError: the source is missing or empty, or a record cannot be used; the message names
+            the flag, the file and the line.
     """
+    reader = reader or FormReader()
+    sampled: Reservoir[Record] = Reservoir(most)
+    rows = sources.rows(source, flag, reader.columns, streamed=most is not None)
     try:
-        records = [
-            _check(row, number, where, flag, completion, texts)
-            for number, (where, row) in enumerate(sources.rows(source, flag), start=1)
-        ]
+        for number, (where, row) in enumerate(rows, start=1):
+            sampled.add(_check(row, number, where, flag, completion, texts, reader))
     except InputError as error:  # it may quote what the data say
         raise InputError(printable(str(error)).replace("\n", "\\n")) from error
-    if not records:
+    if not sampled.count:
         raise InputError(f"{flag}: {source} is empty; give a file with at least one record")
-    return records
+    if reader.first:
+        columns = ", ".join(sorted(reader.seen))
+        log.info("%s: %d records of %s (%s)", flag, sampled.count, reader.first.name, columns)
+    return sampled.items
 
 
-def _check(row: Any, number: int, where: str, flag: str, completion: bool, texts: bool) -> Record:
-    if not isinstance(row, dict):
-        expected = '{"prompt": ..., "completion": ...}'
-        raise InputError(f"{flag}: {where}: not a record; expected {expected}")
-    if texts and "prompt" not in row and isinstance(row.get("text"), str) and row["text"].strip():
-        return Record(f"{number:06d}", "", row["text"], where)
-    for field in ("prompt", "completion"):
-        value = row.get(field)
-        if value is None and (field == "prompt" or completion):
-            found = "null" if field in row else ", ".join(map(str, row))[:200] or "nothing"
-            raise InputError(f"{flag}: {where}: no {field!r} (found: {found})")
-        if value is not None and not isinstance(value, str):
-            actual = type(value).__name__
-            raise InputError(f"{flag}: {where}: {field!r} is not a string but {actual}")
-        try:
-            (value or "").encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{flag}: {where}: {field!r} is not valid text") from error
-    if not row["prompt"].strip():
-        raise InputError(f"{flag}: {where}: the prompt is empty")
-    if completion and not row["completion"].strip():
-        raise InputError(f"{flag}: {where}: the completion is empty")
-    return Record(f"{number:06d}", row["prompt"], row.get("completion"), where)
+def _check(
+    row: Any,
+    number: int,
+    where: str,
+    flag: str,
+    completion: bool,
+    texts: bool,
+    reader: FormReader,
+) -> Record:
+    try:
+        if not isinstance(row, dict):
+            raise InputError('not a record; expected {"prompt": ..., "completion": ...}')
+        prompt, answer = reader.read(row)
+        if not prompt and not texts:
+            raise InputError("a text has no prompt; give it to --learn or --keep")
+        if completion and answer is None:
+            raise reader.no_answer(row)
+        if completion and not (answer or "").strip():
+            raise InputError("the completion is empty")
+    except InputError as error:
+        raise InputError(f"{flag}: {where}: {error}") from error
+    return Record(f"{number:06d}", prompt, answer, where)
 
 
 def text_fingerprint(text: str) -> str:
@@ -83,5 +107,6 @@ def fingerprint(records: Iterable[Record]) -> str:
     """A digest of the records' prompts and completions, independent of file names and ids."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(json.dumps([record.prompt, record.completion]).encode())
+        content = [as_given(record.prompt), as_given(record.completion)]
+        digest.update(json.dumps(content).encode())
     return digest.hexdigest()[:16]

@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from letgo.data.containers import SUFFIXES, stem, suffix
 from letgo.data.records import Record
-from letgo.data.sources import SUFFIXES
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def set_names(sources: Sequence[str]) -> list[str]:
     names: list[str] = []
     for source in sources:
         path = PurePosixPath(source.rstrip("/"))
-        name = path.stem if path.suffix in SUFFIXES else path.name.replace(":", "-")
+        name = stem(path.name) if suffix(path.name) in SUFFIXES else path.name.replace(":", "-")
         if name in PART_NAMES and path.parent.name not in ("", ".."):
             name = path.parent.name
         count, distinct = 1, name

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from letgo.data.conversations import Conversation
 from letgo.data.records import Record
+from letgo.data.templates import rendered
 
 T = TypeVar("T")
 # Of the prompts that are answered in one batch, padding included: what 32 prompts of 512 tokens
@@ -12,25 +14,31 @@ MOST_TOKENS = 16_384
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt, up to where the model's answer begins.
+    """Token ids of a prompt, up to where the model's answer begins; none of an empty one.
 
-    With a chat template the prompt is the user's message: given the bare text, an instruct model
-    often ends its answer at once.
+    With a chat template a prompt that is no conversation is the user's message: given the bare
+    text, an instruct model often ends its answer at once.
     """
     return all_prompt_ids(tokenizer, [prompt])[0]
 
 
 def all_prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """`prompt_ids` of many prompts at once, which is faster."""
+    asked = [prompt for prompt in prompts if prompt]
     if tokenizer.chat_template is None:
-        return [_without_end(tokenizer, ids) for ids in _tokenized(tokenizer, prompts)]
-    return _rendered(tokenizer, [[("user", prompt)] for prompt in prompts], asks=True)
+        _require_plain(asked)
+        rows = [_without_end(tokenizer, ids) for ids in _tokenized(tokenizer, asked)]
+    else:
+        rows = rendered(tokenizer, [(prompt, None) for prompt in asked])
+    found = iter(rows)
+    return [next(found) if prompt else [] for prompt in prompts]
 
 
 def example_ids(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     """Token ids of a labelled example.
 
-    With a chat template the completion is stripped of surrounding white space.
+    With a chat template the completion is stripped of surrounding white space. Without a prompt
+    it is a text, which no template changes.
 
     Returns:
         (prompt ids, completion ids); the completion ends with the end-of-turn token. A token that
@@ -49,16 +57,21 @@ def all_example_ids(
     Args:
         prompts: token ids of the prompts, if they have been computed before.
     """
-    if tokenizer.chat_template is None:
-        end = tokenizer.eos_token or ""
-        wholes = _tokenized(
-            tokenizer, [prompt + completion + end for prompt, completion in examples]
-        )
-    else:
-        turns = [[("user", p), ("assistant", completion.strip())] for p, completion in examples]
-        wholes = _rendered(tokenizer, turns)
+    end, template = tokenizer.eos_token or "", tokenizer.chat_template
+    plain = [not prompt or template is None for prompt, _ in examples]
+    if template is None:
+        _require_plain([text for pair in examples for text in pair])
+    pairs = list(zip(examples, plain, strict=True))
+    texts = iter(_tokenized(tokenizer, [p + c + end for (p, c), is_plain in pairs if is_plain]))
+    chats = iter(rendered(tokenizer, [pair for pair, is_plain in pairs if not is_plain]))
+    wholes = [next(texts if is_plain else chats) for is_plain in plain]
     prompts = prompts or all_prompt_ids(tokenizer, [prompt for prompt, _ in examples])
     return [_split(tokenizer, *pair) for pair in zip(prompts, wholes, strict=True)]
+
+
+def _require_plain(texts: Iterable[str]) -> None:
+    if any(isinstance(text, Conversation) for text in texts):
+        raise ValueError("the model has no chat template, which conversations need")
 
 
 def _split(tokenizer: Any, before: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
@@ -77,56 +90,6 @@ def _tokenized(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def _without_end(tokenizer: Any, ids: list[int]) -> list[int]:
     """The ids without the end-of-text token that some tokenizers append: an answer must follow."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-
-
-Turn = tuple[str, str]  # role ("user" or "assistant") and text
-
-
-def _rendered(
-    tokenizer: Any, conversations: Sequence[Sequence[Turn]], asks: bool = False
-) -> list[list[int]]:
-    """Token ids of conversations by the chat template; with `asks` the answer is to follow."""
-    if not conversations:
-        return []
-    in_parts = _roles_in_parts(tokenizer)
-    messages = [_messages(turns, in_parts) for turns in conversations]
-    rows = tokenizer.apply_chat_template(messages, add_generation_prompt=asks, return_dict=True)
-    return [list(ids) for ids in rows["input_ids"]]
-
-
-def _messages(turns: Sequence[Turn], in_parts: frozenset[str]) -> list[dict[str, Any]]:
-    """Messages of a chat; the content of some roles is a list of parts, as multimodal models do."""
-    return [
-        {"role": role, "content": [{"type": "text", "text": text}] if role in in_parts else text}
-        for role, text in turns
-    ]
-
-
-_PROBE: list[Turn] = [("user", "qzxj"), ("assistant", "wvkf")]  # texts that no template has
-_IN_PARTS: dict[str, frozenset[str]] = {}  # by chat template
-
-
-def _roles_in_parts(tokenizer: Any) -> frozenset[str]:
-    """The roles whose text the chat template drops unless the content is a list of parts."""
-    template = tokenizer.chat_template
-    if template not in _IN_PARTS:
-        _IN_PARTS[template] = _find_roles_in_parts(tokenizer)
-    return _IN_PARTS[template]
-
-
-def _find_roles_in_parts(tokenizer: Any) -> frozenset[str]:
-    for roles in ((), ("user",), ("assistant",), ("user", "assistant")):
-        try:
-            messages = _messages(_PROBE, frozenset(roles))
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
-        except (
-            Exception
-        ):  # a template may raise anything; what no content suits raises again in use
-            continue
-        printed = "'type'" in text or '"type"' in text  # the list itself, as Python or JSON
-        if all(word in text for _, word in _PROBE) and not printed:
-            return frozenset(roles)
-    return frozenset()
 
 
 def training_row(prompt: Sequence[int], completion: Sequence[int]) -> dict[str, list[int]]:

@@ -109,8 +109,14 @@ def _questions(run: Run, name: str, label: str, rows: list[Row]) -> tuple[list[R
     ids = [row["id"] for row in judged]
     options = options_of([row["prompt"] for row in judged], right) if judged else None
     by_id = dict(zip(ids, options, strict=True)) if options else {}
+    prompts = {r.id: r.prompt for r in run.held_out[name]}  # conversations, not their texts
     questions = [
-        {**row, "references": references.get(row["id"], ()), "options": by_id.get(row["id"])}
+        {
+            **row,
+            "prompt": prompts[row["id"]],
+            "references": references.get(row["id"], ()),
+            "options": by_id.get(row["id"]),
+        }
         for row in rows
     ]
     return sorted(questions, key=lambda row: (len(row["prompt_ids"]), row["id"])), rule

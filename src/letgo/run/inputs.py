@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from letgo.data.openings import neutral_openings
-from letgo.data.records import Record, read_records
+from letgo.data.records import Record
 from letgo.data.splits import KEEP_NOTHING, MISTAKES, NEUTRAL, hold_out, sample, set_names
 from letgo.errors import InputError
 from letgo.models.bundled import resolve
@@ -13,6 +13,7 @@ from letgo.progress import log
 from letgo.run.config import Config, RunConfig
 from letgo.run.first_examples import LEARN, first_examples
 from letgo.run.folder import LWF, MODEL, PROBE, Row
+from letgo.run.reading import all_answers, read
 from letgo.run.seen import Prompts, load_prompts
 from letgo.unlearning.config import LWFConfig
 
@@ -129,15 +130,16 @@ def learning_data(
 ) -> tuple[list[Record], list[Record], list[Record]]:
     """Learning, validation and test examples; no two of these sets share a prompt."""
     settings, seed = config.settings, config.training.seed
-    learn = prompts.unified("--learn", read_records(settings.learn or "", "--learn", True))
-    learn, test = _hold_out_set(prompts, learn, "learn_test", settings.learn_test, seed)
+    found = read(config, settings.learn or "", "--learn", settings.max_learn)
+    learn = prompts.unified("--learn", found)
+    learn, test = _hold_out_set(config, prompts, learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
     # There is nothing to decide without an SFT baseline, or with nothing to unlearn or to keep.
     changes = config.training.unlearning_interval or _named_keep_sets(config)
     if settings.optimum == "full" and changes:
         source = settings.learn_validation
         learn, validation = _hold_out_set(
-            prompts, learn, "learn_validation", source, seed, MOST_VALIDATION
+            config, prompts, learn, "learn_validation", source, seed, MOST_VALIDATION
         )
         count = len(validation)
         validation = _without_prompts_of(test, validation)
@@ -147,7 +149,11 @@ def learning_data(
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; use others")
     test = sample(test, settings.max_test, 0)  # runs of all seeds answer the same prompts
-    return sample(learn, settings.max_learn, seed), validation, test
+    learn = sample(learn, settings.max_learn, seed)
+    if settings.assistant_turns == "all":
+        every = prompts.unified("--learn", [turn for r in learn for turn in all_answers(r)])
+        learn = _without_prompts_of([*validation, *test], every)
+    return learn, validation, test
 
 
 Sets = dict[str, list[Record]]
@@ -167,7 +173,8 @@ def _forgetting_sets(
     for name, source in zip(set_names(settings.forget), settings.forget, strict=True):
         records = learn
         if source != MISTAKES:
-            records = prompts.unified("--forget", read_records(source, "--forget", False))
+            records = read(config, source, "--forget", settings.max_forget)
+            records = prompts.unified("--forget", records)
         remaining = _without_prompts_of(held_out, records)
         if not remaining:
             raise InputError(f"--forget: all prompts of {name} are test prompts; use other ones")
@@ -245,10 +252,7 @@ def _keep_sets(
     sets: Sets = {}
     held: Sets = {}
     for name, source in zip(set_names(sources), sources, strict=True):
-        if source == NEUTRAL:
-            records = neutral_openings()
-        else:
-            records = read_records(source, "--keep", False, texts=True)
+        records = neutral_openings() if source == NEUTRAL else read(config, source, "--keep")
         prompts.check_texts("--keep", records)
         records = prompts.unified("--keep", records)
         remaining = _without_prompts_of([*learning, *forget], records)
@@ -281,6 +285,7 @@ def _without_prompts_of(others: list[Record], records: list[Record]) -> list[Rec
 
 
 def _hold_out_set(
+    config: Config,
     prompts: Prompts,
     learn: list[Record],
     flag: str,
@@ -293,7 +298,8 @@ def _hold_out_set(
         if len({record.prompt for record in learn}) < 2:
             raise InputError(f"--learn: too few examples to hold out a tenth; set --{flag}")
         return hold_out(learn, seed, most)
-    held_out = prompts.unified(f"--{flag}", read_records(source, f"--{flag}", True))
+    limit = config.settings.max_test if flag == "learn_test" else None
+    held_out = prompts.unified(f"--{flag}", read(config, source, f"--{flag}", limit))
     remaining = _without_prompts_of(held_out, learn)
     if count := len(learn) - len(remaining):
         message = "%d learning examples are also prompts of --%s and are not trained on"

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from letgo.data.conversations import pieces
 from letgo.data.records import Record
 from letgo.data.tokens import all_example_ids, all_prompt_ids, example_ids
 from letgo.errors import InputError, first_line
@@ -64,8 +65,8 @@ class Prompts:
             texts = self.tokenizer.batch_decode(ids)
             for record, row, text in zip(chunk, ids, texts, strict=True):
                 self._require_embeddings(flag, record, row)
-                if not contains(text, record.prompt):
-                    self._require_kept(flag, record, text)
+                if missing := [p for p in pieces(record.prompt) if not contains(text, p)]:
+                    self._require_kept(flag, record, text, missing)
                     lost.append(record)
                 self._ids[record.prompt] = array("I", row).tobytes()
                 first = self._first.setdefault(self._ids[record.prompt], record)
@@ -99,7 +100,7 @@ class Prompts:
         for start in range(0, len(checked), CHUNK):
             chunk = checked[start : start + CHUNK]
             pairs = [(record.prompt, record.completion or "") for record in chunk]
-            prompts = [list(array("I", self._ids[prompt])) for prompt, _ in pairs]
+            prompts = [list(array("I", self._ids.get(prompt, b""))) for prompt, _ in pairs]
             try:
                 examples = all_example_ids(self.tokenizer, pairs, prompts)
             except Exception as error:  # a template may raise anything
@@ -138,14 +139,20 @@ class Prompts:
             f"model, or resize the model's embeddings (resize_token_embeddings) and save it"
         )
 
-    def _require_kept(self, flag: str, record: Record, text: str) -> None:
+    def _require_kept(self, flag: str, record: Record, text: str, missing: Sequence[str]) -> None:
         """Refuse a prompt whose text the chat template drops; the tokenizer may not have it all."""
-        own = self.tokenizer.decode(self.tokenizer(record.prompt)["input_ids"])
-        if contains(own, record.prompt):
+        if self._can_write(missing):
             raise InputError(
                 f"{flag}: {record.where}: the chat template drops text of the prompt, of which the "
                 f"model sees {shorten(text)!r}; {TEMPLATE}"
             )
+
+    def _can_write(self, texts: Sequence[str]) -> bool:
+        """Whether the tokenizer has all that one of the texts is made of."""
+        return any(
+            contains(self.tokenizer.decode(self.tokenizer(text)["input_ids"]), text)
+            for text in texts
+        )
 
     def _report_alike(self, flag: str, alike: list[tuple[Record, Record]], count: int) -> None:
         """Refuse different prompts with the same tokens if it is the template, or if many are."""
@@ -166,9 +173,9 @@ class Prompts:
         self, flag: str, record: Record, before: list[int], learned: list[int]
     ) -> None:
         """Refuse an example whose prompt would be learned too."""
-        decode, prompt = self.tokenizer.decode, record.prompt
+        decode, prompt = self.tokenizer.decode, pieces(record.prompt)[-1]
         # One token may hold the end of the prompt and the beginning of the answer.
-        if len(array("I", self._ids[prompt])) - len(before) < 2:
+        if not prompt or len(array("I", self._ids[record.prompt])) - len(before) < 2:
             return
         shown = contains(decode(before), prompt) or contains(record.completion or "", prompt)
         if not shown and contains(decode(learned), prompt):
@@ -182,9 +189,10 @@ class Prompts:
         decode, completion = self.tokenizer.decode, record.completion or ""
         end = next(i for i, token in enumerate(learned) if token in self.stops)
         text = decode(learned[:end])
-        if contains(text, completion):
+        missing = [piece for piece in pieces(completion) if not contains(text, piece)]
+        if not missing:
             return True
-        if contains(decode(self.tokenizer(completion)["input_ids"]), completion):
+        if self._can_write(missing):
             raise InputError(
                 f"{flag}: {record.where}: the chat template drops text of the completion, of which "
                 f"{shorten(text)!r} would be learned; {TEMPLATE}"

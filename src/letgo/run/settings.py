@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from letgo.data.forms import read_columns
 from letgo.data.splits import KEEP_NOTHING, NEUTRAL
 from letgo.errors import InputError
 from letgo.models.bundled import EMBEDDED
@@ -16,9 +17,10 @@ CHOICES = {
     "fisher_kind": tuple(FISHER_KINDS),
     "fisher_labels": ("empirical", "sampled"),
     "selection": ("top", "bottom", "random"),
+    "assistant_turns": ("last", "all"),
 }
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
-LISTS = ("forget", "keep", "answer")  # flags that may be repeated
+LISTS = ("forget", "keep", "answer", "columns")  # flags that may be repeated
 COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
 OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget", "max_keep")
 
@@ -33,7 +35,7 @@ class RunConfig:
 
     model: str = setting(EMBEDDED, "Hub id, folder of a saved model, or smollm2-135m (bundled).")
     learn: str | None = setting(
-        None, "Learning data with prompt and completion: a file, folder, URL or Hub id."
+        None, "Learning data: a file, folder, URL or Hub id (id@revision:config:split)."
     )
     learn_test: str | None = setting(
         None, "Test set of the learning task; by default a tenth of --learn, sampled by --seed."
@@ -68,6 +70,17 @@ class RunConfig:
             "number, math, contains, f1, chrf, bleu, regex:PATTERN or FILE.py:FUNCTION; for single "
             "sets SET=RULE, e.g. learn=math forget:dental=letter.",
         },
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "Columns of the data by letgo's names, e.g. prompt=question "
+            "completion=answer; data without these columns are read by their own.",
+        },
+    )
+    assistant_turns: str = setting(
+        "last", "Answers of a conversation that are learned: last, or all, each as an example."
     )
     margin: float = setting(
         2.0,
@@ -132,6 +145,7 @@ class RunConfig:
             if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
                 raise InputError(f"--{flag} must be names, not {sources}")
             setattr(self, flag, sources)
+        read_columns(self.columns)
         if KEEP_NOTHING in self.keep and len(self.keep) > 1:
             raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
         self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")

@@ -1,0 +1,293 @@
+"""The forms of records, found by their columns: each becomes a prompt and an answer."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from letgo.data.conversations import Message, answer_of, prompt_of
+from letgo.data.messages import parsed, read_content, read_messages, read_tools, valid_text
+from letgo.errors import InputError
+
+Row = dict[str, Any]
+Pair = tuple[str, str | None]  # prompt and answer
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+
+
+class Form(NamedTuple):
+    """A form of records.
+
+    Args:
+        name: for messages.
+        asked: the columns that a record must have.
+        answer: the column of the answer, which a prompt may lack.
+        others: columns that it may have besides.
+        read: makes a record a prompt and its answer, and raises `InputError`.
+    """
+
+    name: str
+    asked: tuple[str, ...]
+    answer: str
+    others: tuple[str, ...]
+    read: Callable[[Row], Pair]
+
+    def used(self, columns: Iterable[str]) -> list[str]:
+        """Those of the columns that this form reads, in their order."""
+        return [c for c in columns if c in (*self.asked, self.answer, *self.others)]
+
+
+def _prompt_completion(row: Row) -> Pair:
+    prompt, completion = row["prompt"], row.get("completion")
+    if type(prompt) is str and (completion is None or type(completion) is str):
+        if not prompt.strip():
+            raise InputError("the prompt is empty")
+        valid_text(completion or "", "completion")
+        return valid_text(prompt, "prompt"), completion
+    asked = _messages(prompt, "prompt", "user")
+    answers = [] if completion is None else _messages(completion, "completion", "assistant")
+    if len(answers) > 1:
+        raise InputError(
+            f"'completion' has {len(answers)} messages; put the conversation in 'messages', of "
+            f"which the last answer is learned"
+        )
+    if answers and answers[0]["role"] != "assistant":
+        raise InputError(f"'completion' is a message of the {answers[0]['role']}, not an answer")
+    return _pair([*asked, *answers], row, answered=bool(answers))
+
+
+def _messages(value: Any, name: str, role: str) -> list[Message]:
+    """Messages of a list of them, of one message, or of a text."""
+    if isinstance(value, str):
+        return [{"role": role, "content": valid_text(value, name)}]
+    value = [value] if isinstance(value, dict) else value
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        kind = type(value).__name__
+        raise InputError(f"{name!r} is not a string but {kind}, which is no list of messages")
+    if value and all("type" in part and "role" not in part for part in value):
+        return [{"role": role, "content": read_content(value)}]  # content parts alone
+    return read_messages(value, name)
+
+
+def _pair(messages: list[Message], row: Row, answered: bool | None = None) -> Pair:
+    """The prompt and the answer of a conversation, which ends with one if it has any.
+
+    Args:
+        answered: whether it does; by default if its last message is the assistant's.
+    """
+    if isinstance(system := row.get("system"), str) and system.strip():
+        messages = [{"role": "system", "content": valid_text(system, "system")}, *messages]
+    last = messages[-1]
+    answered = last["role"] == "assistant" if answered is None else answered
+    asked = messages[:-1] if answered else messages
+    if not any(m["content"].strip() or "tool_calls" in m for m in asked):
+        raise InputError("the prompt is empty" if asked else "nothing is asked before the answer")
+    if answered and not last["content"].strip() and "tool_calls" not in last:
+        raise InputError("the last answer is empty")
+    if answered and last.get("weight", 1) == 0:
+        raise InputError("the last answer has the weight 0; take such records out")
+    prompt = prompt_of(asked, read_tools(row.get("tools")))
+    return prompt, answer_of(last) if answered else None
+
+
+def _chat(row: Row) -> Pair:
+    return _pair(read_messages(row["messages"], "messages"), row)
+
+
+def _sharegpt(row: Row) -> Pair:
+    return _pair(read_messages(row["conversations"], "conversations"), row)
+
+
+def _alpaca(row: Row) -> Pair:
+    texts = {name: _string(row, name) for name in ("instruction", "input", "output")}
+    asked = "\n".join(text for name, text in texts.items() if name != "output" and text.strip())
+    if not asked:
+        raise InputError("the prompt is empty")
+    messages: list[Message] = []
+    for earlier in parsed(row.get("history"), "history") or []:
+        if not isinstance(earlier, list) or len(earlier) != 2:
+            raise InputError("'history' is not a list of pairs of an instruction and an answer")
+        for role, text in zip(("user", "assistant"), earlier, strict=True):
+            messages.append({"role": role, "content": read_content(text)})
+    prompt, _ = _pair([*messages, {"role": "user", "content": asked}], row, answered=False)
+    return prompt, None if row.get("output") is None else texts["output"]
+
+
+def _string(row: Row, name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str | None):
+        raise InputError(f"{name!r} is not a string but {type(value).__name__}")
+    return valid_text(value or "", name)
+
+
+def _text(row: Row) -> Pair:
+    if not _string(row, "text").strip():
+        raise InputError("the text is empty")
+    return "", row["text"]
+
+
+def _preference(row: Row) -> Pair:
+    from trl.data_utils import maybe_extract_prompt
+
+    names = ("prompt", "chosen", "rejected")
+    pair = {name: _listed(row[name], name) for name in names if row.get(name) is not None}
+    if type(pair["chosen"]) is not type(pair["rejected"]):
+        raise InputError("one of 'chosen' and 'rejected' is a text, the other a list of messages")
+    if pair["chosen"] == pair["rejected"]:
+        raise InputError("'chosen' and 'rejected' are the same")
+    pair = maybe_extract_prompt(pair)
+    return _prompt_completion({**row, "prompt": pair["prompt"], "completion": pair["chosen"]})
+
+
+def _listed(value: Any, name: str) -> Any:
+    """A text, or a list of messages in one form."""
+    if isinstance(value, str):
+        return valid_text(value, name)
+    return _messages(value, name, "user" if name == "prompt" else "assistant")
+
+
+TOOLS = ("tools", "system")
+FORMS = (
+    Form("prompt and completion", ("prompt",), "completion", TOOLS, _prompt_completion),
+    Form("messages", ("messages",), "messages", TOOLS, _chat),
+    Form("ShareGPT", ("conversations",), "conversations", TOOLS, _sharegpt),
+    Form("Alpaca", ("instruction",), "output", ("input", "history", *TOOLS), _alpaca),
+    Form("preference pairs", ("chosen", "rejected"), "chosen", ("prompt", *TOOLS), _preference),
+    Form("text", ("text",), "text", (), _text),
+)
+NAMES = {name for form in FORMS for name in (*form.asked, form.answer, *form.others)}
+
+
+def read_columns(words: Sequence[str]) -> dict[str, str]:
+    """The columns of `--columns prompt=question completion=answer`, by letgo's names.
+
+    Raises:
+        InputError: names the word that cannot be used.
+    """
+    columns: dict[str, str] = {}
+    for word in words:
+        name, equals, column = word.partition("=")
+        if not equals or name not in NAMES or not column:
+            names = ", ".join(sorted(NAMES))
+            raise InputError(
+                f"--columns: {word!r} is not NAME=COLUMN; give for example prompt=question "
+                f"completion=answer (names: {names})"
+            )
+        if name in columns or column in columns.values():
+            raise InputError(f"--columns: {word!r} gives {name!r} or {column!r} twice; keep one")
+        columns[name] = column
+    return columns
+
+
+def form_of(columns: Collection[str], named: Collection[str] = ()) -> Form:
+    """The only form whose columns these are.
+
+    Args:
+        columns: of a record, by letgo's names.
+        named: those that `--columns` names; another form's columns do not count then.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    found = [form for form in FORMS if {*form.asked} <= {*columns}]
+    found = [form for form in found if {*named} <= {*form.used(columns)}]
+    uses = {form.name: {*form.used(columns)} for form in found}
+    forms = [
+        form
+        for form in found
+        if not any(uses[form.name] < uses[other.name] for other in found if other is not form)
+    ]
+    listed = ", ".join(map(str, columns))[:200] or "nothing"
+    if not forms:
+        asked = ", ".join(" and ".join(map(repr, form.asked)) for form in FORMS)
+        raise InputError(
+            f"none of {asked} (found: {listed}); name the columns, for example --columns "
+            f"prompt=question completion=answer"
+        )
+    if len(forms) > 1:
+        both = " and ".join(f"{f.name} ({', '.join(f.used(columns))})" for f in forms)
+        first = " ".join(f"{name}={name}" for name in forms[0].used(columns))
+        raise InputError(f"the columns of several forms: {both}; choose, e.g. --columns {first}")
+    return forms[0]
+
+
+class Found(NamedTuple):
+    """What the columns of a record are: its form, and its columns by letgo's names."""
+
+    form: Form
+    columns: Mapping[str, str]
+
+
+class FormReader:
+    """Reads the records of one source, which have all the same form.
+
+    Args:
+        named: columns by letgo's names (`read_columns`); a record that has none of them is read
+            by its own columns.
+    """
+
+    def __init__(self, named: Mapping[str, str] | None = None):
+        self.named = named or {}
+        self.first: Form | None = None
+        self.names: Sequence[str] = ()  # of a table
+        self.seen: set[str] = set()  # columns that were read
+        self._found: dict[tuple[str, ...], Found] = {}
+
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """Those of a table's columns that are read.
+
+        Raises:
+            InputError: two columns have one of these names; none or several forms have them.
+        """
+        self.names, found = names, self._find(tuple(dict.fromkeys(names)))
+        used = [*found.columns.values(), *(name for name in names if name in MEDIA)]
+        for name in used:
+            if names.count(name) > 1:
+                raise InputError(f"has {names.count(name)} columns {name!r}; keep one")
+        return used
+
+    def read(self, row: Row) -> Pair:
+        """The prompt and the answer of a record.
+
+        Raises:
+            InputError: what is wrong with it.
+        """
+        found = self._found.get(tuple(row)) or self._find(tuple(row))
+        for name in MEDIA:
+            if row.get(name):
+                raise InputError(f"it has {name!r}; letgo trains on text only")
+        if self.named:
+            row = {name: row[column] for name, column in found.columns.items()}
+        for name in found.form.asked:
+            if row[name] is None:
+                raise InputError(f"no {name!r} (found: null)")
+        return found.form.read(row)
+
+    def _find(self, names: tuple[str, ...]) -> Found:
+        own = {name: column for name, column in self.named.items() if column in names}
+        columns = {name: name for name in names if name not in own.values()} | own
+        try:
+            form = form_of(columns, own)
+        except InputError as error:
+            if self.first and "found:" in str(error):
+                missing = next(name for name in self.first.asked if name not in columns)
+                listed = ", ".join(map(str, names))[:200] or "nothing"
+                raise InputError(f"no {missing!r} (found: {listed})") from error
+            raise
+        if self.first not in (None, form):
+            raise InputError(
+                f"two forms in one source: {form.name} (found: {', '.join(names)[:200]}), after "
+                f"records of {self.first.name}; give them as two files"
+            )
+        self.first = form
+        used = {name: columns[name] for name in form.used(columns)}
+        self._found[names] = Found(form, used)
+        self.seen |= {*used.values()}
+        return self._found[names]
+
+    def no_answer(self, row: Row) -> InputError:
+        """The error of a record without the answer that is to be learned."""
+        asked, answer = self._found[tuple(row)].form[1:3]
+        if answer in asked:
+            return InputError(f"the conversation in {answer!r} does not end with an answer")
+        found = ", ".join(map(str, self.names or row))
+        if self._found[tuple(row)].columns.get(answer) in row:
+            found = "null"
+        return InputError(f"no {answer!r} (found: {found[:200]})")
