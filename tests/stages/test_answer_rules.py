@@ -149,3 +149,10 @@ def test_a_function_is_code_that_only_a_flag_runs(tiny, data, tmp_path):
     assert not mark.exists()
     status, _, error = letgo("evaluate", "--output_dir", out, "--answer", f"learn={file}:near")
     assert status == 0, error
+
+
+def test_doctor_finds_a_rule_that_cannot_judge(tiny, data, tmp_path):
+    words = flags(tiny, data, tmp_path / "out", answer="learn=letter")
+    status, text, _ = letgo("doctor", *words)
+    assert status == 1
+    assert "data: --answer letter: it can read none of the 11 right answers of learn" in text

@@ -12,12 +12,12 @@ from letgo.cli.machine import ERROR, OK, WARNING, Finding, free_memory
 from letgo.cli.machine import size as bytes_in_words
 from letgo.data.openings import neutral_openings
 from letgo.data.tokens import example_ids, training_row
+from letgo.evaluation.asking import open_judged
 from letgo.models.inference import Row as TokenRow
 from letgo.models.loading import load_config
 from letgo.run.base import load_base
 from letgo.run.config import Config
 from letgo.run.first_examples import as_lines
-from letgo.run.inputs import open_run
 from letgo.run.seen import load_prompts
 
 # A score alone and in a padded batch may differ by so much, relative to a loss of at least 1.
@@ -95,7 +95,7 @@ def data(config: Config, rows: list[TokenRow]) -> Iterator[Finding]:
     tokenizer, records = load_prompts(config).tokenizer, neutral_openings()
     records = [record._replace(completion=record.prompt) for record in records[:100]]
     if config.settings.learn:
-        run = open_run(_complete(config))
+        run = open_judged(_complete(config))
         sets = {"learn": run.learn, "learn_validation": run.validation, "learn_test": run.test}
         counts = {name: len(found) for name, found in {**sets, **run.forget, **run.keep}.items()}
         text = ", ".join(f"{name} {count}" for name, count in counts.items() if count)

@@ -27,9 +27,9 @@ from letgo.evaluation.same_answer import options_of
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.run.base import load_base_tokenizer
+from letgo.run.config import Config
 from letgo.run.folder import PROBE, Row, require
-from letgo.run.inputs import VALIDATION, Run
-from letgo.run.settings import RunConfig
+from letgo.run.inputs import VALIDATION, Run, open_run
 from letgo.run.stage import in_chunks
 from letgo.run.values import short
 
@@ -108,24 +108,22 @@ def _judged(run: Run, task: str) -> list[Record]:
     return [record for records in sets for record in records if has_reference(record)]
 
 
-def check_names(settings: RunConfig) -> None:
-    """Refuse a rule of `--answer` that does not exist, before any data are read.
+def open_judged(config: Config) -> Run:
+    """Read and check all data of a run, and whether the rules of `--answer` can judge its answers.
 
     Raises:
-        InputError: names it.
+        InputError: as of `open_run`; or there is no such rule, a set has no right answers, or none
+            that its rule can read, or a function of the user raises.
     """
-    for name in assigned(settings).values():
+    for name in assigned(config.settings).values():
         if name != AUTO:
             named(name)
+    run = open_run(config)
+    _check_rules(run)
+    return run
 
 
-def check_rules(run: Run) -> None:
-    """Refuse a rule of `--answer` that can judge nothing, before any work is done.
-
-    Raises:
-        InputError: a set has no right answers, or none that its rule can read, or a function of the
-            user raises.
-    """
+def _check_rules(run: Run) -> None:
     for task, name in assigned(run.settings).items():
         records = [] if name == AUTO else _judged(run, task)
         if name != AUTO and not records and f"{task}={name}" in run.settings.answer:

@@ -8,7 +8,7 @@ from letgo import processes
 from letgo.data.records import Record, fingerprint, text_fingerprint
 from letgo.data.splits import MISTAKES
 from letgo.errors import InputError
-from letgo.evaluation.asking import check_names, check_rules, evaluated_sets
+from letgo.evaluation.asking import evaluated_sets, open_judged
 from letgo.evaluation.rules import LEARN, rule_inputs
 from letgo.models import loading as models
 from letgo.progress import log
@@ -157,9 +157,7 @@ def execute(config: cfg.Config, only: str | None = None) -> Run:
     Raises:
         InputError: unusable input, or a folder that belongs to another run.
     """
-    check_names(config.settings)
-    run = open_run(config)
-    check_rules(run)
+    run = open_judged(config)
     all_stages = stages(run)
     wanted = [stage for stage in all_stages if stage.needed]
     before = all_stages

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from letgo.errors import InputError
+from letgo.evaluation.asking import open_judged
 from letgo.run.config import parse, read
-from letgo.run.inputs import Run, open_run
+from letgo.run.inputs import Run
 
 METHOD_KEYS = {"settings", "learn", "forget", "seeds"}
 CLAIM_KEYS = {"method", "baseline", "forget"}
@@ -94,7 +95,7 @@ def settings_of(method: Mapping[str, Any]) -> str:
 def open_cell(study: Study, cell: Cell) -> Run:
     """The data of a cell; raises `InputError` if `letgo run` would refuse it or the settings."""
     flags = {**study.flags(cell), "output_dir": f"(cell {cell.name[:50]})"}
-    return open_run(parse("run", [], flags))
+    return open_judged(parse("run", [], flags))
 
 
 def read_study(file: Path) -> Study:
