@@ -8,8 +8,9 @@ from helpers.commands import flags, letgo
 from helpers.files import write_lines
 from helpers.models import language_model, make_model
 
+from letgo.data.records import Record
 from letgo.data.tokens import example_ids, training_row
-from letgo.evaluation.likelihood import Likeliest, Question, likeliest
+from letgo.evaluation.likelihood import Likeliest, Question, likeliest, options_of_records
 
 
 def test_the_likeliest_option_is_that_of_single_losses():
@@ -34,6 +35,18 @@ def test_the_likeliest_option_is_that_of_single_losses():
         best["per_token"].add(means)
         best["whole"].add(whole)
     assert best["per_token"] != best["whole"]  # the length of options counts
+
+
+def test_options_are_the_choices_of_a_record_or_follow_from_its_set():
+    lettered = "Which?\nA. oaks\nB. rocks\nAnswer:"
+    records = [
+        Record("1", "tree?", " oak", "", choices=("elm", "oak")),
+        Record("2", "tree?", "fir", "", choices=("elm", "oak")),
+        Record("3", lettered, "B. rocks", ""),
+    ]
+    assert options_of_records(records) == [["elm", "oak"], [], ["A. oaks", "B. rocks"]]
+    assert options_of_records([]) == []
+    assert options_of_records([Record("4", "why?", "because", "")]) == [[]]
 
 
 def test_an_option_that_does_not_fit_leaves_no_answer():

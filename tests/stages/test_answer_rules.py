@@ -8,6 +8,8 @@ import sacrebleu
 from helpers.commands import flags, letgo
 from helpers.files import write_lines
 
+from letgo.evaluation.rules import RULES
+
 WORDS = ["un", "homme", "deux", "femmes", "marchent", "dans", "la", "rue", "avec", "un", "enfant"]
 
 
@@ -109,6 +111,25 @@ def test_a_finished_run_keeps_its_rules_and_another_rule_is_another_result(trans
     status, _, error = letgo("evaluate", "--output_dir", out, "--answer", "learn=bleu")
     assert status == 2
     assert "--overwrite" in error
+
+
+def test_the_nearest_of_several_right_answers_counts(tiny, data, tmp_path):
+    rows = [{"prompt": f"say {n} ?", "answers": {"text": [f"not {n}", "x"]}} for n in range(6)]
+    test = write_lines(tmp_path / "test.jsonl", rows)
+    words = flags(tiny, data, tmp_path / "out", learn_test=test, answer="learn=f1")
+    status, _, error = letgo("run", *words)
+    assert status == 0, error
+    answers = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
+    rows = [a for a in answers if (a["model"], a["set"]) == ("sft", "learn")]
+    assert [row["reference"] for row in rows] == [f"not {n}" for n in range(6)]
+    for row in rows:
+        expected = [
+            RULES["f1"].metric("?", [right], row["generated"]) for right in ("x", row["reference"])
+        ]
+        assert row["score"] == max(expected)
+        assert row["correct"] == (
+            row["generated"].strip(" .,!?").lower() in ("x", row["reference"])
+        )
 
 
 @pytest.mark.parametrize(

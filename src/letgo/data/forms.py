@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from letgo.data.alternatives import answers_of, choices_of
 from letgo.data.conversations import Message, answer_of, prompt_of
 from letgo.data.messages import parsed, read_content, read_messages, read_tools, valid_text
 from letgo.errors import InputError
@@ -36,6 +37,8 @@ class Form(NamedTuple):
 
 def _prompt_completion(row: Row) -> Pair:
     prompt, completion = row["prompt"], row.get("completion")
+    if completion is None and (answers := answers_of(row)):
+        completion = answers[0]
     if type(prompt) is str and (completion is None or type(completion) is str):
         if not prompt.strip():
             raise InputError("the prompt is empty")
@@ -144,8 +147,9 @@ def _listed(value: Any, name: str) -> Any:
 
 
 TOOLS = ("tools", "system")
+ASKED = (*TOOLS, "answers", "choices")  # further right answers, and the options of a question
 FORMS = (
-    Form("prompt and completion", ("prompt",), "completion", TOOLS, _prompt_completion),
+    Form("prompt and completion", ("prompt",), "completion", ASKED, _prompt_completion),
     Form("messages", ("messages",), "messages", TOOLS, _chat),
     Form("ShareGPT", ("conversations",), "conversations", TOOLS, _sharegpt),
     Form("Alpaca", ("instruction",), "output", ("input", "history", *TOOLS), _alpaca),
@@ -253,12 +257,24 @@ class FormReader:
         for name in MEDIA:
             if row.get(name):
                 raise InputError(f"it has {name!r}; letgo trains on text only")
-        if self.named:
-            row = {name: row[column] for name, column in found.columns.items()}
+        row = self._by_name(row)
         for name in found.form.asked:
             if row[name] is None:
                 raise InputError(f"no {name!r} (found: null)")
         return found.form.read(row)
+
+    def alternatives(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The further right answers of a record that was read, and its choices.
+
+        Raises:
+            InputError: what is wrong with them.
+        """
+        row = self._by_name(row)
+        return answers_of(row), choices_of(row)
+
+    def _by_name(self, row: Row) -> Row:
+        columns = self._found[tuple(row)].columns
+        return {name: row[column] for name, column in columns.items()} if self.named else row
 
     def _find(self, names: tuple[str, ...]) -> Found:
         own = {name: column for name, column in self.named.items() if column in names}

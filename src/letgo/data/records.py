@@ -22,12 +22,16 @@ class Record(NamedTuple):
             message of text is a `Conversation`, a string that knows its messages.
         completion: the answer or the text, if there is one.
         where: file and line, for error messages.
+        references: all right answers, the completion first, where there are several.
+        choices: the options that the question gives, if they are listed.
     """
 
     id: str
     prompt: str
     completion: str | None
     where: str
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def read_records(
@@ -93,9 +97,11 @@ def _check(
             raise reader.no_answer(row)
         if completion and not (answer or "").strip():
             raise InputError("the completion is empty")
+        others, choices = reader.alternatives(row)
     except InputError as error:
         raise InputError(f"{flag}: {where}: {error}") from error
-    return Record(f"{number:06d}", prompt, answer, where)
+    references = tuple(dict.fromkeys((answer, *others))) if answer and others else ()
+    return Record(f"{number:06d}", prompt, answer, where, references, choices)
 
 
 def text_fingerprint(text: str) -> str:
@@ -104,9 +110,11 @@ def text_fingerprint(text: str) -> str:
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """A digest of the records' prompts and completions, independent of file names and ids."""
+    """A digest of the records' prompts, answers and choices, independent of file names and ids."""
     digest = hashlib.sha256()
     for record in records:
         content = [as_given(record.prompt), as_given(record.completion)]
+        if record.references or record.choices:
+            content += [record.references, record.choices]
         digest.update(json.dumps(content).encode())
     return digest.hexdigest()[:16]

@@ -10,7 +10,7 @@ from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
 from letgo.errors import InputError
-from letgo.evaluation.likelihood import Likeliest, Question, likeliest
+from letgo.evaluation.likelihood import Likeliest, Question, likeliest, options_of_records
 from letgo.evaluation.neutral import neutral_nll
 from letgo.evaluation.rules import (
     AUTO,
@@ -23,7 +23,6 @@ from letgo.evaluation.rules import (
     measure,
     named,
 )
-from letgo.evaluation.same_answer import options_of
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
 from letgo.run.base import load_base_tokenizer
@@ -152,7 +151,7 @@ def has_reference(record: Record) -> bool:
 
 def right_answers(record: Record) -> tuple[str, ...]:
     """The right answers to a prompt, first the one that is shown; none if there is none."""
-    return (record.completion or "",) if has_reference(record) else ()
+    return (record.references or (record.completion or "",)) if has_reference(record) else ()
 
 
 def answer_row(label: str, name: str, id: str, metrics: Row, **texts: str) -> Row:
@@ -217,11 +216,10 @@ def _answers(
 def _options(run: Run, is_logged: bool) -> dict[str, list[str]]:
     """The options of the learning task's prompts, if it has any."""
     records = _judged(run, LEARN)
-    prompts = [record.prompt for record in records]
-    options = options_of(prompts, [right_answers(record)[0] for record in records])
-    if options is None and is_logged:
+    options = options_of_records(records)
+    if not any(options) and is_logged:
         log.warning("--likelihood_accuracy: the right answers of learn are no options; left out")
-    return dict(zip(prompts, options or [], strict=False))
+    return {record.prompt: found for record, found in zip(records, options, strict=True) if found}
 
 
 class Lengths(NamedTuple):

@@ -19,10 +19,10 @@ from letgo.evaluation.asking import (
     right_answers,
     task_rule,
 )
-from letgo.evaluation.likelihood import Question, likeliest
+from letgo.evaluation.likelihood import Question, likeliest, options_of_records
 from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
 from letgo.evaluation.rules import Rule, measure
-from letgo.evaluation.same_answer import options_of, same_answer
+from letgo.evaluation.same_answer import same_answer
 from letgo.models.inference import LanguageModel, autocast, labelled_logits
 from letgo.progress import log
 from letgo.run.folder import Row
@@ -100,22 +100,18 @@ def _questions(run: Run, name: str, label: str, rows: list[Row]) -> tuple[list[R
     records = [*run.held_out.get(task, []), *run.held_out.get(f"{VALIDATION}:{task}", [])]
     is_logged = label == "base" and name == (task if task in run.held_out else name)
     rule = task_rule(run, task, is_logged) if any(map(has_reference, records)) else None
-    references = {r.id: right_answers(r) for r in run.held_out[name] if has_reference(r)}
-    judged = [row for row in rows if row["id"] in references]
+    of_set = {record.id: record for record in run.held_out[name]}
+    judged = [of_set[row["id"]] for row in rows if has_reference(of_set[row["id"]])]
     if label == "base" and 0 < len(judged) < len(rows):
         message = "%s: %d of %d prompts have no right answer and are not judged"
         log.warning(message, name, len(rows) - len(judged), len(rows))
-    right = [references[row["id"]][0] for row in judged]
-    ids = [row["id"] for row in judged]
-    options = options_of([row["prompt"] for row in judged], right) if judged else None
-    by_id = dict(zip(ids, options, strict=True)) if options else {}
-    prompts = {r.id: r.prompt for r in run.held_out[name]}  # conversations, not their texts
+    options = dict(zip((r.id for r in judged), options_of_records(judged), strict=True))
     questions = [
         {
             **row,
-            "prompt": prompts[row["id"]],
-            "references": references.get(row["id"], ()),
-            "options": by_id.get(row["id"]),
+            "prompt": of_set[row["id"]].prompt,  # perhaps a conversation, not its text
+            "references": right_answers(of_set[row["id"]]),
+            "options": options.get(row["id"]),
         }
         for row in rows
     ]

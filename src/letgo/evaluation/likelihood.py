@@ -4,10 +4,29 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from letgo.data.records import Record
 from letgo.data.tokens import example_ids, training_row
+from letgo.evaluation.answers import exact
+from letgo.evaluation.same_answer import options_of
 from letgo.models.inference import LanguageModel
 
 BATCH = 32
+
+
+def options_of_records(records: Sequence[Record]) -> list[list[str]]:
+    """The options of each record of a set that has a right answer; empty without options.
+
+    They are its choices, if the right answer is one of them; for records without choices those of
+    `options_of`.
+    """
+    right = [exact(record.completion or "") for record in records]
+    choices = [[exact(choice) for choice in record.choices] for record in records]
+    options = [own if r in own else [] for own, r in zip(choices, right, strict=True)]
+    others = [i for i, own in enumerate(choices) if not own]
+    found = options_of([records[i].prompt for i in others], [right[i] for i in others])
+    for i, own in zip(others, found or [], strict=False):
+        options[i] = own
+    return options
 
 
 class Question(NamedTuple):
