@@ -44,7 +44,8 @@ def test_settings_has_no_unknown_flag_and_the_right_defaults():
         else:
             assert default.lower() == str(expected).lower(), flag
     mentioned = set(re.findall(r"`--(\w+)", SETTINGS))
-    assert mentioned <= {*known, "config", "explain", "harness", "figures", "lora_"} | COMPARE
+    commands = {"config", "explain", "harness", "figures", "lora_", "clean", "top"}
+    assert mentioned <= {*known, *commands} | COMPARE
 
 
 def anchors(page):

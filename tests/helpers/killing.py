@@ -54,6 +54,22 @@ def in_checkpoint(step):
     LWFTrainer._save_optimizer_and_scheduler = save_or_die
 
 
+def while_asking(count):
+    """Die when the model in training has written so many batches of answers."""
+    from letgo.unlearning.current import CurrentAnswers
+
+    answers, batches = CurrentAnswers._answers, []
+
+    def answers_and_die(self, indices):
+        result = answers(self, indices)
+        batches.append(indices)
+        if len(batches) == count:
+            die()
+        return result
+
+    CurrentAnswers._answers = answers_and_die
+
+
 def half_a_fisher():
     """Die while the Fisher information is written."""
     from letgo.scoring import fisher
@@ -92,6 +108,10 @@ PLACES = {
     "baseline": lambda: after_chunk("evaluate+sft"),
     "relearn": lambda: after_chunk("evaluate+lwf+forget"),
     "evaluate": lambda: after_chunk("evaluate+lwf"),
+    "audit at base": lambda: after_chunk("audit+at"),
+    "audit fit": lambda: at_step("reference model 2 of 2", 5),
+    "audit losses": lambda: after_chunk("audit+by+reference+model+2"),
+    "asking": lambda: while_asking(2),
     "nowhere": lambda: None,
 }
 

@@ -77,6 +77,25 @@ def test_killed_while_relearning(finished, tiny, data, tmp_path):
     assert answers[0] == answers[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+def test_killed_while_the_model_in_training_writes(finished, tiny, data, tmp_path):
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    for out in outs:
+        shutil.copytree(finished, out)
+        words = flags(
+            tiny, data, out, self_knowledge="current", rescore_interval=4, overwrite="true"
+        )
+        place = "asking" if out is outs[1] else "nowhere"
+        command = [sys.executable, KILLING, place, "train", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert done.returncode == (-9 if place == "asking" else 0), done.stderr
+        assert "self-knowledge after 4 steps" in done.stderr
+    assert list((outs[1] / "train.part" / "checkpoints").glob("checkpoint-*"))
+    assert letgo("train", *words)[0] == 0
+    weights = [(out / "lwf" / "model.safetensors").read_bytes() for out in outs]
+    assert weights[0] == weights[1]
+
+
 def test_a_full_disk_is_said_and_the_run_goes_on(finished, tiny, data, tmp_path, monkeypatch):
     import errno
 

@@ -205,6 +205,19 @@ def test_learning_alone_is_that_of_trl(tmp_path):
     assert torch.tensor(losses).isfinite().all()
 
 
+def test_two_processes_ask_what_one_does(tmp_path):
+    """`self_knowledge="current"`: the same answers, weights and log; refused where it cannot be."""
+    case = {**RATE, "self_knowledge": "current", "rescore_interval": 2}
+    with launched(tmp_path, "ddp", {"current": case}) as wait:
+        weights, log = alone(tmp_path, {**ON_ONE[0], **case})
+        results = wait()["current"]
+    assert (results["kind"], results["processes"]) == ("MULTI_CPU", 2)
+    assert_same("current", results, weights, log)
+    assert any(entry.get("unlearn/helpful", 0) > 0 for entry in log)
+    with launched(tmp_path, "fsdp2", {"current": case}) as wait:
+        assert "needs whole weights in every process" in wait()["current"]["refused"]
+
+
 def test_two_processes_score_what_one_does(tiny, data, tmp_path):
     """The same file, byte for byte."""
     one, two = tmp_path / "one", tmp_path / "two"

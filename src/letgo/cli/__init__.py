@@ -24,6 +24,7 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   review     view in the browser which texts would be unlearned, and change the selection
   show       print these texts
   runs       list every run below a folder, with its verdict
+  audit      learning examples at odds with clean ones (--clean)  audit.parquet
   headroom   how much forgetting could improve the learning task of a run
   compare    two runs, or two files of answers: paired differences, and what is needed to find one
   doctor     check versions, device, template, data and disk before a run
@@ -49,6 +50,7 @@ letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfi
 A stage's command reads the settings of the run folder; flags override them.
 """
 STAGES = (
+    "audit",
     "elicit",
     "keep",
     "probe",

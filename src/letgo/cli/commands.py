@@ -7,15 +7,16 @@ from pathlib import Path
 
 from letgo import processes, progress
 from letgo.cli.flags import CommandFlags, parse
-from letgo.cli.tables import harness_table, result_table, text_table, verdict
+from letgo.cli.tables import audit_table, harness_table, result_table, text_table, verdict
 from letgo.data import demo
-from letgo.errors import printable, requires_extra
+from letgo.errors import InputError, printable, requires_extra
 from letgo.report.figures import save_figures
 from letgo.report.outcomes import in_plain_words
+from letgo.run.audit import read_audit
 from letgo.run.config import Config
-from letgo.run.folder import read_json
+from letgo.run.folder import AUDIT, read_json
 from letgo.scoring.explain import explain
-from letgo.stages.pipeline import execute, execute_harness
+from letgo.stages.pipeline import execute, execute_audit, execute_harness
 
 
 def execute_command(command: str, arguments: list[str]) -> None:
@@ -34,6 +35,8 @@ def execute_command(command: str, arguments: list[str]) -> None:
     progress.configure(config.settings.quiet or not processes.is_first())
     if command == "evaluate" and flags.harness:
         return _harness(config, flags.harness)
+    if command == "audit":
+        return _audit(config, flags)
     if command in ("run", "demo"):
         _run(config, command == "demo")
     else:
@@ -68,6 +71,15 @@ def _stage(name: str, config: Config, flags: CommandFlags) -> None:
             _print(f"figure: {file}")
     if name == "report":
         _print_report(folder)
+
+
+def _audit(config: Config, flags: CommandFlags) -> None:
+    """The learning examples most at odds with clean ones."""
+    if flags.top < 0:
+        raise InputError(f"--top must be 0 or more, not {flags.top}")
+    folder = execute_audit(config, flags.clean).folder
+    print(audit_table(read_audit(folder), flags.top))
+    _print(f"\naudit: {folder / AUDIT.name}; `letgo review {folder}` decides on each example")
 
 
 def _print_report(folder: Path) -> None:

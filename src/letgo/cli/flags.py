@@ -12,6 +12,8 @@ from letgo.run import config as cfg
 from letgo.run.settings_file import is_of_a_run, read
 from letgo.run.values import expanded
 
+AUDIT_FOLDER = "runs/audit"  # of an audit alone, unless it names one
+
 
 class CommandFlags(argparse.Namespace):
     """The flags that are not settings of a run, and `output_dir`."""
@@ -21,6 +23,8 @@ class CommandFlags(argparse.Namespace):
     explain: bool = False
     figures: list[str] = []
     harness: list[str] = []
+    clean: str | None = None
+    top: int = 20
 
 
 def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Config]:
@@ -40,6 +44,12 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Con
     if command == "evaluate":
         text = "Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas."
         own.add_argument("--harness", type=lambda s: s.split(","), metavar="TASKS", help=text)
+    if command == "audit":
+        text = "Learning examples whose answers are right: a file, folder, URL or Hub id; for a "
+        text += "run by default its --learn_validation."
+        own.add_argument("--clean", metavar="DATA", help=text)
+        text = "Number of examples to print, those most at odds with the clean ones."
+        own.add_argument("--top", type=int, default=20, metavar="N", help=text)
     flags = parse_early(arguments, own)
     settings, source, of_run = _settings(command, flags)
     return flags, cfg.parse(command, arguments, settings, source, [own], of_run)
@@ -51,6 +61,7 @@ def parse_early(arguments: Sequence[str], *own: argparse.ArgumentParser) -> Comm
     parser.add_argument("--output_dir", "--output-dir")
     flags = parser.parse_known_args(arguments, CommandFlags())[0]
     flags.output_dir = expanded(flags.output_dir)
+    flags.clean = flags.clean and expanded(flags.clean)
     return flags
 
 
@@ -71,6 +82,9 @@ def _settings(command: str, flags: CommandFlags) -> tuple[cfg.Settings, str, boo
         data = json.dumps(f"{folder}/data")[1:-1]
         text = json.dumps(demo.SETTINGS).replace("{data}", data)
         settings = {**json.loads(text), "output_dir": folder}
+    if command == "audit" and not flags.output_dir:
+        flags.output_dir = AUDIT_FOLDER
+        settings = {"output_dir": AUDIT_FOLDER}
     if flags.config:
         file = Path(expanded(str(flags.config)))
         return {**settings, **read(file)}, f"--config {file}", is_of_a_run(file)

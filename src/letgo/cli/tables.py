@@ -70,6 +70,22 @@ def text_table(folder: Path, count: int = 3) -> str:
     return as_text(table)
 
 
+def audit_table(rows: list[Row], count: int) -> str:
+    """How many learning examples are suspected, and the first of `audit.parquet`."""
+    suspected = sum(row["suspected"] for row in rows)
+    line = f"{suspected} of {len(rows)} learning examples are suspected to be wrong"
+    table = plain_table()
+    for name in ("loss_ref", "- loss_base", "gradient"):
+        table.add_column(name, justify="right")
+    for name in ("suspected", "id", "example"):
+        table.add_column(name)
+    for row in rows[:count]:
+        numbers = (f"{row[name]:.3f}" for name in ("loss_ref", "interference", "gradient"))
+        suspicion = "yes" if row["suspected"] else "no"
+        table.add_row(*numbers, suspicion, row["id"], in_a_line(row, 90))
+    return f"{line}\n\n{as_text(table)}" if count and rows else line
+
+
 def verdict(folder: Path) -> str:
     """A sentence on which model a run returns, and why."""
     metrics, model = read_json(folder / "metrics.json"), folder / "model"

@@ -14,6 +14,8 @@ T = TypeVar("T")
 PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 # A value of --forget, and its name as a set: the base model's wrong answers to learning examples.
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
+# Another one: the learning examples at odds with a clean --learn_validation, as they are.
+WRONG = "learn:wrong"
 # Name of the neutral text set: its perplexity is measured, nothing is generated.
 NEUTRAL = "neutral"
 # The value of --keep that keeps nothing.
@@ -34,6 +36,11 @@ def set_names(sources: Sequence[str]) -> list[str]:
             distinct = f"{name}-{count}"
         names.append(distinct)
     return names
+
+
+def elicited(sources: Sequence[str]) -> list[str]:
+    """The values of `--forget` whose texts the base model writes."""
+    return [source for source in sources if source != WRONG]
 
 
 def sample(records: Sequence[T], count: int | None, seed: int) -> list[T]:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from letgo.data.splits import elicited
 from letgo.report.curves import Guards, TrainingCurves, read_curves
 from letgo.run import folder as files
 from letgo.run.folder import Row
@@ -47,7 +48,10 @@ class FigureData(NamedTuple):
 
 def has_texts(folder: Path) -> bool:
     """Whether the run writes and scores texts; one without forgetting sets does not."""
-    return bool(files.read_config(folder).get("forget")) or (folder / files.SCORES.name).exists()
+    return (
+        bool(elicited(files.read_config(folder).get("forget") or []))
+        or (folder / files.SCORES.name).exists()
+    )
 
 
 def scored_texts(folder: Path) -> list[Row]:

@@ -12,6 +12,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from letgo.report.formats import clean
+from letgo.review.audit_tab import AuditTab
 from letgo.review.comparison import comparison_tab
 from letgo.review.session import Review
 from letgo.review.texts_tab import TextsTab
@@ -42,8 +43,13 @@ def build(review: Review, others: Sequence[Path]) -> gr.Blocks:
         with gr.Row(elem_id="head"):
             status = gr.HTML()
             undo = gr.Button("Undo", size="sm", scale=0, min_width=280, elem_id="undo")
-        with gr.Tab("Texts"):
-            TextsTab(review, status, undo).connect(page)
-        with gr.Tab("Compare"):
-            comparison_tab(page, review, others)
+        if review.ids:
+            with gr.Tab("Texts"):
+                TextsTab(review, status, undo).connect(page)
+        if review.audit is not None:
+            with gr.Tab("Learning data"):
+                AuditTab(review, status, undo).connect(page)
+        if review.ids:
+            with gr.Tab("Compare"):
+                comparison_tab(page, review, others)
     return page

@@ -11,6 +11,8 @@ from letgo.errors import InputError
 from letgo.report.formats import clean, shorten, significant
 from letgo.report.outcomes import summaries
 from letgo.review.session import Review
+from letgo.run.audit import UNLEARN
+from letgo.run.decisions import DROP
 from letgo.run.folder import METRICS, read_json, readable
 
 Piece = tuple[str, float]  # part of a text, NLL in nats
@@ -37,6 +39,13 @@ def status(review: Review, error: str = "") -> str:
     entered, left = review.selected & ~review.previous, ~review.selected & review.previous
     if entered.any() or left.any():
         text += f". Last action: {int(entered.sum()):,} in, {int(left.sum()):,} out"
+    if review.audit is not None:
+        counts = {name: int((review.treatments == name).sum()) for name in (UNLEARN, DROP)}
+        learned = (
+            f"of {len(review.audit_ids):,} learning examples {counts[UNLEARN]:,} are unlearned"
+        )
+        learned += f" and {counts[DROP]:,} dropped"
+        text = f"{text}; {learned}" if review.ids else f"<b>{learned}</b>"
     notes = [f"Read-only: {review.read_only}"] * bool(review.read_only) + review.warnings
     notes += [error] * bool(error)
     banner = "".join(f'<b class="banner">{escape(shorten(note, 500))}.</b> ' for note in notes)

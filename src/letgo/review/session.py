@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from letgo.data.files import atomic_write
+from letgo.data.splits import WRONG
 from letgo.errors import InputError, first_line
 from letgo.review.journal import Journal
-from letgo.review.texts import open_texts
+from letgo.review.texts import open_review
 from letgo.run import decisions
+from letgo.run.audit import treatments
 from letgo.run.decisions import BY_SCORE, FRACTION, INCLUDE, JOURNAL, UNDO, Action
-from letgo.run.folder import SCORES, SELECTION, SELF_KNOWLEDGE, read_config, read_schema
+from letgo.run.folder import AUDIT, SCORES, SELECTION, SELF_KNOWLEDGE, read_config, read_schema
 from letgo.run.lock import exclusive
 from letgo.scoring.scores import top_count
 
@@ -34,6 +36,7 @@ class Review:
         ids, index_of: ids of the texts, and the index of each id.
         ranking: indices of the texts in the order in which the score selects them.
         actions: journal of the run without what was undone.
+        audit: rows of `audit.parquet`, or None; `audit_ids` and `treatments` are theirs.
         decided: decisions that these actions leave in force.
         lock: held while an action is written.
 
@@ -46,7 +49,7 @@ class Review:
         self.folder, self.lock = folder, RLock()
         self.read_only = ""
         self._journal: Journal | None = None
-        self.texts = open_texts(folder)
+        self.texts, self.audit = open_review(folder)
         with ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(folder, "letgo review"))
@@ -63,7 +66,9 @@ class Review:
         """
         with self.lock:
             version = self._file_version()
-            texts, journal = open_texts(self.folder), self._current_journal()
+            (texts, audit), journal = open_review(self.folder), self._current_journal()
+            self.audit = audit
+            self.audit_ids = [] if audit is None else audit["id"].to_pylist()
             self.actions = decisions.read_actions(self.folder)
             self._journal, self._version = journal, version
             self.texts, self.ids, self.ranking = texts, texts.ids, texts.ranking()
@@ -91,7 +96,7 @@ class Review:
     def warnings(self) -> list[str]:
         """What a person should know before deciding."""
         notes = [self._journal.note] if self._journal and self._journal.note else []
-        if missing := len(self.decided.texts.keys() - self.index_of.keys()):
+        if missing := len(self.decided.texts.keys() - self.index_of.keys() - {*self.audit_ids}):
             notes.append(
                 f"{missing:,} decisions in {JOURNAL} are on texts that this run does not have; "
                 f"they have no effect"
@@ -101,7 +106,9 @@ class Review:
     def _file_version(self) -> list[Any]:
         """A value that changes with the texts, their scores or the settings of the selection."""
         try:
-            stats = [(self.folder / output.name).stat() for output in (SELF_KNOWLEDGE, SCORES)]
+            names = [SELF_KNOWLEDGE.name, SCORES.name] if len(self.texts.table) else []
+            names += [AUDIT.name] if self.audit is not None else []
+            stats = [(self.folder / name).stat() for name in names]
         except OSError as error:
             raise InputError(
                 f"{error.filename}: {error.strerror}; is the run still there?"
@@ -126,10 +133,13 @@ class Review:
         self.decided = decisions.combine(self.actions)
         mode = self.texts.selection_mode
         table = decisions.selection_table(self.ids, self.ranking, self.fraction, mode, self.decided)
-        self.selected = np.array(table["selected"])
+        self.selected = np.array(table["selected"], bool)
         signs = {name: 1 if act == INCLUDE else -1 for name, (act, _) in self.decided.texts.items()}
         self.person = np.array([signs.get(name, 0) for name in self.ids], np.int8)
+        self.treatments = self._treatments()
         file = self.folder / SELECTION.name
+        if not self.ids:
+            return
         if self._journal is None or self._is_saved(file):
             return
         try:
@@ -140,6 +150,12 @@ class Review:
                 f"{file} cannot be written ({first_line(error)}); the decisions are in {JOURNAL}: "
                 f"put that right, then start the review again"
             ) from error
+
+    def _treatments(self) -> np.ndarray:
+        """(audited examples,) whether each is kept, dropped or unlearned."""
+        suspected = [] if self.audit is None else self.audit["suspected"].to_pylist()
+        applies = WRONG in (self.texts.config.get("forget") or [])
+        return np.array(treatments(self.audit_ids, suspected, applies, self.decided), str)
 
     def _is_saved(self, file: Path) -> bool:
         try:
@@ -184,6 +200,19 @@ class Review:
         if not len(indices):
             raise InputError("there is no text to decide on")
         self._write(Action(decisions.now(), act, [self.ids[i] for i in indices], None, what))
+
+    def decide_learning(self, act: str, indices: Sequence[int] | np.ndarray, what: str) -> None:
+        """Unlearn ("include"), learn ("exclude") or "drop" audited examples, or leave them.
+
+        Raises:
+            InputError: as in `decide`.
+        """
+        ids = [self.audit_ids[index] for index in indices]
+        if act == BY_SCORE:
+            ids = [name for name in ids if name in self.decided.texts]
+        if not ids:
+            raise InputError("there is no example to decide on")
+        self._write(Action(decisions.now(), act, ids, None, what))
 
     def set_fraction(self, fraction: float) -> None:
         """Let the score select another fraction of the texts, in (0, 1].

@@ -9,7 +9,16 @@ import pyarrow as pa
 from letgo.errors import InputError, printable
 from letgo.report.formats import shorten
 from letgo.run import decisions
-from letgo.run.folder import SCORES, is_run, read_config, read_texts, readable
+from letgo.run.folder import (
+    AUDIT,
+    SCORES,
+    is_run,
+    read_config,
+    read_table,
+    read_texts,
+    readable,
+    require,
+)
 
 COLUMNS = {
     **dict.fromkeys(("id", "forget_set", "prompt", "completion"), pa.string()),
@@ -18,6 +27,16 @@ COLUMNS = {
     "tokens": pa.int64(),
     "selected": pa.bool_(),
 }
+AUDIT_COLUMNS = (
+    "id",
+    "prompt",
+    "completion",
+    "loss_ref",
+    "interference",
+    "gradient",
+    "confidence",
+    "suspected",
+)
 MODES = ("top", "bottom", "random")
 
 
@@ -72,6 +91,8 @@ def open_texts(folder: Path) -> RunTexts:
     """
     require_run(folder)
     config = read_config(folder)
+    if (folder / AUDIT.name).exists() and not (folder / SCORES.name).exists():
+        raise InputError(f"{folder} is an audit of learning examples; it has no texts to unlearn")
     if config.get("forget") == []:
         raise InputError(f"{folder} is a run without a forgetting set; it has no texts to unlearn")
     _check(config, folder / "config.yaml")
@@ -82,6 +103,32 @@ def open_texts(folder: Path) -> RunTexts:
             if values.null_count:
                 raise ValueError(f"the column {name} has gaps")
     return RunTexts(config, pa.table(columns))
+
+
+def open_audit(folder: Path) -> pa.Table | None:
+    """The rows of `audit.parquet`; None if the run has no audit.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not (folder / AUDIT.name).exists():
+        return None
+    return read_table(require(folder, AUDIT), list(AUDIT_COLUMNS))
+
+
+def open_review(folder: Path) -> tuple[RunTexts, pa.Table | None]:
+    """The texts of a run, of which an audit alone has none, and the rows of its audit.
+
+    Raises:
+        InputError: as in `open_texts` and `open_audit`.
+    """
+    require_run(folder)
+    audit = open_audit(folder)
+    if audit is None or (folder / SCORES.name).exists():
+        return open_texts(folder), audit
+    config = read_config(folder)
+    _check(config, folder / "config.yaml")
+    return RunTexts(config, pa.schema(COLUMNS).empty_table()), audit
 
 
 def require_run(folder: Path) -> None:

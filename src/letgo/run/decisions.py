@@ -16,13 +16,15 @@ from typing import NamedTuple, cast
 import pyarrow as pa
 
 from letgo.data.records import text_fingerprint
+from letgo.data.splits import WRONG
 from letgo.errors import InputError
 from letgo.progress import log
 from letgo.scoring.scores import ranked, top_count
 
 JOURNAL = "review.jsonl"
-INCLUDE, EXCLUDE, BY_SCORE, FRACTION, UNDO = "include", "exclude", "by score", "fraction", "undo"
-ACTS = (INCLUDE, EXCLUDE, BY_SCORE, FRACTION, UNDO)
+INCLUDE, EXCLUDE, DROP, BY_SCORE = "include", "exclude", "drop", "by score"
+FRACTION, UNDO = "fraction", "undo"
+ACTS = (INCLUDE, EXCLUDE, DROP, BY_SCORE, FRACTION, UNDO)
 
 
 class Action(NamedTuple):
@@ -30,9 +32,9 @@ class Action(NamedTuple):
 
     Attributes:
         at: time, ISO 8601 in UTC.
-        act: "include" or "exclude" (overrules the score), "by score" (withdraws such a decision),
-            "fraction" (changes the fraction that the score selects) or "undo" (of the last action
-            not undone yet).
+        act: "include" or "exclude" (overrules the score), "drop" (a learning example is neither
+            learned nor unlearned), "by score" (withdraws such a decision), "fraction" (changes the
+            fraction that the score selects) or "undo" (of the last action not undone yet).
         ids: texts that the action applies to.
         fraction: the new fraction, in (0, 1].
         what: description for people.
@@ -49,7 +51,8 @@ class Decisions(NamedTuple):
     """Decisions that are in force.
 
     Attributes:
-        texts: by text id, "include" or "exclude" and the time of the decision, which may be empty.
+        texts: by text id, "include", "exclude" or "drop" and the time of the decision, which may be
+            empty.
         fraction: fraction of the texts that the score selects; None for `--forget_fraction`.
     """
 
@@ -151,6 +154,8 @@ def _parse(line: bytes) -> Action:
         raise ValueError(f"act must be one of {', '.join(ACTS)}")
     if not isinstance(action.ids, list) or not all(isinstance(name, str) for name in action.ids):
         raise ValueError("ids must be a list of strings")
+    if action.act == DROP and not all(name.startswith(f"{WRONG}:") for name in action.ids):
+        raise ValueError("only learning examples can be dropped")
     number = isinstance(action.fraction, int | float) and not isinstance(action.fraction, bool)
     missing = action.fraction is None and action.act != FRACTION
     if not missing and not (number and 0 < cast(float, action.fraction) <= 1):

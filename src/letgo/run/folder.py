@@ -30,6 +30,7 @@ class Output(NamedTuple):
 
 
 SELF_KNOWLEDGE = Output("self_knowledge.parquet", "elicit")
+AUDIT = Output("audit.parquet", "audit")
 KEPT = Output("kept.parquet", "keep")
 PROBE = Output("probe", "probe")
 FISHER = Output("fisher.safetensors", "fisher")
@@ -49,7 +50,7 @@ REPORT = Output("report.html", "report")
 FIRST_EXAMPLES = "first_examples.json"  # what the model sees of each set, for the report
 
 
-_LEARNING = (SELF_KNOWLEDGE, KEPT, PROBE, FISHER, SCORES, SELECTION, LWF, TRAIN_LOG)
+_LEARNING = (AUDIT, SELF_KNOWLEDGE, KEPT, PROBE, FISHER, SCORES, SELECTION, LWF, TRAIN_LOG)
 _RESULTS = (BASELINE, HELD_OUT, HEADROOM, RELEARNED, METRICS, ANSWERS, MODEL, HARNESS, REPORT)
 OUTPUTS = {output.name: output for output in (*_LEARNING, *_RESULTS)}
 # What damaged files make these fail with, besides the errors of their own libraries.

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from letgo.data.openings import neutral_openings
 from letgo.data.records import Record
-from letgo.data.splits import KEEP_NOTHING, MISTAKES, NEUTRAL, hold_out, sample, set_names
+from letgo.data.splits import (
+    KEEP_NOTHING,
+    MISTAKES,
+    NEUTRAL,
+    WRONG,
+    elicited,
+    hold_out,
+    sample,
+    set_names,
+)
 from letgo.errors import InputError
 from letgo.models.bundled import resolve
 from letgo.models.loading import fingerprint
@@ -13,7 +22,8 @@ from letgo.progress import log
 from letgo.run.config import Config, RunConfig
 from letgo.run.first_examples import LEARN, first_examples
 from letgo.run.folder import LWF, MODEL, PROBE, Row
-from letgo.run.reading import all_answers, read
+from letgo.run.learning import learning_data, named_keep_sets, text_of, without_prompts_of
+from letgo.run.reading import read
 from letgo.run.seen import Prompts, load_prompts
 from letgo.unlearning.config import LWFConfig
 
@@ -61,12 +71,16 @@ class Run:
         return bool(self.forget and self.training.unlearning_interval)
 
     @property
+    def audits(self) -> bool:
+        """Whether learning examples at odds with the validation set are left out or unlearned."""
+        return WRONG in self.settings.forget
+
+    @property
     def keeps(self) -> bool:
         """Whether the training may have keep steps."""
         return bool(self.keep and self.training.keep_share)
 
 
-MOST_VALIDATION = 200  # more examples cost time and change little
 # Of a forgetting or keep set a third of the prompts is held out, at most so many: half of them
 # for the verdict, half for the report.
 HELD_OUT_PART, MOST_HELD_OUT = 3, 200
@@ -125,37 +139,6 @@ def check_batch(examples: int, batch: int) -> None:
         )
 
 
-def learning_data(
-    config: Config, prompts: Prompts
-) -> tuple[list[Record], list[Record], list[Record]]:
-    """Learning, validation and test examples; no two of these sets share a prompt."""
-    settings, seed = config.settings, config.training.seed
-    found = read(config, settings.learn or "", "--learn", settings.max_learn)
-    learn = prompts.unified("--learn", found)
-    learn, test = _hold_out_set(config, prompts, learn, "learn_test", settings.learn_test, seed)
-    validation: list[Record] = []
-    # There is nothing to decide without an SFT baseline, or with nothing to unlearn or to keep.
-    changes = config.training.unlearning_interval or _named_keep_sets(config)
-    if settings.optimum == "full" and changes:
-        source = settings.learn_validation
-        learn, validation = _hold_out_set(
-            config, prompts, learn, "learn_validation", source, seed, MOST_VALIDATION
-        )
-        count = len(validation)
-        validation = _without_prompts_of(test, validation)
-        if count > len(validation) > 0:
-            message = "%d validation examples are also test prompts and left out"
-            log.warning(message, count - len(validation))
-        if not validation:
-            raise InputError("--learn_validation: all its prompts are test prompts; use others")
-    test = sample(test, settings.max_test, 0)  # runs of all seeds answer the same prompts
-    learn = sample(learn, settings.max_learn, seed)
-    if settings.assistant_turns == "all":
-        every = prompts.unified("--learn", [turn for r in learn for turn in all_answers(r)])
-        learn = _without_prompts_of([*validation, *test], every)
-    return learn, validation, test
-
-
 Sets = dict[str, list[Record]]
 
 
@@ -170,12 +153,13 @@ def _forgetting_sets(
     settings = config.settings
     sets: Sets = {}
     held: Sets = {}
-    for name, source in zip(set_names(settings.forget), settings.forget, strict=True):
+    sources = elicited(settings.forget)
+    for name, source in zip(set_names(sources), sources, strict=True):
         records = learn
         if source != MISTAKES:
             records = read(config, source, "--forget", settings.max_forget)
             records = prompts.unified("--forget", records)
-        remaining = _without_prompts_of(held_out, records)
+        remaining = without_prompts_of(held_out, records)
         if not remaining:
             raise InputError(f"--forget: all prompts of {name} are test prompts; use other ones")
         if count := len(records) - len(remaining):
@@ -193,7 +177,7 @@ def _forgetting_sets(
 def _without_held_out(sets: Sets, held: Sets) -> Sets:
     """The records of each set whose prompts no set has held out."""
     out = [record for records in held.values() for record in records]
-    return {name: _without_prompts_of(out, records) for name, records in sets.items()}
+    return {name: without_prompts_of(out, records) for name, records in sets.items()}
 
 
 def _held_out_parts(
@@ -209,11 +193,11 @@ def _held_out_parts(
         learning: the learning examples.
         most: upper bound on the prompts of either part.
     """
-    candidates = _without_prompts_of(learning, records)
-    if len({_text(record) for record in candidates}) < 2:
+    candidates = without_prompts_of(learning, records)
+    if len({text_of(record) for record in candidates}) < 2:
         log.warning("%s: too few prompts to hold any out; nothing is measured on it", name)
         return {}
-    by_text = [record._replace(prompt=_text(record)) for record in candidates]
+    by_text = [record._replace(prompt=text_of(record)) for record in candidates]
     _, held = hold_out(by_text, 0, MOST_HELD_OUT, HELD_OUT_PART)
     several = len({record.prompt for record in held}) > 1
     test, validation = hold_out(held, 0, part=2) if several else (held, held[:0])
@@ -224,16 +208,6 @@ def _held_out_parts(
         for key, part in parts.items()
         if part
     }
-
-
-def _text(record: Record) -> str:
-    """The prompt, or the text of a record without one."""
-    return record.prompt or record.completion or ""
-
-
-def _named_keep_sets(config: Config) -> list[str]:
-    """The sources of `--keep`, without the default."""
-    return [source for source in config.settings.keep if source != KEEP_NOTHING]
 
 
 def _keep_sets(
@@ -248,14 +222,14 @@ def _keep_sets(
         InputError: too many prompts are also learning or forgetting prompts.
     """
     settings, limit = config.settings, config.training.forget_max_overlap
-    sources = _named_keep_sets(config) or [NEUTRAL]
+    sources = named_keep_sets(config) or [NEUTRAL]
     sets: Sets = {}
     held: Sets = {}
     for name, source in zip(set_names(sources), sources, strict=True):
         records = neutral_openings() if source == NEUTRAL else read(config, source, "--keep")
         prompts.check_texts("--keep", records)
         records = prompts.unified("--keep", records)
-        remaining = _without_prompts_of([*learning, *forget], records)
+        remaining = without_prompts_of([*learning, *forget], records)
         count = len(records) - len(remaining)
         message = f"{count} of {len(records)} prompts are also learning or forgetting prompts"
         if source != NEUTRAL and (count > limit * len(records) or not remaining):
@@ -276,34 +250,3 @@ def _keep_sets(
     nothing = KEEP_NOTHING in settings.keep
     default_without_use = not settings.keep and not config.training.unlearning_interval
     return ({} if nothing or default_without_use else sets), held
-
-
-def _without_prompts_of(others: list[Record], records: list[Record]) -> list[Record]:
-    """The records whose prompts (or texts) are not among those of `others`."""
-    prompts = {_text(record) for record in others}
-    return [record for record in records if _text(record) not in prompts]
-
-
-def _hold_out_set(
-    config: Config,
-    prompts: Prompts,
-    learn: list[Record],
-    flag: str,
-    source: str | None,
-    seed: int,
-    most: int | None = None,
-) -> tuple[list[Record], list[Record]]:
-    """The remaining learning examples, and those of `source` or a tenth of the learning data."""
-    if source is None:
-        if len({record.prompt for record in learn}) < 2:
-            raise InputError(f"--learn: too few examples to hold out a tenth; set --{flag}")
-        return hold_out(learn, seed, most)
-    limit = config.settings.max_test if flag == "learn_test" else None
-    held_out = prompts.unified(f"--{flag}", read(config, source, f"--{flag}", limit))
-    remaining = _without_prompts_of(held_out, learn)
-    if count := len(learn) - len(remaining):
-        message = "%d learning examples are also prompts of --%s and are not trained on"
-        log.warning(message, count, flag)
-    if not remaining:
-        raise InputError(f"--{flag}: it contains every learning prompt; use other data")
-    return remaining, held_out

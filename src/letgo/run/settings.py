@@ -18,6 +18,7 @@ CHOICES = {
     "fisher_labels": ("empirical", "sampled"),
     "selection": ("top", "bottom", "random"),
     "assistant_turns": ("last", "all"),
+    "audit_score": ("loss_ref", "interference", "gradient"),
 }
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
 LISTS = ("forget", "keep", "answer", "columns")  # flags that may be repeated
@@ -50,7 +51,8 @@ class RunConfig:
         metadata={
             "action": "extend",
             "help": "Forgetting prompts: one or more sources; may be repeated. learn:mistakes: "
-            "the learning prompts that the base model answers wrongly.",
+            "the learning prompts that the base model answers wrongly. learn:wrong: the learning "
+            "examples at odds with the clean examples of --learn_validation, by `letgo audit`.",
         },
     )
     keep: list[str] = field(
@@ -121,6 +123,17 @@ class RunConfig:
     selection: str = setting(
         "top", "Texts to unlearn, by confidence: top; bottom and random are controls."
     )
+    audit_score: str = setting(
+        "loss_ref",
+        "Audit: how far a learning example is at odds with the clean ones. loss_ref: its loss "
+        "under models fine-tuned on them; interference: that minus its loss under the base model; "
+        "gradient: how directly unlearning it lowers their loss.",
+    )
+    wrong_fraction: float | None = setting(
+        None,
+        "Audit: fraction of the learning examples to suspect, those with the highest score. "
+        "Default: all that score higher than 95 % of the clean examples.",
+    )
     fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(FISHER_KINDS)}.")
     fisher_labels: str = setting(
         "empirical", "Labels for it: empirical (those of the data) or sampled (from the model)."
@@ -150,6 +163,8 @@ class RunConfig:
             raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
         self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")
         self._require("margin", 0 <= self.margin < math.inf, "0 or more")
+        valid = self.wrong_fraction is None or 0 < self.wrong_fraction <= 1
+        self._require("wrong_fraction", valid, "above 0 and at most 1")
         self._require("relearn", self.relearn >= 0, "0 (off) or more")
         for name in ("model", "learn", "learn_test", "learn_validation"):
             self._require(name, isinstance(getattr(self, name), str | None), "one name")

@@ -1,12 +1,13 @@
 """All stages in their order, what each depends on, and the run that strings them together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from letgo import processes
 from letgo.data.records import Record, fingerprint, text_fingerprint
-from letgo.data.splits import MISTAKES
+from letgo.data.splits import MISTAKES, WRONG
 from letgo.errors import InputError
 from letgo.evaluation.asking import evaluated_sets, open_judged
 from letgo.evaluation.rules import LEARN, rule_inputs
@@ -17,10 +18,14 @@ from letgo.run import decisions, first_examples
 from letgo.run import folder as files
 from letgo.run.folder import Row
 from letgo.run.inputs import FORGET_SET, Run, open_run
+from letgo.run.learning import without_prompts_of
 from letgo.run.lock import exclusive
 from letgo.run.provenance import write_config
+from letgo.run.reading import read
+from letgo.run.seen import load_prompts
 from letgo.run.stage import Stage, check, run_stage, tidy
 from letgo.scoring.scores import SCORES
+from letgo.stages.audit import audit
 from letgo.stages.baseline import baseline
 from letgo.stages.elicit import elicit
 from letgo.stages.evaluate import evaluate
@@ -46,6 +51,10 @@ REPORTING = """
     skip_memory_metrics dataloader_num_workers dataloader_pin_memory trackio_space_id
     trackio_bucket_id trackio_static_space_id use_cpu per_device_eval_batch_size local_rank
 """
+
+
+# What an audit depends on besides the model, the learning data and the training.
+AUDITING = ("clean", "audit_score", "wrong_fraction", "tokens_per_batch")
 
 
 def _base_inputs(run: Run) -> Row:
@@ -82,10 +91,12 @@ def _selection_inputs(run: Run, scored: Row) -> Row:
     return selected
 
 
-def _training_inputs(run: Run, selected: Row, kept: Row, compared: Row) -> Row:
-    """What training depends on, from the inputs of the selection, the keep texts, the baseline."""
+def _training_inputs(run: Run, selected: Row, kept: Row, compared: Row, audited: Row) -> Row:
+    """What training depends on, from the inputs of other stages."""
     trained = {**selected, **kept, "require_headroom": run.settings.require_headroom}
     trained |= {name: getattr(run.training, name) for name in sorted(UNLEARNING)}
+    if run.audits:
+        trained |= {name: audited[name] for name in AUDITING}
     # A review may change decisions after `select`, which follows them; a trained model does not.
     if decided := decisions.read(run.folder).fingerprint:
         trained["decisions"] = decided
@@ -112,6 +123,8 @@ def stages(run: Run) -> list[Stage]:
         "learn": fingerprint(run.learn),
         **cfg.changed_from_default(training, UNLEARNING.union(REPORTING.split())),
     }
+    audited = {**tuned, "clean": fingerprint(run.validation)}
+    audited |= {name: getattr(settings, name) for name in AUDITING[1:]}
     optimal = {**tuned, "optimum": settings.optimum}
     informed = {
         **optimal,
@@ -128,7 +141,7 @@ def stages(run: Run) -> list[Stage]:
     compared |= rule_inputs(settings)
     if settings.likelihood_accuracy:
         compared["likelihood_accuracy"] = True
-    trained = _training_inputs(run, selected, kept, compared)
+    trained = _training_inputs(run, selected, kept, compared, audited)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}
     evaluation = files.METRICS, files.ANSWERS, files.MODEL
@@ -137,6 +150,7 @@ def stages(run: Run) -> list[Stage]:
     relearns = settings.relearn > 0 and any(n.startswith(FORGET_SET) for n in run.held_out)
     informs = unlearns and fisher_is_needed(SCORES[settings.score], settings.optimum)
     return [
+        Stage("audit", (files.AUDIT,), audit, audited, shared=True, needed=run.audits),
         Stage("elicit", (files.SELF_KNOWLEDGE,), elicit, elicited, shared=True, needed=unlearns),
         Stage("keep", (files.KEPT,), keep, kept, shared=True, needed=run.keeps),
         Stage("probe", (files.PROBE,), probe, optimal, shared=True),
@@ -160,12 +174,13 @@ def execute(config: cfg.Config, only: str | None = None) -> Run:
     run = open_judged(config)
     all_stages = stages(run)
     wanted = [stage for stage in all_stages if stage.needed]
-    before = all_stages
+    # A run may have an audit that it does not depend on.
+    before = [stage for stage in all_stages if stage.needed or stage.name != "audit"]
     if only is not None:
         by_name = {stage.name: stage for stage in all_stages}
         wanted = [by_name[name] for name in (*by_name[only].brings, only)]
         # A single stage builds on the outputs of those before it, which must be of the same run.
-        before = all_stages[: all_stages.index(wanted[-1]) + 1]
+        before = before[: before.index(wanted[-1]) + 1]
     if processes.several() and not all(stage.parallel for stage in wanted):
         raise InputError(
             "only `letgo score` shares its work among processes; start the others without "
@@ -206,6 +221,44 @@ def _forget_damaged_records(folder: Path) -> None:
     except InputError as error:
         log.warning("%s", str(error).partition(";")[0])
         (folder / "stages.json").unlink()
+
+
+def execute_audit(config: cfg.Config, clean: str | None) -> Run:
+    """Write `audit.parquet`; in a folder that is no run yet, as the first stage of one.
+
+    Args:
+        config: settings of a run, or of an audit alone.
+        clean: source of clean learning examples; by default `--learn_validation`.
+
+    Raises:
+        InputError: unusable input, or a folder that belongs to another run.
+    """
+    settings = config.settings
+    if not (clean or settings.learn_validation):
+        raise InputError("--clean is missing: name learning examples whose answers are right")
+    clean = str(clean or settings.learn_validation)
+    if WRONG not in settings.forget:
+        if files.is_run(Path(config.training.output_dir or "")):
+            return _audit_of(config, clean)
+        settings.forget = [*settings.forget, WRONG]
+    settings.learn_validation = clean
+    return execute(config, "audit")
+
+
+def _audit_of(config: cfg.Config, clean: str) -> Run:
+    """The audit of a run whose training does not depend on it; the run stays as it is."""
+    run = open_run(config)
+    flag = "--learn_validation (--clean)"
+    records = load_prompts(config).unified(flag, read(config, clean, flag))
+    learn = without_prompts_of(records, run.learn)
+    if not learn:
+        raise InputError("--clean: it contains every learning prompt; use other data")
+    run = replace(run, learn=learn, validation=records)
+    stage = next(stage for stage in stages(run) if stage.name == "audit")
+    with exclusive(run.folder, "letgo audit"):
+        check(run.folder, [stage])
+        run_stage(run, stage)
+    return run
 
 
 def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:

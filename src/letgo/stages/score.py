@@ -27,6 +27,7 @@ from letgo.scoring.measure import Product, along, fisher_norms, gradient_product
 from letgo.scoring.scores import NUMBERS, SCORES, LearningStats, Numbers, Score
 from letgo.scoring.weights import Weights, scored_weights
 from letgo.stages import optimum
+from letgo.stages.losses import losses_by_index
 
 FLOATS = ("loss_base", "loss_probe", "interference", *NUMBERS, "confidence")
 SCHEMA = pa.schema(
@@ -65,11 +66,13 @@ def score(run: Run, scratch: Path) -> None:
         numbers, shares = _measure(scratch, base, weights, rows, batches, products, chosen)
         products.clear()  # free memory before the second model is loaded
     else:
-        before = _losses(scratch, base, rows, batches, "loss before learning")
+        before = losses_by_index("loss before learning", scratch, base, rows, batches)
         numbers = {i: {"loss_base": loss} for i, loss in before.items()}
     if not is_gradient:
         trained = load_trained(run.config, probe)
-        for i, loss in _losses(scratch, trained, rows, batches, "loss after learning").items():
+        for i, loss in losses_by_index(
+            "loss after learning", scratch, trained, rows, batches
+        ).items():
             numbers[i]["loss_probe"] = loss
     table = [_row(text, numbers[i], settings.score, chosen, stats) for i, text in enumerate(texts)]
     _check(table, settings.skip_non_finite)
@@ -162,18 +165,6 @@ def _measure(
             row["loss_base"] = row.pop("loss")
         numbers[index] = row
     return numbers, shares
-
-
-def _losses(
-    scratch: Path, lm: LanguageModel, rows: list[TokenRow], batches: list[list[int]], name: str
-) -> dict[int, float]:
-    """Mean NLL of the texts under a model, by index."""
-
-    def losses(batch: list[int]) -> list[Row]:
-        values = lm.losses([rows[i] for i in batch])
-        return [{"index": i, "loss": loss} for i, loss in zip(batch, values, strict=True)]
-
-    return {row["index"]: row["loss"] for row in in_chunks(name, scratch, batches, losses)}
 
 
 def _row(text: Row, measured: Numbers, name: str, score: Score, stats: LearningStats) -> Row:

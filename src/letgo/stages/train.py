@@ -5,9 +5,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from letgo.data.records import Record
 from letgo.errors import InputError
 from letgo.progress import log
 from letgo.run import decisions
+from letgo.run.audit import KEEP, UNLEARN, audit_id, has_decisions, read_audit, treatments
+from letgo.run.base import load_base_tokenizer
 from letgo.run.folder import (
     HEADROOM,
     KEPT,
@@ -35,23 +38,68 @@ def train(run: Run, scratch: Path) -> None:
     Where nothing would be unlearned or kept, they are those of the SFT baseline.
 
     Raises:
-        InputError: `selection.parquet` lacks a decision of a review.
+        InputError: `selection.parquet` lacks a decision of a review, or too few learning examples
+            are left.
     """
-    if reason := _nothing_to_do(run):
+    decided = decisions.read(run.folder)
+    learn, wrong = _learning_examples(run, decided)
+    if len(learn) == len(run.learn) and (reason := _nothing_to_do(run)):
         log.info("train: %s", reason)
         probe, lwf = require(run.folder, PROBE), scratch / LWF.name
         link(probe, lwf)
         (lwf / PLAIN_REASON).write_text(f"{reason}\n", encoding="utf-8")
         (lwf / TRAIN_LOG.name).rename(scratch / TRAIN_LOG.name)
         return
-    decided = decisions.read(run.folder) if run.unlearns else None
-    if decided and decided.fraction is not None:
-        training = copy.copy(run.training)
+    training = copy.copy(run.training)
+    if decided.fraction is not None:
         training.forget_fraction = decided.fraction
-        run = replace(run, config=run.config._replace(training=training))
-    forget = _texts_to_unlearn(run) if run.unlearns else None
+    if wrong and not run.unlearns:
+        training.rescore_interval = 0  # learning examples are not chosen among
+    run = replace(run, learn=learn, config=run.config._replace(training=training))
+    forget = [*(_texts_to_unlearn(run) if run.unlearns else []), *wrong]
     keep = read_table(require(run.folder, KEPT)).to_pylist() if run.keeps else None
-    fit(run, scratch, scratch / LWF.name, "fine-tune (LWF)", forget, keep)
+    fit(run, scratch, scratch / LWF.name, "fine-tune (LWF)", forget or None, keep)
+
+
+def _learning_examples(run: Run, decided: decisions.Decisions) -> tuple[list[Record], list[Row]]:
+    """The examples that are still learned, and those to unlearn, as `_texts_to_unlearn`.
+
+    With `--unlearning_interval 0` the latter are only left out.
+    """
+    if not run.audits and not has_decisions(decided):
+        return run.learn, []
+    table = read_audit(run.folder)
+    ids, suspected = ([row[name] for row in table] for name in ("id", "suspected"))
+    by_id = dict(zip(ids, treatments(ids, suspected, run.audits, decided), strict=True))
+    learn = [record for record in run.learn if by_id.get(audit_id(record.id), KEEP) == KEEP]
+    wrong = [row for row in table if by_id[row["id"]] == UNLEARN]
+    dropped = list(by_id.values()).count(decisions.DROP)
+    if not run.training.unlearning_interval:
+        wrong, dropped = [], dropped + len(wrong)
+    log.info(
+        "train: of %d learning examples %d are dropped and %d unlearned",
+        len(run.learn),
+        dropped,
+        len(wrong),
+    )
+    if not learn:
+        raise InputError("--learn: the audit and its review leave no example; keep some of them")
+    tokenizer = load_base_tokenizer(run.config)
+    return learn, [
+        {
+            "prompt_ids": row["prompt_ids"],
+            "completion_ids": row["completion_ids"],
+            "completion": tokenizer.decode(row["completion_ids"], skip_special_tokens=True),
+            "mean_logprob": -row["loss_base"],
+            "confidence": row["confidence"],
+            "score": "",
+            "selected": True,
+            "allowed": True,
+            "forced": True,
+        }
+        for row in wrong
+        if math.isfinite(row["loss_base"])
+    ]
 
 
 def _nothing_to_do(run: Run) -> str:
@@ -66,6 +114,8 @@ def _nothing_to_do(run: Run) -> str:
     keeps = run.keeps and bool(run.settings.keep)
     if (not run.unlearns or too_few) and not keeps and run.training.regularizer == "none":
         why = f"{steps} learning steps, --unlearning_interval {run.training.unlearning_interval}"
+        if run.audits and not run.unlearns:
+            why = "the audit suspects no learning example"
         return f"nothing was unlearned ({why}): the model is the SFT baseline"
     if run.settings.require_headroom:
         found = read_json(require(run.folder, HEADROOM))

@@ -89,6 +89,12 @@ class LWFConfig(SFTConfig):
     forget_fraction: float = setting(
         0.5, "Fraction of the texts to unlearn, those with the highest confidence."
     )
+    self_knowledge: str = setting(
+        "base",
+        "Whose answers to the forgetting prompts are unlearned. base: the base model's, written "
+        "before training; current: those of the model as it is at each re-scoring, if learning has "
+        "made them less likely than they were under the base model.",
+    )
     rescore_interval: int | None = setting(
         None,
         "Learning steps between re-scorings, which choose the texts again by their scores at the "
@@ -143,7 +149,8 @@ class LWFConfig(SFTConfig):
         if self.unlearning_state is None:
             self.unlearning_state = "separate" if self.unlearning_rate is None else "shared"
         loss = LOSSES.get(self.unlearning_loss)  # an unknown one is rejected by _check
-        if self.unlearning_rate is not None or (loss and loss.mixes_learning):
+        rated = self.unlearning_rate is not None and self.self_knowledge == "base"
+        if rated or (loss and loss.mixes_learning):
             self.rescore_interval = self.rescore_interval or 0
         if self.unlearning_beta is None and loss:
             self.unlearning_beta = loss.beta
@@ -156,6 +163,7 @@ class LWFConfig(SFTConfig):
             ("unlearning_loss", tuple(LOSSES)),
             ("unlearning_state", ("separate", "shared")),
             ("keep_loss", ("kl", "nll")),
+            ("self_knowledge", ("base", "current")),
             ("regularizer", ("none", *REGULARIZERS)),
         ):
             if getattr(self, name) not in choices:
@@ -172,6 +180,12 @@ class LWFConfig(SFTConfig):
         loss = self.unlearning_loss
         if self.rescore_interval and LOSSES[loss].mixes_learning:
             raise InputError(f"--rescore_interval does not work with --unlearning_loss {loss}")
+        if self.self_knowledge == "current" and self.rescore_interval == 0:
+            why = f"--unlearning_loss {loss}" if LOSSES[loss].mixes_learning else "it is 0"
+            raise InputError(
+                f"--self_knowledge current asks the model at each --rescore_interval, but {why}; "
+                f"leave that out, or use --self_knowledge base"
+            )
         beta = self.unlearning_beta or 0
         for name, valid, meaning in (
             ("learning_rate", self.learning_rate > 0, "above 0"),

@@ -44,7 +44,9 @@ class Metrics:
         `learning_norm` is the norm of the mean learning gradient, None if it was not computed;
         times a cosine and the length of an update it predicts the decrease of the learning loss.
         """
-        self._rescoring = {"unlearn/helpful": sum(score > 0 for score in scores) / len(scores)}
+        self._rescoring = {
+            "unlearn/helpful": sum(score > 0 for score in scores) / max(1, len(scores))
+        }
         if learning_norm is not None:
             self._rescoring["unlearn/learning_norm"] = learning_norm
         if chosen:

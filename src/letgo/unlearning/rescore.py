@@ -25,6 +25,7 @@ from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, to
 from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.current import CurrentAnswers
 from letgo.unlearning.schedule import Step
 from letgo.unlearning.stream import empty_row
 from letgo.unlearning.texts import Row
@@ -51,10 +52,19 @@ class Rescore(TrainerCallback):
         trainer: the trainer that it is a callback of.
         rows: all texts that may be chosen, with `input_ids`, `labels` and `reference`.
         score, weights: of `rescoring`.
+        current: asks the model for the texts instead; None with `self_knowledge="base"`.
     """
 
-    def __init__(self, trainer: "LWFTrainer", rows: Sequence[Row], score: Score, weights: Weights):
+    def __init__(
+        self,
+        trainer: "LWFTrainer",
+        rows: Sequence[Row],
+        score: Score,
+        weights: Weights,
+        current: CurrentAnswers | None,
+    ):
         self.trainer, self.rows, self.score, self.weights = trainer, rows, score, weights
+        self.current = current
         self.learning_norm: float | None = None
         forced = {*trainer.chosen.forced}
         self.forced = [i for i, index in enumerate(trainer.chosen.allowed) if index in forced]
@@ -74,6 +84,8 @@ class Rescore(TrainerCallback):
         trainer = self.trainer
         # Seeded by the step, so that a resumed run draws the same samples.
         draw = random.Random(f"{args.seed} {state.global_step}")
+        if self.current:
+            return self._ask(self.current, draw)
         needed = math.ceil(trainer.texts_per_step / args.forget_fraction)
         count = min(max(args.rescore_texts, needed), len(self.rows))
         indices = sorted(draw.sample(range(len(self.rows)), count))
@@ -89,18 +101,29 @@ class Rescore(TrainerCallback):
             list(score_of.values()), [score_of[index] for index in helpful], self.learning_norm
         )
 
+    def _ask(self, current: CurrentAnswers, draw: random.Random) -> None:
+        """Let unlearning steps take what the model says now; what a person selected stays."""
+        trainer, count = self.trainer, current.schedule.prompts
+        drawn = draw.sample(range(len(current.prompts)), count)
+        old, scores = current.ask(drawn)
+        trainer.tracker.answers = [*old, *(self.rows[index] for index in self.forced)]
+        trainer.tracker.pool = list(range(len(trainer.tracker.answers)))
+        trainer.metrics.rescored(scores, [score for score in scores if score > 0], None)
+
     def _is_due(self, step: int) -> bool:
         """Whether the texts are scored before this step."""
         plan, pool = self.trainer.plan, self.trainer.tracker.pool
         if plan.step(step - 1) != Step.LEARN or plan.unlearned(step) == plan.unlearned(len(plan)):
             return False
-        if plan.learned(step) % self.interval == 0:
+        interval = self.current.schedule.interval if self.current else self.interval
+        if plan.learned(step) % interval == 0:
             return True
         # While no text helps, score again before unlearning steps 1, 2, 4, 8, ...: which texts help
         # changes quickly early on, and this costs little in a long run.
         number = plan.unlearned(step) + 1
         power_of_2 = number & (number - 1) == 0
-        return plan.is_unlearning(step) and power_of_2 and (number == 1 or not pool)
+        again = number == 1 or (not pool and not self.current)  # asking costs more than scoring
+        return plan.is_unlearning(step) and power_of_2 and again
 
     @property
     def texts_in_step(self) -> int:
@@ -116,7 +139,8 @@ class Rescore(TrainerCallback):
         size = args.per_device_train_batch_size
         starts = [(i * args.world_size + args.process_index) * size for i in range(count)]
         empty = [empty_row(trainer._tokenizer.pad_token_id)]
-        return [[self.rows[i] for i in order[start : start + size]] or empty for start in starts]
+        rows = trainer.tracker.answers if self.current else self.rows
+        return [[rows[i] for i in order[start : start + size]] or empty for start in starts]
 
     def scores(self, indices: Sequence[int], learning: Sequence[Row]) -> list[float]:
         """The scores of `rows[indices]` at the current weights; 0 where a score is not finite.
@@ -181,6 +205,14 @@ def rescoring(
     """
     if args.rescore_interval == 0:
         return None
+    if args.self_knowledge == "current":
+        if sharded:
+            raise InputError(
+                "--self_knowledge current lets the model write during training, which needs whole "
+                "weights in every process: it does not work with FSDP or DeepSpeed; use "
+                "--self_knowledge base, or data parallelism without sharding"
+            )
+        return SCORES["interference"], Weights({}, {}, {})
     name = name or DEFAULT_SCORE
     possible = {key: score for key, score in SCORES.items() if score.needs <= CURRENT_NUMBERS}
     try:

@@ -36,6 +36,7 @@ class Tracker(TrainerCallback, ExportableState):
         lowest_loss: the lowest value of `loss` so far.
         guard_counts: how often each guard has acted, in texts ("skipped") or steps.
         pool: the texts chosen by re-scoring; None before the first re-scoring.
+        answers: the rows that `pool` counts, if they are answers of the current model.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Tracker(TrainerCallback, ExportableState):
         self.lowest_loss = math.inf
         self.guard_counts = {"skipped": 0, "clipped": 0, "paused": 0}
         self.pool: list[int] | None = None
+        self.answers: list[dict[str, Any]] = []
 
     def state(self) -> dict[str, Any]:
         """The entry in the checkpoint's `trainer_state.json`."""
@@ -57,6 +59,7 @@ class Tracker(TrainerCallback, ExportableState):
             "lowest": lowest,
             "guard_counts": self.guard_counts,
             "pool": self.pool,
+            "answers": self.answers,
         }
         return {"args": {}, "attributes": attributes}
 
@@ -71,3 +74,4 @@ class Tracker(TrainerCallback, ExportableState):
             self.lowest_loss = math.inf if lowest is None else lowest
             self.guard_counts = dict(attributes["guard_counts"])
             self.pool = attributes["pool"]
+            self.answers = attributes.get("answers", [])

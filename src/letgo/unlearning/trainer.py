@@ -23,6 +23,7 @@ from letgo.unlearning import totals
 from letgo.unlearning.callback import UnlearningCallback
 from letgo.unlearning.checks import check_deepspeed, check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
+from letgo.unlearning.current import CurrentAnswers
 from letgo.unlearning.guards import require_finite
 from letgo.unlearning.keep import prepare_keep
 from letgo.unlearning.metrics import Metrics
@@ -115,7 +116,9 @@ class LWFTrainer(SFTTrainer):
             dataset, self.train_dataset, self.model, tokenizer, args, self._tokenize_texts, score
         )
         if method:
-            self.rescore = Rescore(self, candidates, *method)
+            asks = args.self_knowledge == "current"
+            current = CurrentAnswers(self, list(candidates)) if asks else None
+            self.rescore = Rescore(self, candidates, *method, current)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
         """Tokenize texts in a TRL format, with masked prompts whatever the learning data mask."""
