@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import conflict_current
+import learn_wrong
 from machine import machine
 
 from letgo.evaluation.statistics import mean
@@ -94,6 +96,13 @@ GOALS = {
 }
 
 
+# Cases that are not one run for each seed.
+OTHERS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "learn_wrong": lambda options: learn_wrong.entries(options.data, options.runs, options.seeds),
+    "conflict": lambda options: conflict_current.entries(options.runs, options.seeds),
+}
+
+
 def words(case: str, data: Path) -> list[str]:
     """The command of a case, without its folder and seed."""
     if case == "demo":
@@ -159,7 +168,8 @@ def entry(case: str, goal: Goal, runs: Sequence[Path]) -> dict[str, Any]:
 def main() -> None:
     """Run the cases, and write or renew their entries."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=GOALS, default=list(GOALS))
+    cases = [*GOALS, *OTHERS]
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data", type=Path, default=os.environ.get("LETGO_DATA", "data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/outcomes"))
@@ -167,6 +177,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=default)
     options = parser.parse_args()
     for case in options.cases:
+        if case in OTHERS:
+            record(options.json, case, OTHERS[case](options))
+            continue
         folders = []
         for seed in options.seeds:
             folders.append(options.runs / f"{case}-{seed}")

@@ -98,7 +98,7 @@ def test_in_a_browser(tmp_path, browser, serve):
     page.goto(serve(write_audit(tmp_path / "run")).url)
     status = page.locator("#status")
     expect(status).to_contain_text("of 40 learning examples 10 are unlearned and 0 dropped")
-    page.locator("#audit td:visible", has_text="learn:wrong:000000").first.click()
+    page.locator("#audit [data-testid=cell-0-0]").click()
     expect(page.locator("#audit-example")).to_contain_text("<script>")
     page.locator("#audit-one-drop").click()
     expect(status).to_contain_text("9 are unlearned and 1 dropped")
