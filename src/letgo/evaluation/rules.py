@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from letgo.data.records import text_fingerprint
-from letgo.data.splits import MISTAKES, set_names
+from letgo.data.splits import MISTAKES, WRONG, set_names
 from letgo.errors import InputError
 from letgo.evaluation import hooks, mathematics, overlap
 from letgo.evaluation.answers import (
@@ -181,7 +181,10 @@ def assigned(settings: RunConfig) -> dict[str, str]:
     """
     names = set_names(settings.forget)
     sources = zip(names, settings.forget, strict=True)
-    tasks = [LEARN, *(FORGET_SET + name for name, source in sources if source != MISTAKES)]
+    tasks = [
+        LEARN,
+        *(FORGET_SET + name for name, source in sources if source not in (MISTAKES, WRONG)),
+    ]
     tasks += [KEEP_SET + name for name in set_names(settings.keep)]
     rules: dict[str, str] = {}
     for item in settings.answer:
