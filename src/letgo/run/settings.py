@@ -132,7 +132,7 @@ class RunConfig:
     wrong_fraction: float | None = setting(
         None,
         "Audit: fraction of the learning examples to suspect, those with the highest score. "
-        "Default: all that score higher than 95 % of the clean examples.",
+        "Default: all that score higher than 95 per cent of the clean ones.",
     )
     fisher_kind: str = setting("factored", f"Fisher information: one of {', '.join(FISHER_KINDS)}.")
     fisher_labels: str = setting(
