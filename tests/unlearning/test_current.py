@@ -124,7 +124,7 @@ def test_unlearning_steps_take_the_answers(tmp_path):
 
     trainer.rescore.batches = watch
     trainer.train()
-    assert batches
+    assert any(answers for answers, _ in batches)
     for answers, rows in batches:
         taken = [
             row for batch in rows for row in batch if "reference" in row and row["labels"] != [-100]

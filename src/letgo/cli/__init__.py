@@ -50,7 +50,6 @@ letgo COMMAND --help lists every flag: letgo's own, LWFConfig and TRL's SFTConfi
 A stage's command reads the settings of the run folder; flags override them.
 """
 STAGES = (
-    "audit",
     "elicit",
     "keep",
     "probe",
@@ -64,7 +63,7 @@ STAGES = (
     "report",
 )
 LOOKING = ("review", "show", "runs", "headroom", "compare")
-COMMANDS = ("run", "study", "demo", "doctor", *LOOKING, *STAGES)
+COMMANDS = ("run", "study", "demo", "doctor", "audit", *LOOKING, *STAGES)
 LONGEST_LINE = 4000  # characters of an error message
 
 

@@ -162,6 +162,8 @@ def _frozen_base(model: PreTrainedModel, bf16: bool) -> PreTrainedModel | None:
     if hasattr(model, "disable_adapter"):
         return None
     base = copy.deepcopy(model).eval().requires_grad_(False)
+    # TRL has given the model a forward of its own, which even in a copy calls the model itself.
+    vars(base).pop("forward", None)
     if bf16:
         round_weights(layer for layer in base.modules() if isinstance(layer, nn.Linear))
     return base
