@@ -40,7 +40,8 @@ def asked(monkeypatch):
     seen, ask = [], CurrentAnswers.ask
 
     def ask_and_tell(self, indices):
-        model = copy.deepcopy(self.trainer.model).eval()
+        model = make_model()
+        model.load_state_dict(self.trainer.model.state_dict())
         result = ask(self, indices)
         seen.append((self.trainer.state.global_step, model, sorted(indices), result))
         return result
