@@ -9,14 +9,22 @@ LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):]|\s*$)")
 BARE_LETTER = re.compile(r"\s*\(?[A-Z][.:]?\)?\s*")
 # The letters that mark the options in a prompt: "A. oaks", "(B) elms", in lines or in a row.
 MARK = re.compile(r"(?<![\w.])\(?([A-Z])(?:[.):]|[ \t]*$)", re.MULTILINE)
-# A letter that an answer names as its result: "The answer is (B).", "**B**", or alone in its line.
+# What may stand before a letter, and what must follow it.
+OPENED = r"[\s*_\"'$(\[{]*(?:\\(?:boxed|text)\{\(?)*(?:(?i:option|choice)\s+\(?)?"
+CLOSED = r"([A-Z])(?=\W*$|[.):,;*\]}\"'\n]|\s(?:because|since|as)\b)"
+# A letter that an answer ends in: "The answer is (B)."
+CONCLUSION = re.compile(
+    rf"\b(?i:answer)\b[^.\n]{{0,60}}?\b(?i:is|be)\b{OPENED}{CLOSED}", re.MULTILINE
+)
+# Other letters that it names as its result: "Answer: B", "**B**", a last "(B)", or alone in a line.
 NAMED_LETTER = re.compile(
-    r"(?:\b(?i:answers?|options?|choices?)\b[^.\n]{0,60}?(?:\b(?i:is|be)\b|[:=])[\s*_\"'$(\[{]*"
-    r"(?:\\(?:boxed|text)\{\(?)*(?:(?i:option|choice)\s+\(?)?|\\boxed\{(?:\\text\{)?\(?"
-    r"|\*\*\(?|\((?=[A-Z]\)\W*\Z)|^[ \t]*\(?(?=[A-Z][.):]?[ \t]*$))"
-    r"([A-Z])(?=\W*$|[.):,;*\]}\"'\n]|\s(?:because|since|as)\b)",
+    rf"(?:\b(?i:answers?|options?|choices?)\b[^.\n]{{0,60}}?(?:\b(?i:is|be)\b|[:=]){OPENED}"
+    r"|\\boxed\{(?:\\text\{)?\(?|\*\*\(?|\((?=[A-Z]\)\W*\Z)|^[ \t]*\(?(?=[A-Z][.):]?[ \t]*$))"
+    rf"{CLOSED}",
     re.MULTILINE,
 )
+# Where a model goes on with a question of its own.
+NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Q)\s*\d*:")
 # Signs that do not change a number: currencies, per cent, degrees.
 SIGNS = r"[\s$¢£¥฿€₩₪₫₱₴₹₺₽%°]*"
 NUMBER = re.compile(
@@ -37,16 +45,20 @@ def letter(text: str, prompt: str = "") -> str | None:
     """The letter of an answer to a multiple-choice question: "B", "B. oaks", "(B)".
 
     Returns:
-        the letter at the start; else that of an option of the prompt that is the last line, or the
-        last one that the answer names as its result ("The answer is (B).").
+        the one that "The answer is (B)." names; else that at the start, of an option in the last
+        line, or the last one that is named as the result in other words. But for the start, it must
+        be an option of the prompt.
     """
+    text = NEXT_QUESTION.split(text, maxsplit=1)[0]
+    if (found := CONCLUSION.findall(text)) and _has_options(prompt, found[-1]):
+        return found[-1]
     if match := LETTER.match(text):
         return match[1]
     last = text.rstrip().rpartition("\n")[2]
     if _is_option(last, prompt):
         return letter(last)
-    named = NAMED_LETTER.findall(text)
-    return named[-1] if named and _has_options(prompt, named[-1]) else None
+    found = NAMED_LETTER.findall(text)
+    return found[-1] if found and _has_options(prompt, found[-1]) else None
 
 
 def number(text: str) -> Fraction | str | None:
