@@ -30,6 +30,19 @@ def test_steps_are_learning_steps():
     }
 
 
+def test_the_validation_loss_is_over_learning_steps_too():
+    log = [
+        {"step": 0, "eval_loss": 3.0},
+        {"step": 1, "loss": 2.0},
+        {"step": 3, "eval_loss": 1.5, "unlearn/steps": 1, "keep/steps": 1},
+        {"step": 4, "loss": 1.0},
+        {"step": 6, "eval_loss": 1.75, "unlearn/steps": 2, "keep/steps": 1},
+        {"step": 6, "train_runtime": 3.0},
+    ]
+    assert read_curves(log).validation == ([0, 1, 3], [3.0, 1.5, 1.75])
+    assert read_curves(log[1:2]).validation == ([], [])
+
+
 def test_keep_steps_are_no_learning_steps():
     log = [
         {"step": 1, "loss": 2.0},

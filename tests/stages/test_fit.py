@@ -52,6 +52,20 @@ def test_a_damaged_one_is_left_out_with_a_warning(tmp_path, name, content, caplo
         assert last_whole_checkpoint(tmp_path) is None
 
 
+def test_one_without_its_best_model_is_of_no_use(tmp_path):
+    """The best model so far is in a checkpoint of its own, wherever the run folder was."""
+    steps = [checkpoint(tmp_path, step) for step in (2, 4, 6)]
+    for path, best in ((steps[1], 4), (steps[2], 4)):
+        state = path / "trainer_state.json"
+        where = f"/elsewhere/checkpoint-{best}"
+        content = {**json.loads(state.read_text()), "best_model_checkpoint": where}
+        state.write_text(json.dumps(content))
+        write_json(path / DIGESTS, digests(path, [*FILES, state.name]))
+    assert last_whole_checkpoint(tmp_path) == str(steps[2])
+    (steps[1] / "model.safetensors").write_bytes(b"")
+    assert last_whole_checkpoint(tmp_path) == str(steps[0])
+
+
 def test_a_missing_file_is_damage_and_a_missing_state_an_interrupted_writing(tmp_path, caplog):
     older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
     (newer / "optimizer.pt").unlink()

@@ -14,6 +14,8 @@ class TrainingCurves(NamedTuple):
         learning: learning steps and the learning loss logged there.
         unlearning: learning steps and the NLL of the texts unlearned there.
         unlearning_steps: number of unlearning steps.
+        validation: learning steps and the loss on the validation set there, where the model was
+            evaluated while it trained.
         guards: by guard, the learning steps at which it acted and its counts there: "skipped" texts
             were above the ceiling, "clipped" steps had their gradient clipped, "paused" steps were
             left out because the learning loss had risen, "idle" steps had no text that helps.
@@ -23,6 +25,7 @@ class TrainingCurves(NamedTuple):
     unlearning: tuple[list[int], list[float]]
     unlearning_steps: int
     guards: Guards
+    validation: tuple[list[int], list[float]] = ([], [])
 
 
 def read_curves(log: list[Row]) -> TrainingCurves:
@@ -32,6 +35,8 @@ def read_curves(log: list[Row]) -> TrainingCurves:
     """
     learning: tuple[list[int], list[float]] = ([], [])
     unlearning: tuple[list[int], list[float]] = ([], [])
+    validation: tuple[list[int], list[float]] = ([], [])
+    curves = ((learning, "loss"), (unlearning, "unlearn/nll"), (validation, "eval_loss"))
     guards: Guards = {name: ([], []) for name in ("skipped", "clipped", "paused", "idle")}
     unlearning_steps = keep_steps = 0
     for line in log:
@@ -46,8 +51,9 @@ def read_curves(log: list[Row]) -> TrainingCurves:
             if count := int(idle if name == "idle" else line.get(f"unlearn/{name}") or 0):
                 steps.append(learning_step)
                 counts.append(count)
-        for curve, key in ((learning, "loss"), (unlearning, "unlearn/nll")):
+        for curve, key in curves:
             if line.get(key) is not None and not (idle and curve is unlearning):
                 curve[0].append(learning_step)
                 curve[1].append(float(line[key]))
-    return TrainingCurves(learning, unlearning, max(unlearning_steps, len(unlearning[0])), guards)
+    unlearning_steps = max(unlearning_steps, len(unlearning[0]))
+    return TrainingCurves(learning, unlearning, unlearning_steps, guards, validation)

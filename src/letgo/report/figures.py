@@ -108,12 +108,14 @@ def outcome(name: str, main: Row) -> Drawing:
 
 
 def _training(data: numbers.FigureData) -> Drawing:
-    """Panels for the learning losses, the NLL of the unlearned texts, and the guards."""
+    """Panels for the losses in learning and validation, the unlearned texts, and the guards."""
     steps, nll = data.lwf.unlearning
     guards = numbers.guard_counts(data.lwf)
     both = {"SFT": data.sft.learning, "LWF": data.lwf.learning}
     curves = {name: curve for name, curve in both.items() if curve[0]}
-    heights = [1.7] * bool(curves) + [1.3] * bool(steps)
+    tested = {"SFT": data.sft.validation, "LWF": data.lwf.validation}
+    tested = {name: curve for name, curve in tested.items() if curve[0]}
+    heights = [1.7] * bool(curves) + [1.3] * (bool(tested) + bool(steps))
     heights += [0.12 + 0.16 * len(guards)] * bool(guards)
     hover: HoverTexts = []
     with new_figure(0.9 + sum(heights)) as figure:
@@ -121,9 +123,13 @@ def _training(data: numbers.FigureData) -> Drawing:
         panels = list(grid[:, 0])
         for name, curve in curves.items():
             hover += _curve(panels[0], "learning loss", name, *curve)
+        for name, curve in tested.items():
+            hover += _curve(panels[bool(curves)], "validation loss", name, *curve)
+            if name in curves:  # its line is in the legend
+                panels[1].get_lines()[-1].set_label("_")
         if steps:
             label = "unlearning NLL\n(nats per token)"
-            hover += _curve(panels[bool(curves)], label, "", steps, nll)
+            hover += _curve(panels[bool(curves) + bool(tested)], label, "", steps, nll)
             panels[0].plot(
                 steps,
                 [0.02] * len(steps),
@@ -139,6 +145,7 @@ def _training(data: numbers.FigureData) -> Drawing:
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper center", ncols=3)
     parts = [_ends(f"learning loss of {name}", losses) for name, (_, losses) in curves.items()]
+    parts += [_ends(f"validation loss of {name}", losses) for name, (_, losses) in tested.items()]
     parts += [_ends("NLL of the unlearned texts", nll)] if steps else []
     parts += [f"{label}: {sum(counts)}" for label, (_, counts) in guards.items()]
     return Drawing(figure, "Line chart over learning steps: " + "; ".join(parts), hover)

@@ -14,7 +14,7 @@ from trl import ModelConfig, TrlParser
 
 from letgo.data.splits import MISTAKES, WRONG
 from letgo.errors import InputError, Parser, reason
-from letgo.run import trust, values
+from letgo.run import evaluations, trust, values
 from letgo.run.settings import LISTS
 from letgo.run.settings import RunConfig as RunConfig
 from letgo.run.settings_file import read as read
@@ -74,6 +74,7 @@ def parse(
     given = vars(namespace)
     given |= {name: value for name, value in lists.items() if not given[name]}
     _check_choices(parser, {name: given[name] for name in settings})
+    evaluations.complete(given)
     config = _build(values.checked(given))
     run, training, model = config
     if model.model_name_or_path:  # TRL's name for --model

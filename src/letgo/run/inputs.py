@@ -34,7 +34,7 @@ class Run:
 
     Args:
         learn: learning examples, after `--max_learn`.
-        validation: learning examples that decide between LWF and SFT; none without a baseline.
+        validation: examples that decide between LWF and SFT, and for `--eval_strategy`; or none.
         test: held-out learning examples, for the report.
         forget: prompts of each forgetting set that are elicited, some with references.
         keep: prompts of each keep set that are kept in training; a text has an empty prompt.

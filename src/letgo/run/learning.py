@@ -25,7 +25,8 @@ def learning_data(
         raise InputError(f"--forget {WRONG} needs --learn_validation: name examples that are right")
     # There is nothing to decide without an SFT baseline, or with nothing to unlearn or to keep.
     changes = config.training.unlearning_interval or named_keep_sets(config)
-    if audits or (settings.optimum == "full" and changes):
+    evaluates = config.training.eval_strategy != "no"
+    if audits or evaluates or (settings.optimum == "full" and changes):
         source = settings.learn_validation
         learn, validation = _hold_out_set(
             config, prompts, learn, "learn_validation", source, seed, MOST_VALIDATION

@@ -104,6 +104,11 @@ class RunConfig:
         "Evaluation: also on the learning task's sets, whether the right answer is the likeliest "
         "of its options, per token and as a whole.",
     )
+    early_stopping_patience: int = setting(
+        0,
+        "Stop training after so many evaluations on the validation set without a better one "
+        "(--eval_strategy, --metric_for_best_model); 0 turns it off.",
+    )
     max_learn: int | None = setting(None, "Maximum number of learning examples.")
     max_test: int | None = setting(
         None, "Maximum number of test examples, the same ones for every --seed."
@@ -165,6 +170,8 @@ class RunConfig:
         self._require("margin", 0 <= self.margin < math.inf, "0 or more")
         valid = self.wrong_fraction is None or 0 < self.wrong_fraction <= 1
         self._require("wrong_fraction", valid, "above 0 and at most 1")
+        patience = self.early_stopping_patience
+        self._require("early_stopping_patience", patience >= 0, "0 (off) or more")
         self._require("relearn", self.relearn >= 0, "0 (off) or more")
         for name in ("model", "learn", "learn_test", "learn_validation"):
             self._require(name, isinstance(getattr(self, name), str | None), "one name")

@@ -159,6 +159,8 @@ def _reference(run: Run, scratch: Path, examples: Examples, half: int) -> Path:
         folder.mkdir(exist_ok=True)
         training = copy.deepcopy(run.training)
         training.max_steps, training.regularizer = -1, "none"
+        # The clean examples are the validation set: it cannot choose a model that learns them.
+        training.eval_strategy, training.load_best_model_at_end = "no", False
         training.num_train_epochs = max(training.num_train_epochs, REFERENCE_EPOCHS)
         learn = [examples.records[index] for index in examples.halves[half]]
         changed = replace(run, learn=learn, config=run.config._replace(training=training))

@@ -23,6 +23,7 @@ from letgo.run.base import load_base
 from letgo.run.digests import differences, digests
 from letgo.run.folder import TRAIN_LOG, Row, read_json, write_json
 from letgo.run.inputs import Run, check_batch
+from letgo.stages.early_stopping import EarlyStopping
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.trainer import LWFTrainer
 
@@ -30,7 +31,9 @@ SFT = "fine-tune (SFT)"  # the name of plain fine-tuning
 DIGESTS = "digests.json"  # of a checkpoint's files; written after them
 
 
-def learning_rows(lm: LanguageModel, records: list[Record]) -> list[TokenRow]:
+def learning_rows(
+    lm: LanguageModel, records: list[Record], flag: str = "--learn"
+) -> list[TokenRow]:
     """Token ids and labels of learning examples.
 
     Examples longer than the context are left out and counted: cut short, they would teach an
@@ -48,15 +51,16 @@ def learning_rows(lm: LanguageModel, records: list[Record]) -> list[TokenRow]:
             "is trained on other prompts than it is evaluated on"
         )
     rows = [training_row(*pair) for pair in ids]
+    of = "learning" if flag == "--learn" else "validation"
     long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > lm.limit]
     if long:
         message = (
-            f"{len(long)} of {len(records)} learning examples are longer than {lm.limit} tokens "
+            f"{len(long)} of {len(records)} {of} examples are longer than {lm.limit} tokens "
             f"and are left out (first: {long[0].where}); "
             f"raise --max_length up to the model's context"
         )
         if len(long) == len(records):
-            raise InputError(f"--learn: {message}")
+            raise InputError(f"{flag}: {message}")
         log.warning("%s", message)
     return [row for row in rows if len(row["input_ids"]) <= lm.limit]
 
@@ -91,6 +95,7 @@ def fit(
     adapter = adapter or get_peft_config(run.config.adapter)
     trainer = _trainer(run, arguments, name, {"forget": forget, "keep": keep}, adapter)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
+    _log_best(trainer, name)
     _save(trainer, target, run.folder.resolve().name)
     with (scratch / TRAIN_LOG.name).open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
@@ -106,15 +111,22 @@ def _trainer(
     lm = load_base(run.config)
     rows = learning_rows(lm, run.learn)
     check_batch(len(rows), arguments.per_device_train_batch_size)
+    callbacks = [_TimedCheckpoint(60 * run.settings.checkpoint_minutes), _ShowProgress(name)]
+    evaluated: list[TokenRow] = []
+    if arguments.eval_strategy != "no":
+        evaluated = learning_rows(lm, run.validation, "--learn_validation")
+        if patience := run.settings.early_stopping_patience:
+            callbacks.append(EarlyStopping(patience))
     try:
         trainer = LWFTrainer(
             model=lm.model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
             **{f"{use}_dataset": Dataset.from_list(r) for use, r in texts.items() if r},
             processing_class=lm.tokenizer,
             peft_config=adapter,
-            callbacks=[_TimedCheckpoint(60 * run.settings.checkpoint_minutes), _ShowProgress(name)],
+            callbacks=callbacks,
         )
     except InputError:
         raise
@@ -123,6 +135,15 @@ def _trainer(
     for callback in (hf.PrinterCallback, hf.ProgressCallback):  # letgo shows its own progress
         trainer.remove_callback(callback)
     return trainer
+
+
+def _log_best(trainer: LWFTrainer, name: str) -> None:
+    """Say which step's model was loaded at the end (`--load_best_model_at_end`)."""
+    state, arguments = trainer.state, trainer.args
+    if arguments.load_best_model_at_end and state.best_model_checkpoint:
+        step, last, metric = state.best_global_step, state.global_step, state.best_metric
+        what = f"{arguments.metric_for_best_model} {metric:.4f} on the validation set"
+        log.info("%s: the model after step %d of %d is the best: %s", name, step, last, what)
 
 
 def _save(trainer: LWFTrainer, target: Path, name: str) -> None:
@@ -143,15 +164,17 @@ def _save(trainer: LWFTrainer, target: Path, name: str) -> None:
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint; incomplete and damaged ones are removed.
 
-    Its state is written after its other files, and its digests after its state.
+    Its state is written after its other files, and its digests after its state. One without the
+    checkpoint of the best model so far is of no use: that model would be lost.
     """
-    whole: list[tuple[int, Path]] = []
+    whole: list[tuple[int, Path, str]] = []
     for path in folder.glob("checkpoint-*"):
         if not (path / "trainer_state.json").exists():  # its writing was interrupted
             shutil.rmtree(path)
             continue
         try:
-            step = int(json.loads((path / "trainer_state.json").read_text())["global_step"])
+            state = json.loads((path / "trainer_state.json").read_text())
+            step, best = int(state["global_step"]), state.get("best_model_checkpoint")
             recorded = read_json(path / DIGESTS)
             names = {file.split("/")[0] for file in recorded}
             damaged = [file for name in names for file in differences(path, name, recorded)]
@@ -167,8 +190,10 @@ def last_whole_checkpoint(folder: Path) -> str | None:
             )
             shutil.rmtree(path)
             continue
-        whole.append((step, path))
-    return str(max(whole)[1]) if whole else None
+        whole.append((step, path, Path(best or path).name))
+    names = {path.name for _, path, _ in whole}
+    useful = [(step, path) for step, path, best in whole if best in names]
+    return str(max(useful)[1]) if useful else None
 
 
 def _cut_short(checkpoint: Path) -> list[str]:
@@ -192,11 +217,20 @@ def _cut_short(checkpoint: Path) -> list[str]:
 class _TimedCheckpoint(hf.TrainerCallback):
     """Saves a checkpoint at the end of a step once so many seconds have passed.
 
+    A resumed training finds its best model where the checkpoints are now.
+
     Training stops if the folder for them is deleted: there would be no place for its results.
     """
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()
+
+    def on_train_begin(
+        self, arguments: hf.TrainingArguments, state: hf.TrainerState, *_: object, **__: object
+    ) -> None:
+        best = Path(arguments.output_dir, f"checkpoint-{state.best_global_step}")
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)  # the folder may have been moved
 
     def on_step_end(
         self,
@@ -230,8 +264,9 @@ class _ShowProgress(hf.TrainerCallback):
         self.progress = Progress(self.name, state.max_steps, state.global_step)
 
     def on_log(self, *_: object, logs: dict[str, float], **kwargs: object) -> None:
-        if "loss" in logs:
-            self.note = f"loss {logs['loss']:.3f}"
+        for name in ("loss", "eval_loss"):
+            if name in logs:
+                self.note = f"{name} {logs[name]:.3f}"
 
     def on_step_end(self, *_: object, **kwargs: object) -> None:
         self.progress.step(note=self.note)

@@ -75,6 +75,17 @@ def _data_inputs(use: str, sets: dict[str, list[Record]]) -> Row:
     return {f"{use} {name}": fingerprint(records) for name, records in sets.items()}
 
 
+def _evaluation_inputs(run: Run) -> Row:
+    """What evaluations while training depend on, besides the settings that TRL has."""
+    if run.training.eval_strategy == "no":
+        return {}
+    return {
+        "learn_validation": fingerprint(run.validation),
+        "early_stopping_patience": run.settings.early_stopping_patience,
+        "per_device_eval_batch_size": run.training.per_device_eval_batch_size,
+    }
+
+
 def _score_inputs(run: Run, elicited: Row, informed: Row) -> Row:
     """What the scores depend on, from the inputs of the texts and of the Fisher information."""
     scored = {**elicited, **informed, "score": run.settings.score}
@@ -122,6 +133,7 @@ def stages(run: Run) -> list[Stage]:
         **base,
         "learn": fingerprint(run.learn),
         **cfg.changed_from_default(training, UNLEARNING.union(REPORTING.split())),
+        **_evaluation_inputs(run),
     }
     audited = {**tuned, "clean": fingerprint(run.validation)}
     audited |= {name: getattr(settings, name) for name in AUDITING[1:]}

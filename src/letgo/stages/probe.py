@@ -32,6 +32,7 @@ def probe(run: Run, scratch: Path) -> None:
     training, lora = copy.deepcopy(run.training), None
     if optimum.startswith("steps:"):
         training.max_steps = int(optimum.removeprefix("steps:"))
+        training.eval_strategy, training.load_best_model_at_end = "no", False
     if optimum == "lora":
         lora = LoraConfig(target_modules="all-linear", r=16, lora_alpha=32, task_type="CAUSAL_LM")
         training.learning_rate *= 10

@@ -60,6 +60,7 @@ def _learn(run: Run, lm: LanguageModel, rows: list[dict[str, list[int]]], scratc
     arguments.output_dir = str(scratch / "checkpoints")
     arguments.num_train_epochs, arguments.max_steps = 1, -1
     arguments.regularizer, arguments.save_strategy = "none", "no"
+    arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
     data = Dataset.from_list(rows)
     LWFTrainer(
         model=lm.model, args=arguments, train_dataset=data, processing_class=lm.tokenizer

@@ -20,6 +20,7 @@ class UnlearningCallback(TrainerCallback):
 
     def __init__(self, trainer: "LWFTrainer"):
         self.trainer, self.save_is_postponed = trainer, False
+        self.evaluation_is_postponed = False
 
     def on_train_begin(
         self, args: LWFConfig, state: TrainerState, *_: object, **__: object
@@ -70,6 +71,10 @@ class UnlearningCallback(TrainerCallback):
         save = control.should_save or self.save_is_postponed
         self.save_is_postponed = control.should_save and between
         control.should_save = save and not between
+        if args.load_best_model_at_end:  # the best model is loaded from its checkpoint
+            evaluate = control.should_evaluate or self.evaluation_is_postponed
+            self.evaluation_is_postponed = control.should_evaluate and between
+            control.should_evaluate = evaluate and not between
 
     def _record_unlearning(self, args: LWFConfig) -> None:
         trainer, tracker, accelerator = self.trainer, self.trainer.tracker, self.trainer.accelerator

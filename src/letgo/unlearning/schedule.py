@@ -109,6 +109,10 @@ class Plan:
         """Number of keep steps before this step."""
         return min(step, len(self.steps)) - self.learned(step) - self.unlearned(step)
 
+    def others(self, step: int) -> dict[str, int]:
+        """Unlearning and keep steps before this step, by the names that log lines have."""
+        return {"unlearn/steps": self.unlearned(step), "keep/steps": self.kept(step)}
+
     def epoch_ends(self, step: int) -> bool:
         """Whether an epoch ends before this step.
 

@@ -310,6 +310,8 @@ class LWFTrainer(SFTTrainer):
         """Log the learning metrics of the learning steps only, and the unlearning metrics."""
         if self.has_plan and "loss" in logs:
             self.metrics.complete(logs, self.plan, self.state.global_step)
+        if self.has_plan and "eval_loss" in logs:
+            logs = logs | self.plan.others(self.state.global_step)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -344,6 +346,8 @@ class LWFTrainer(SFTTrainer):
         if not self.has_plan or not self.is_world_process_zero():
             return
         plan, done = self.plan, self.state.global_step
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            done = self.state.best_global_step
         sections = []
         if self.forget_dataset is not None:
             texts, counts = self.chosen.describe(), self.tracker.guard_counts
