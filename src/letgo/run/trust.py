@@ -52,7 +52,7 @@ def followed(
         ignored["shared"] = settings["shared"]
     trackers = settings.get("report_to")
     names = trackers if isinstance(trackers, list) else [trackers or "none"]
-    if not {str(name) for name in names} <= LOCAL_TRACKERS:
+    if not all(isinstance(name, str) and name in LOCAL_TRACKERS for name in names):
         ignored["report_to"] = trackers
     for name, value in ignored.items():
         if value and name not in flags and value != "every_save":  # TRL's default
