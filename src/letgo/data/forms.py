@@ -213,10 +213,11 @@ def form_of(columns: Collection[str], named: Collection[str] = ()) -> Form:
 
 
 class Found(NamedTuple):
-    """What the columns of a record are: its form, and its columns by letgo's names."""
+    """What the columns of a record are: its form, its columns by letgo's names, its pictures."""
 
     form: Form
     columns: Mapping[str, str]
+    media: tuple[str, ...]
 
 
 class FormReader:
@@ -254,8 +255,8 @@ class FormReader:
             InputError: what is wrong with it.
         """
         found = self._found.get(tuple(row)) or self._find(tuple(row))
-        for name in MEDIA:
-            if row.get(name):
+        for name in found.media:
+            if row[name]:
                 raise InputError(f"it has {name!r}; letgo trains on text only")
         row = self._by_name(row)
         for name in found.form.asked:
@@ -294,7 +295,7 @@ class FormReader:
             )
         self.first = form
         used = {name: columns[name] for name in form.used(columns)}
-        self._found[names] = Found(form, used)
+        self._found[names] = Found(form, used, tuple(name for name in names if name in MEDIA))
         self.seen |= {*used.values()}
         return self._found[names]
 

@@ -75,6 +75,9 @@ def read_records(
     if reader.first:
         columns = ", ".join(sorted(reader.seen))
         log.info("%s: %d records of %s (%s)", flag, sampled.count, reader.first.name, columns)
+    if reader.named and reader.seen.isdisjoint(reader.named.values()):
+        message = "%s: %s has none of the columns of --columns and is read by its own"
+        log.warning(message, flag, source)
     return sampled.items
 
 
@@ -92,7 +95,7 @@ def _check(
             raise InputError('not a record; expected {"prompt": ..., "completion": ...}')
         prompt, answer = reader.read(row)
         if not prompt and not texts:
-            raise InputError("a text has no prompt; give it to --learn or --keep")
+            raise InputError("a text has no prompt to ask; only --keep takes texts")
         if completion and answer is None:
             raise reader.no_answer(row)
         if completion and not (answer or "").strip():

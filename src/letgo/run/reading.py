@@ -24,7 +24,7 @@ def read(config: Config, source: str, flag: str, limit: int | None = None) -> li
     answered = flag.startswith("--learn")
     reader = FormReader(read_columns(config.settings.columns))
     most = None if limit is None else max(MOST_IN_MEMORY, 4 * limit)
-    return read_records(source, flag, answered, flag != "--forget", reader, most)
+    return read_records(source, flag, answered, flag == "--keep", reader, most)
 
 
 def all_answers(record: Record) -> Iterator[Record]:
