@@ -179,7 +179,7 @@ def test_all_answers_of_a_conversation(tmp_path):
     [record] = read_rows(tmp_path, {"messages": CHAT, "tools": [TOOL]})
     found = list(earlier_answers(record.prompt))
     assert [answer for _, answer in found] == [
-        '[call]\n{"name": "search", "arguments": {"query": "crêpes", "most": 3}}',
+        '{"name": "search", "arguments": {"query": "crêpes", "most": 3}}',
         "There is one.",
     ]
     assert found[0][0].endswith("[user]\nFind crêpes.")
@@ -241,6 +241,24 @@ def test_columns_are_named(tmp_path):
             read_columns(words)
 
 
+def test_preference_pairs_with_the_prompt_in_several_places(tmp_path):
+    def answers(*before):
+        return {
+            "chosen": [*before, says("assistant", "yes")],
+            "rejected": [*before, says("assistant", "no")],
+        }
+
+    asked = says("user", "Is it?")
+    for row in (
+        {**answers(asked), "prompt": "Is it?"},
+        {**answers(), "prompt": "Is it?"},
+        {**answers(), "prompt": [asked]},
+        {"chosen": "Is it? yes", "rejected": "Is it? no"},
+    ):
+        [record] = read_rows(tmp_path, row)
+        assert (record.prompt, record.completion.strip()) == ("Is it?", "yes")
+
+
 ANSWERED = [says("user", "x"), says("assistant", "y")]
 
 
@@ -259,6 +277,8 @@ ANSWERED = [says("user", "x"), says("assistant", "y")]
         ({"messages": "x"}, "'messages' is text but not JSON"),
         ({"messages": [says("alien", "x"), *ANSWERED]}, "message 1 of 'messages': unknown role"),
         ({"messages": [{"content": "x"}]}, "no role"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "unknown role"),
+        ({"chosen": "", "rejected": "x"}, "are not two texts or two lists"),
         ({"messages": [says("user", 3), *ANSWERED]}, "'content' is not a string but int"),
         ({"messages": [says("user", [{"type": "image"}])]}, "'image'; letgo trains on text only"),
         ({"prompt": "x", "completion": "y", "images": ["a.png"]}, "'images'; letgo trains on text"),
@@ -272,7 +292,7 @@ ANSWERED = [says("user", "x"), says("assistant", "y")]
         ),
         ({"messages": ANSWERED, "tools": [{"type": "function"}]}, "a tool has no name"),
         ({"chosen": ANSWERED, "rejected": ANSWERED}, "are the same"),
-        ({"chosen": "x", "rejected": ANSWERED}, "one of 'chosen' and 'rejected' is a text"),
+        ({"chosen": "x", "rejected": ANSWERED}, "are not two texts or two lists of messages"),
         ({"instruction": "x", "output": None}, r"no 'output' \(found: null\)"),
         ({"messages": [ANSWERED[0], {**ANSWERED[1], "weight": 0}]}, "has the weight 0"),
         ({"messages": [ANSWERED[0], {**ANSWERED[1], "weight": 0.5}]}, "must be 0 or 1"),

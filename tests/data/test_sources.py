@@ -1,5 +1,7 @@
 """Data sources as people have them: folders of splits, exports, odd and damaged files."""
 
+import bz2
+import gzip
 import json
 from contextlib import suppress
 from datetime import date
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from letgo.data.records import read_records
+from letgo.data.splits import set_names
 from letgo.errors import InputError
 
 ROWS = [{"prompt": f"{n} + 1?", "completion": str(n + 1)} for n in range(4)]
@@ -69,6 +72,52 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     assert len(prompts(tmp_path)) == 4
 
 
+@pytest.mark.parametrize("compression", ["gz", "bz2", "zst"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "parquet", "arrow"])
+def test_compressed_files_are_read(tmp_path, suffix, compression):
+    table, sink = pa.Table.from_pylist(ROWS), pa.BufferOutputStream()
+    if suffix == "parquet":
+        pq.write_table(table, sink)
+    elif suffix == "arrow":
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    elif suffix.startswith("json"):
+        lines = [json.dumps(row) for row in ROWS]
+        sink.write("\n".join(lines).encode() if suffix == "jsonl" else json.dumps(ROWS).encode())
+    else:
+        comma = "," if suffix == "csv" else "\t"
+        lines = [comma.join(row.values()) for row in [{k: k for k in ROWS[0]}, *ROWS]]
+        sink.write("\n".join(lines).encode())
+    content = sink.getvalue().to_pybytes()
+    packed = {"gz": gzip.compress, "bz2": bz2.compress}.get(compression, zstd)(content)
+    file = tmp_path / f"sums.{suffix}.{compression}"
+    file.write_bytes(packed)
+    assert prompts(file) == prompts(tmp_path) == [row["prompt"] for row in ROWS]
+    assert set_names([str(file)]) == ["sums"]
+    file.write_bytes(packed[: len(packed) // 2])
+    refused(file, "--learn: .*sums")
+
+
+def zstd(content):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def test_each_flag_reads_its_split(tmp_path, caplog):
+    for number, split in enumerate(("train", "test", "validation")):
+        write_lines(tmp_path / "a" / split / "part-0.jsonl", ROWS[number : number + 1])
+        write_lines(tmp_path / "b" / "data" / f"{split}-00000.jsonl", ROWS[number : number + 1])
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        found = {
+            flag: [r.prompt for r in read_records(str(folder), flag, True)]
+            for flag in ("--learn", "--forget", "--learn_test", "--learn_validation")
+        }
+        assert [*found.values()] == [["0 + 1?"], ["0 + 1?"], ["1 + 1?"], ["2 + 1?"]]
+        assert f"--learn_test {folder} reads its test split" in caplog.text
+
+
 def test_saved_data_sets_are_loaded(tmp_path, caplog):
     rows = Dataset.from_list([{**row, "when": date(2020, 1, 1)} for row in ROWS])
     rows.save_to_disk(tmp_path / "one")
@@ -95,6 +144,9 @@ def test_data_sets_of_the_hub(monkeypatch):
     assert len(prompts("me/sums@v2")) == len(prompts("sums:en:test")) == 4
     assert asked == [("me/sums", None, None, "v2"), ("sums", "en", "test", None)]
     assert len(read_records("me/sums", "--learn_test", True)) == 1
+    rows = rows.to_iterable_dataset()  # as the hub streams it
+    assert len(read_records("sums:test", "--learn", True, most=3)) == 3
+    rows = Dataset.from_list(list(rows))
     rows = rows.rename_column("completion", "answer")
     refused("me/sums", r"me/sums train record 1: no 'completion' \(found: prompt, answer, when\)")
 
@@ -221,7 +273,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-FIELD = st.sampled_from(["prompt", "completion", "text", "x"])
+NAMES = "prompt completion text messages conversations instruction chosen rejected tools history x"
+FIELD = st.sampled_from(NAMES.split())
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool"]) | JSON},
+    optional={"content": st.text() | JSON, "tool_calls": JSON, "function_call": JSON},
+)
+VALUE = JSON | st.text(min_size=1) | st.lists(MESSAGE, max_size=3)
 
 
 def reads_or_refuses(file):
@@ -238,7 +296,7 @@ def test_any_bytes_are_read_or_refused(tmp_path, suffix, content):
 
 
 @FUZZ
-@given(st.lists(JSON | st.dictionaries(FIELD, JSON | st.text(min_size=1)), max_size=4))
+@given(st.lists(JSON | st.dictionaries(FIELD, VALUE), max_size=4))
 def test_any_rows_are_read_or_refused(tmp_path, rows):
     write_lines(tmp_path / "a.jsonl", rows)
     (tmp_path / "a.json").write_text(json.dumps(rows))

@@ -61,14 +61,15 @@ def file_rows(file: str, flag: str, choose: Choose) -> Rows:
         raise InputError(f"{flag}: cannot read {file}: {reason_of(error)}") from error
 
 
-def _opened(file: str) -> IO[bytes]:
-    """A file's bytes without their compression."""
+def _opened(file: str, seeks: bool = False) -> IO[bytes]:
+    """A file's bytes without their compression; `seeks`: they are not read in their order."""
     import fsspec
     import pyarrow as pa
 
     if file.endswith(".zst"):  # which fsspec can only read with another package
         compressed = fsspec.open(file, "rb").open()
-        return io.BufferedReader(pa.CompressedInputStream(compressed, "zstd"))
+        stream = io.BufferedReader(pa.CompressedInputStream(compressed, "zstd"))
+        return io.BytesIO(stream.read()) if seeks else stream
     return fsspec.open(file, "rb", compression="infer").open()
 
 
@@ -169,7 +170,7 @@ def _cell(text: str | None) -> Any:
 def _parquet(file: str, flag: str, choose: Choose) -> Rows:
     import pyarrow.parquet as pq
 
-    with _opened(file) as stream:
+    with _opened(file, seeks=True) as stream:
         parquet = pq.ParquetFile(stream)
         used = _chosen(choose, parquet.schema_arrow.names, file, flag)
         if (count := parquet.metadata.num_rows) > MOST_ROWS:
@@ -185,7 +186,7 @@ def _arrow(file: str, flag: str, choose: Choose) -> Rows:
 
     with _opened(file) as stream:
         is_file = stream.read(6) == b"ARROW1"
-    with _opened(file) as stream:
+    with _opened(file, seeks=is_file) as stream:
         opened = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
         used = _chosen(choose, opened.schema.names, file, flag)
         numbers = range(opened.num_record_batches) if is_file else ()

@@ -35,10 +35,11 @@ def prompt_of(messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ())
 
 
 def answer_of(message: Message) -> str:
-    """The answer that a message is; without tool calls and thoughts it is its plain text."""
+    """The answer that a message is, its tool calls as JSON; without any it is its plain text."""
     if _is_text(message, "assistant"):
         return str(message["content"])
-    answer = Conversation("\n".join(_lines(message)))
+    calls = [_json(call["function"]) for call in message.get("tool_calls", ())]
+    answer = Conversation("\n".join(filter(None, [message["content"], *calls])))
     answer.messages, answer.tools = (message,), ()
     return answer
 

@@ -127,23 +127,26 @@ def _text(row: Row) -> Pair:
 
 
 def _preference(row: Row) -> Pair:
-    from trl.data_utils import maybe_extract_prompt
+    from trl.data_utils import extract_prompt
 
-    names = ("prompt", "chosen", "rejected")
-    pair = {name: _listed(row[name], name) for name in names if row.get(name) is not None}
-    if type(pair["chosen"]) is not type(pair["rejected"]):
-        raise InputError("one of 'chosen' and 'rejected' is a text, the other a list of messages")
-    if pair["chosen"] == pair["rejected"]:
+    chosen, rejected = (_listed(row[name], name) for name in ("chosen", "rejected"))
+    if not chosen or not rejected or type(chosen) is not type(rejected):
+        raise InputError("'chosen' and 'rejected' are not two texts or two lists of messages")
+    if chosen == rejected:
         raise InputError("'chosen' and 'rejected' are the same")
-    pair = maybe_extract_prompt(pair)
-    return _prompt_completion({**row, "prompt": pair["prompt"], "completion": pair["chosen"]})
+    prompt = row.get("prompt")
+    # The prompt may stand before both answers, and be there as a text besides.
+    is_inside = isinstance(chosen, list) and len(chosen) > 1 and not isinstance(prompt, list)
+    if prompt is None or is_inside:
+        prompt, chosen, _ = extract_prompt({"chosen": chosen, "rejected": rejected}).values()
+    return _prompt_completion({**row, "prompt": prompt, "completion": chosen})
 
 
 def _listed(value: Any, name: str) -> Any:
     """A text, or a list of messages in one form."""
     if isinstance(value, str):
         return valid_text(value, name)
-    return _messages(value, name, "user" if name == "prompt" else "assistant")
+    return _messages(value, name, "assistant")
 
 
 TOOLS = ("tools", "system")

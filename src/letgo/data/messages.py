@@ -51,10 +51,14 @@ def read_messages(value: Any, name: str) -> list[Message]:
 
 
 def _read_message(message: Message) -> Message:
+    role, content = message.get("role"), message.get("content")
+    # Nearly all messages are so, and nothing else is to be looked for.
+    if len(message) == 2 and isinstance(content, str) and role in ("user", "assistant"):
+        return {"role": role, "content": valid_text(content, "content")}
     # A table has every field in every row: a field that is null is not there.
     message = {key: value for key, value in message.items() if value is not None}
     role = message.get("role", "")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(ROLES)
         found = f"unknown role {role!r}" if role else f"no role (found: {', '.join(message)})"
         raise InputError(f"{found}; use one of {known}")

@@ -103,6 +103,8 @@ def _check(
         others, choices = reader.alternatives(row)
     except InputError as error:
         raise InputError(f"{flag}: {where}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{flag}: {where}: it is nested too deeply") from error
     references = tuple(dict.fromkeys((answer, *others))) if answer and others else ()
     return Record(f"{number:06d}", prompt, answer, where, references, choices)
 
