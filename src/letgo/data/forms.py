@@ -37,8 +37,8 @@ class Form(NamedTuple):
 
 def _prompt_completion(row: Row) -> Pair:
     prompt, completion = row["prompt"], row.get("completion")
-    if completion is None and (answers := answers_of(row)):
-        completion = answers[0]
+    if completion is None and (right := answers_of(row)):
+        completion = right[0]
     if type(prompt) is str and (completion is None or type(completion) is str):
         if not prompt.strip():
             raise InputError("the prompt is empty")
