@@ -31,8 +31,9 @@ def test_settings_lists_every_flag_of_letgo_once():
     assert {flag for flag, star, _ in ROWS if star} == OWN
 
 
-# Flags of `letgo compare` alone.
+# Flags of `letgo compare` alone, and of chat, merge and push.
 COMPARE = {"difference", "columns", "json"}
+USING = {"models", "prompt", "to", "dtype", "private", "yes"}
 
 
 def test_settings_has_no_unknown_flag_and_the_right_defaults():
@@ -45,7 +46,7 @@ def test_settings_has_no_unknown_flag_and_the_right_defaults():
             assert default.lower() == str(expected).lower(), flag
     mentioned = set(re.findall(r"`--(\w+)", SETTINGS))
     commands = {"config", "explain", "harness", "figures", "lora_", "clean", "top"}
-    assert mentioned <= {*known, *commands} | COMPARE
+    assert mentioned <= {*known, *commands} | COMPARE | USING
 
 
 def anchors(page):

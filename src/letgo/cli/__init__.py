@@ -27,6 +27,9 @@ usage: letgo COMMAND [--FLAG VALUE ...]
   audit      learning examples at odds with clean ones (--clean)  audit.parquet
   headroom   how much forgetting could improve the learning task of a run
   compare    two runs, or two files of answers: paired differences, and what is needed to find one
+  chat       talk to base, SFT and LWF side by side
+  merge      an adapter and its base model become one model
+  push       upload the returned model to the Hub, with its outcomes (--yes; else a dry run)
   doctor     check versions, device, template, data and disk before a run
 
   elicit     1  the base model answers the forgetting prompts      self_knowledge.parquet
@@ -63,7 +66,8 @@ STAGES = (
     "report",
 )
 LOOKING = ("review", "show", "runs", "headroom", "compare")
-COMMANDS = ("run", "study", "demo", "doctor", "audit", *LOOKING, *STAGES)
+USING = ("chat", "merge", "push")
+COMMANDS = ("run", "study", "demo", "doctor", "audit", *LOOKING, *USING, *STAGES)
 LONGEST_LINE = 4000  # characters of an error message
 
 
@@ -165,6 +169,10 @@ def _execute(arguments: list[str]) -> None:
         from letgo.cli.looking import look
 
         look(command, rest)
+    elif command in USING:
+        from letgo.cli.using import use
+
+        use(command, rest)
     elif command == "doctor":
         from letgo.cli.doctor import doctor
 

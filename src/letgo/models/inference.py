@@ -70,11 +70,14 @@ class LanguageModel:
             return top_log_probs(self.model, self.pad(rows), k)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, streamer: Any = None
+    ) -> list[list[int]]:
         """Greedy answers to one batch of prompts, which are lists of token ids.
 
         A prompt that leaves less room within the limit gets a shorter answer, or an empty one; the
-        answers to the other prompts are as long as they would be without it.
+        answers to the other prompts are as long as they would be without it. A streamer of
+        transformers gets the tokens of a single prompt's answer as they are generated.
 
         Returns:
             the at most `max_new_tokens` new ids of each answer, with the token that ended it.
@@ -83,12 +86,14 @@ class LanguageModel:
         answers: list[list[int]] = [[] for _ in prompts]
         for room in sorted({room for room in rooms if room > 0}):
             indices = [i for i, other in enumerate(rooms) if other == room]
-            new = self._greedy([prompts[i] for i in indices], room)
+            new = self._greedy([prompts[i] for i in indices], room, streamer)
             for index, ids in zip(indices, new, strict=True):
                 answers[index] = ids
         return answers
 
-    def _greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    def _greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, streamer: Any
+    ) -> list[list[int]]:
         """Greedy answers of at most `new_tokens` to prompts that leave room for them."""
         width, pad, stops = max(map(len, prompts)), self.tokenizer.pad_token_id, self.stops
         ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -105,6 +110,7 @@ class LanguageModel:
                     input_ids=torch.tensor(ids, device=self.model.device),
                     attention_mask=torch.tensor(mask, device=self.model.device),
                     generation_config=settings,
+                    streamer=streamer,
                 )
         finally:
             self.model.generation_config = configured
