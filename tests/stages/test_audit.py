@@ -166,3 +166,33 @@ def test_bad_input(tiny, planted, tmp_path, changes, message):
     assert status == 2
     assert message in error.splitlines()[-1]
     assert letgo("run", *words(tiny, planted[0], tmp_path / "run", **changes))[0] == 2
+
+
+def test_a_whole_run_unlearns_or_drops_what_is_wrong(tiny, planted, tmp_path):
+    """With a report; and dropping gives the weights of plain fine-tuning on the other rows."""
+    shared = tmp_path / "shared"
+    out, dropped = tmp_path / "unlearned", tmp_path / "dropped"
+    status, text, error = letgo("run", *words(tiny, planted[0], out, shared=shared))
+    assert status == 0, error
+    assert "verdict" in text
+    assert (out / "report.html").exists()
+    assert not (out / "self_knowledge.parquet").exists()
+    off = {"unlearning_interval": 0, "keep": "none", "shared": shared}
+    status, _, error = letgo("run", *words(tiny, planted[0], dropped, **off))
+    assert status == 0, error
+    rows = pq.read_table(dropped / "audit.parquet").to_pylist()
+    assert rows == pq.read_table(out / "audit.parquet").to_pylist()
+    count = sum(row["suspected"] for row in rows)
+    assert f"{count} are dropped and 0 unlearned" in error
+    wrong = {row["id"] for row in rows if row["suspected"]}
+    lines = (planted[0] / "learn.jsonl").read_text().splitlines()
+    kept = [line for i, line in enumerate(lines, 1) if f"learn:wrong:{i:06d}" not in wrong]
+    right = tmp_path / "right.jsonl"
+    right.write_text("".join(f"{line}\n" for line in kept))
+    plain = tmp_path / "plain"
+    changes = {"learn": right, "forget": None, "unlearning_interval": 0}
+    status, _, error = letgo("probe", *words(tiny, planted[0], plain, **changes))
+    assert status == 0, error
+    weights = [f.read_bytes() for f in (
+        dropped / "lwf" / "model.safetensors", plain / "probe" / "model.safetensors")]
+    assert weights[0] == weights[1]

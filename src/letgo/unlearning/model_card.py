@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from letgo.unlearning.config import LWFConfig
+
+if TYPE_CHECKING:
+    from letgo.unlearning.trainer import LWFTrainer
 
 PAPER = {  # as TRL's trainers name theirs, for the card
     "title": "Graceful Forgetting in Generative Language Models",
@@ -35,6 +39,7 @@ def section(args: LWFConfig, texts: Sequence[str], steps: int, guard_counts: dic
     counts = ", ".join(f"{name} {count}" for name, count in guard_counts.items())
     lines = [
         *texts,
+        f"self-knowledge of the {args.self_knowledge} model",
         f"fraction of the texts that may be unlearned: {args.forget_fraction:g}",
         f"{steps} unlearning steps, one for every N_u = {args.unlearning_interval} learning steps, "
         f"schedule {args.unlearning_schedule}",
@@ -67,8 +72,18 @@ def kept_section(args: LWFConfig, texts: int, steps: int) -> str:
     )
 
 
-def append_sections(card: Path, sections: Sequence[str]) -> None:
-    """Add sections to a model card, if there is one."""
+def append_sections(trainer: "LWFTrainer") -> None:
+    """Add what was unlearned and what was kept to the model card, if there is one."""
+    card, sections = Path(trainer.args.output_dir) / "README.md", []
+    plan, done = trainer.plan, trainer.state.global_step
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        done = trainer.state.best_global_step
+    if trainer.forget_dataset is not None:
+        texts, counts = trainer.chosen.describe(), trainer.tracker.guard_counts
+        sections.append(section(trainer.args, texts, plan.unlearned(done), counts))
+    if trainer.keep_dataset is not None:
+        kept = len(trainer.keep_dataset)
+        sections.append(kept_section(trainer.args, kept, plan.kept(done)))
     if card.exists():
         with card.open("a", encoding="utf-8") as file:
             file.write("".join(sections))

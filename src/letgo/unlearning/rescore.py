@@ -13,6 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
@@ -23,12 +25,12 @@ from letgo.scoring.gradients import finite_batch
 from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
 from letgo.scoring.scores import DEFAULT_SCORE, SCORES, LearningStats, Score, top_fraction
 from letgo.scoring.weights import Weights, trained_weights
-from letgo.unlearning.checks import examples
+from letgo.unlearning.checks import check_deepspeed, examples
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.current import CurrentAnswers
 from letgo.unlearning.schedule import Step
 from letgo.unlearning.stream import empty_row
-from letgo.unlearning.texts import Row
+from letgo.unlearning.texts import Row, prepare, score_name
 
 if TYPE_CHECKING:
     from letgo.unlearning.trainer import LWFTrainer
@@ -188,6 +190,27 @@ class Rescore(TrainerCallback):
 def base_loss(row: Row) -> float:
     """A text's mean NLL under the base model, nats per token, from its `reference`."""
     return -row["reference"] / max(1, sum(label != -100 for label in row["labels"][1:]))
+
+
+def prepare_unlearning(trainer: "LWFTrainer", dataset: Dataset) -> None:
+    """Give a trainer the texts to unlearn of a `forget_dataset`, and the way to choose them again.
+
+    Raises:
+        InputError: unsuitable texts or settings.
+    """
+    args, model, accelerator = trainer.args, trainer.model, trainer.accelerator
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, args, model)
+    method = rescoring(args, model, score_name(dataset), trainer._sharded)
+    tokenizer, score = trainer._tokenizer, method[0] if method else None
+    learning, tokenize = trainer.train_dataset, trainer._tokenize_texts
+    trainer.forget_dataset, candidates, trainer.chosen = prepare(
+        dataset, learning, model, tokenizer, args, tokenize, score
+    )
+    if method:
+        asks = args.self_knowledge == "current"
+        current = CurrentAnswers(trainer, list(candidates)) if asks else None
+        trainer.rescore = Rescore(trainer, candidates, *method, current)
 
 
 def rescoring(

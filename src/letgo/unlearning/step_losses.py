@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from letgo.models.inference import Batch
@@ -9,6 +10,7 @@ from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.guards import guarded_loss, require_finite
 from letgo.unlearning.keep import batch_keep_loss
 from letgo.unlearning.losses import TextBatch
+from letgo.unlearning.weights import by_weight
 
 
 def tokens_of_process(tokens: Tensor, args: LWFConfig, processes: int) -> Tensor:
@@ -28,6 +30,7 @@ def unlearning_share(
     attributes: tuple[Any, ...],
     args: LWFConfig,
     step: int,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """The share of an unlearning step's loss, as `guards.guarded_loss` returns it.
 
@@ -35,10 +38,17 @@ def unlearning_share(
         model, inputs: in training; the inputs are those of one micro-batch.
         attributes: of `losses.TextBatch`, without those that the model computes.
         args, step: of the training; the optimizer steps before this one.
+        weights: (texts,) by which the losses of the texts are multiplied; None for 1.
     """
     # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-    return guarded_loss(TextBatch.of_outputs(outputs, *attributes), args, step)
+    labelled = outputs.label_mask.any(1)
+    parts = by_weight(
+        TextBatch.of_outputs(outputs, *attributes), None if weights is None else weights[labelled]
+    )
+    shares = [(weight, *guarded_loss(texts, args, step)) for weight, texts in parts]
+    loss = torch.stack([weight * share for weight, share, _, _ in shares]).sum()
+    return loss, torch.cat([nll for _, _, nll, _ in shares]), sum(n for _, _, _, n in shares)
 
 
 def keep_share(

@@ -15,6 +15,7 @@ from letgo.progress import log
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.losses import LOSSES
 from letgo.unlearning.schedule import Plan, Step
+from letgo.unlearning.weights import weights_of
 
 
 class StepStream(Sampler[list[int]]):
@@ -163,6 +164,7 @@ class MixedBatches:
             batch["top_ids"] = torch.cat(tops)
             batch["top_log_probs"] = torch.cat([torch.tensor(r["top_log_probs"]) for r in rows])
             return batch
+        batch |= weights_of(rows)
         batch["reference"] = torch.tensor([float(row.get("reference", 0)) for row in rows])
         batch["learning"] = torch.tensor(["reference" not in row for row in rows])
         return batch

@@ -195,7 +195,10 @@ def labelled_rows(
     if {"mean_logprob", "completion_ids"} <= columns:
         reference = [row["mean_logprob"] * len(row["completion_ids"]) for row in dataset]
         rows = [{**row, "reference": r} for row, r in zip(rows, reference, strict=True)]
-    names = ("input_ids", "labels", "reference")
+    if "weight" in columns:
+        weights = dataset["weight"]
+        rows = [{**row, "weight": weights[i]} for i, row in zip(indices, rows, strict=True)]
+    names = ("input_ids", "labels", "reference", "weight")
     return indices, [{name: row[name] for name in names if name in row} for row in rows]
 
 

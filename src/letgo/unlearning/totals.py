@@ -20,6 +20,20 @@ def totals(trainer: "LWFTrainer") -> dict[str, Any]:
     }
 
 
+def divide_by_learning_steps(trainer: "LWFTrainer", is_resumed: bool) -> None:
+    """Let the result of training be the mean loss of all learning steps.
+
+    The trainer is about to divide the sum of the losses by the steps of this call.
+    """
+    first, last = trainer._initial_global_step, trainer.state.global_step
+    summed = last - (start := 0 if is_resumed else first)
+    if trainer.has_plan:
+        summed = trainer.plan.learned(last) - trainer.plan.learned(start)
+    if summed:
+        trainer._total_loss_scalar *= (last - first) / summed
+        trainer._tr_loss *= (last - first) / summed
+
+
 def restore(trainer: "LWFTrainer", saved: dict[str, Any]) -> None:
     """Go on with the sums of the run that wrote the checkpoint."""
     trainer._total_loss_scalar = saved["total_loss"]

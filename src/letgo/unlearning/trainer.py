@@ -7,7 +7,6 @@ import copy
 import math
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,24 +20,24 @@ from trl import SFTTrainer
 from letgo.errors import InputError
 from letgo.unlearning import totals
 from letgo.unlearning.callback import UnlearningCallback
-from letgo.unlearning.checks import check_deepspeed, check_settings
+from letgo.unlearning.checks import check_settings
 from letgo.unlearning.config import LWFConfig as LWFConfig
-from letgo.unlearning.current import CurrentAnswers
 from letgo.unlearning.guards import require_finite
 from letgo.unlearning.keep import prepare_keep
 from letgo.unlearning.metrics import Metrics
-from letgo.unlearning.model_card import PAPER, append_sections, kept_section, section
+from letgo.unlearning.model_card import PAPER, append_sections
 from letgo.unlearning.regularizers import penalty, penalty_divisor
-from letgo.unlearning.rescore import Rescore, rescoring
+from letgo.unlearning.rescore import Rescore, prepare_unlearning
 from letgo.unlearning.schedule import Plan, Step, for_learning_steps, run_plan
 from letgo.unlearning.step_losses import keep_share, tokens_of_process, unlearning_share
 from letgo.unlearning.step_size import DECAY, StepSize
 from letgo.unlearning.stream import predicted_tokens, run_loader
-from letgo.unlearning.texts import prepare, score_name
 from letgo.unlearning.tracker import Tracker
+from letgo.unlearning.weights import WEIGHT, use_weights, weighted
 
 Inputs = dict[str, Any]  # of a model, for one micro-batch
-TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs")  # not for the model
+# Columns that are not for the model.
+TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs", WEIGHT)
 
 
 class LWFTrainer(SFTTrainer):
@@ -50,6 +49,7 @@ class LWFTrainer(SFTTrainer):
     an ordinary step on the divergence from the base model (`keep.py`).
 
     Args:
+        train_dataset: as `trl.SFTTrainer`; a column `weight` from -1 to 1 scales an example's loss.
         forget_dataset: the texts, as `letgo elicit` writes them, with `input_ids` and `labels`, or
             in a TRL format; `texts.choose` describes the columns that decide which of them are
             unlearned. None, or `unlearning_interval=0`: no unlearning steps.
@@ -83,8 +83,9 @@ class LWFTrainer(SFTTrainer):
         self._is_resumed = False  # with its totals
         self.step_strength = 1.0  # fraction of the full strength used in the current step
         self._hooked_optimizer: Optimizer | None = None
+        forget_dataset = use_weights(self, kwargs.get("train_dataset"), forget_dataset)
         if forget_dataset is not None and self.args.unlearning_interval:
-            self._prepare_unlearning(forget_dataset)
+            prepare_unlearning(self, forget_dataset)
         if keep_dataset is not None and self.args.keep_share:
             keep = (keep_dataset, self.model, self._tokenizer, self.args, self._tokenize_texts)
             self.keep_dataset = prepare_keep(*keep)
@@ -100,25 +101,15 @@ class LWFTrainer(SFTTrainer):
         packed, tokenizer = self.padding_free or self.args.packing, self._tokenizer
         self._penalty = penalty(self.args, self.model, texts, tokenizer, self._sharded, packed)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if WEIGHT not in self._signature_columns:
+            self._signature_columns.append(WEIGHT)
+
     @property
     def has_plan(self) -> bool:
         """Whether there are steps besides the learning steps."""
         return self.forget_dataset is not None or self.keep_dataset is not None
-
-    def _prepare_unlearning(self, dataset: Dataset) -> None:
-        args = self.args
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            plugin = self.accelerator.state.deepspeed_plugin
-            check_deepspeed(plugin.deepspeed_config, args, self.model)
-        method = rescoring(args, self.model, score_name(dataset), self._sharded)
-        tokenizer, score = self._tokenizer, method[0] if method else None
-        self.forget_dataset, candidates, self.chosen = prepare(
-            dataset, self.train_dataset, self.model, tokenizer, args, self._tokenize_texts, score
-        )
-        if method:
-            asks = args.self_knowledge == "current"
-            current = CurrentAnswers(self, list(candidates)) if asks else None
-            self.rescore = Rescore(self, candidates, *method, current)
 
     def _tokenize_texts(self, dataset: Dataset) -> Dataset:
         """Tokenize texts in a TRL format, with masked prompts whatever the learning data mask."""
@@ -247,7 +238,9 @@ class LWFTrainer(SFTTrainer):
         self.loss_is_scaled_for_ga = None if step == Step.LEARN else True
         if step != Step.LEARN:
             return self._step_loss(step, model, inputs, texts, num_items_in_batch)
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        scaled = weighted(model, weights) if (weights := texts[WEIGHT]) is not None else model
+        scaled = scaled if model.training else model
+        loss = super().compute_loss(scaled, inputs, return_outputs, num_items_in_batch)
         if self._penalty is not None and model.training:
             loss = loss + self._penalty(inputs["labels"]) / self._penalty_divisor
         return loss
@@ -266,7 +259,7 @@ class LWFTrainer(SFTTrainer):
         count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
         shared = (texts["learning"], texts["reference"], tokens, count / processes, vocabulary)
-        loss, nll, skipped = unlearning_share(model, inputs, shared, self.args, done)
+        loss, nll, skipped = unlearning_share(model, inputs, shared, self.args, done, texts[WEIGHT])
         loss = self.loss_weight * loss
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
         return loss
@@ -331,27 +324,11 @@ class LWFTrainer(SFTTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The result of training; its loss is the mean over all learning steps."""
-        first, last = self._initial_global_step, self.state.global_step
-        summed = last - (start := 0 if self._is_resumed else first)
-        if self.has_plan:
-            summed = self.plan.learned(last) - self.plan.learned(start)
-        if summed:  # super divides by the steps of this call
-            self._total_loss_scalar *= (last - first) / summed
-            self._tr_loss *= (last - first) / summed
+        totals.divide_by_learning_steps(self, self._is_resumed)
         return super()._finalize_training(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card and sections on what was unlearned and what was kept."""
         super().create_model_card(*args, **kwargs)
-        if not self.has_plan or not self.is_world_process_zero():
-            return
-        plan, done = self.plan, self.state.global_step
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            done = self.state.best_global_step
-        sections = []
-        if self.forget_dataset is not None:
-            texts, counts = self.chosen.describe(), self.tracker.guard_counts
-            sections.append(section(self.args, texts, plan.unlearned(done), counts))
-        if self.keep_dataset is not None:
-            sections.append(kept_section(self.args, len(self.keep_dataset), plan.kept(done)))
-        append_sections(Path(self.args.output_dir) / "README.md", sections)
+        if self.has_plan and self.is_world_process_zero():
+            append_sections(self)
