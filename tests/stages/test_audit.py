@@ -193,6 +193,8 @@ def test_a_whole_run_unlearns_or_drops_what_is_wrong(tiny, planted, tmp_path):
     changes = {"learn": right, "forget": None, "unlearning_interval": 0}
     status, _, error = letgo("probe", *words(tiny, planted[0], plain, **changes))
     assert status == 0, error
-    weights = [f.read_bytes() for f in (
-        dropped / "lwf" / "model.safetensors", plain / "probe" / "model.safetensors")]
+    weights = [
+        f.read_bytes()
+        for f in (dropped / "lwf" / "model.safetensors", plain / "probe" / "model.safetensors")
+    ]
     assert weights[0] == weights[1]

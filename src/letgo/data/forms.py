@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from letgo.data.alternatives import answers_of, choices_of
 from letgo.data.conversations import Message, answer_of, prompt_of
 from letgo.data.messages import parsed, read_content, read_messages, read_tools, valid_text
+from letgo.data.weights import weight_of
 from letgo.errors import InputError
 
 Row = dict[str, Any]
@@ -149,7 +150,8 @@ def _listed(value: Any, name: str) -> Any:
     return _messages(value, name, "assistant")
 
 
-TOOLS = ("tools", "system")
+WEIGHT = "weight"  # of a learning example
+TOOLS = ("tools", "system", WEIGHT)
 ASKED = (*TOOLS, "answers", "choices")  # further right answers, and the options of a question
 FORMS = (
     Form("prompt and completion", ("prompt",), "completion", ASKED, _prompt_completion),
@@ -157,7 +159,7 @@ FORMS = (
     Form("ShareGPT", ("conversations",), "conversations", TOOLS, _sharegpt),
     Form("Alpaca", ("instruction",), "output", ("input", "history", *TOOLS), _alpaca),
     Form("preference pairs", ("chosen", "rejected"), "chosen", ("prompt", *TOOLS), _preference),
-    Form("text", ("text",), "text", (), _text),
+    Form("text", ("text",), "text", (WEIGHT,), _text),
 )
 NAMES = {name for form in FORMS for name in (*form.asked, form.answer, *form.others)}
 
@@ -275,6 +277,14 @@ class FormReader:
         """
         row = self._by_name(row)
         return answers_of(row), choices_of(row)
+
+    def weight(self, row: Row) -> float:
+        """The weight of a record that was read; 1 if it has none.
+
+        Raises:
+            InputError: it is not a number from -1 to 1.
+        """
+        return weight_of(self._by_name(row).get(WEIGHT))
 
     def _by_name(self, row: Row) -> Row:
         columns = self._found[tuple(row)].columns

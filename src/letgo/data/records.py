@@ -24,6 +24,7 @@ class Record(NamedTuple):
         where: file and line, for error messages.
         references: all right answers, the completion first, where there are several.
         choices: the options that the question gives, if they are listed.
+        weight: of a learning example, from -1 (unlearn) to 1 (learn).
     """
 
     id: str
@@ -32,6 +33,7 @@ class Record(NamedTuple):
     where: str
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    weight: float = 1.0
 
 
 def read_records(
@@ -101,12 +103,13 @@ def _check(
         if completion and not (answer or "").strip():
             raise InputError("the completion is empty")
         others, choices = reader.alternatives(row)
+        weight = reader.weight(row) if completion else 1.0
     except InputError as error:
         raise InputError(f"{flag}: {where}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{flag}: {where}: it is nested too deeply") from error
     references = tuple(dict.fromkeys((answer, *others))) if answer and others else ()
-    return Record(f"{number:06d}", prompt, answer, where, references, choices)
+    return Record(f"{number:06d}", prompt, answer, where, references, choices, weight)
 
 
 def text_fingerprint(text: str) -> str:
@@ -121,5 +124,7 @@ def fingerprint(records: Iterable[Record]) -> str:
         content = [as_given(record.prompt), as_given(record.completion)]
         if record.references or record.choices:
             content += [record.references, record.choices]
+        if record.weight != 1:
+            content.append(record.weight)
         digest.update(json.dumps(content).encode())
     return digest.hexdigest()[:16]

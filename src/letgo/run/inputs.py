@@ -40,6 +40,7 @@ class Run:
         keep: prompts of each keep set that are kept in training; a text has an empty prompt.
         held_out: prompts of forgetting and keep sets on which nothing is trained or scored, by the
             name of the set in `answers.parquet`.
+        negative: learning examples with a weight below 0, which are unlearned.
         chat_template: the tokenizer's chat template, if it has one.
         first_examples: what the model sees of each set (`first_examples.first_examples`).
     """
@@ -54,6 +55,7 @@ class Run:
     held_out: dict[str, list[Record]]
     chat_template: str | None
     first_examples: list[Row] = field(default_factory=list)
+    negative: list[Record] = field(default_factory=list)
 
     @property
     def settings(self) -> RunConfig:
@@ -99,15 +101,15 @@ def open_run(config: Config) -> Run:
         raise InputError("--output_dir is missing: name the folder for this run")
     if settings.learn is None:
         raise InputError("--learn is missing: name the learning data")
-    if not settings.forget and config.training.unlearning_interval:
-        raise InputError("--forget is missing: name prompts, or set --unlearning_interval 0")
     folder = Path(config.training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir: {folder} is a file; choose a folder")
     # An unknown model is refused before anything is written.
     fingerprint(settings.model, config.training.trust_remote_code)
     prompts = load_prompts(config)
-    learn, validation, test = learning_data(config, prompts)
+    learn, validation, test, negative = learning_data(config, prompts)
+    if not (settings.forget or negative) and config.training.unlearning_interval:
+        raise InputError("--forget is missing: name prompts, or set --unlearning_interval 0")
     forget, held_forget = _forgetting_sets(config, prompts, learn, [*validation, *test])
     others = [r for sets in (forget, held_forget) for records in sets.values() for r in records]
     keep, held_keep = _keep_sets(config, prompts, [*learn, *validation, *test], others)
@@ -123,7 +125,8 @@ def open_run(config: Config) -> Run:
     sets |= {f"keep {name}": records for name, records in keep.items()}
     examples, template = first_examples(prompts.tokenizer, sets), prompts.tokenizer.chat_template
     held_out = held_forget | held_keep
-    return Run(folder, config, learn, validation, test, forget, keep, held_out, template, examples)
+    data = (learn, validation, test, forget, keep, held_out)
+    return Run(folder, config, *data, template, examples, negative)
 
 
 def check_batch(examples: int, batch: int) -> None:

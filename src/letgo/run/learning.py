@@ -13,11 +13,18 @@ MOST_VALIDATION = 200  # more examples cost time and change little
 
 def learning_data(
     config: Config, prompts: Prompts
-) -> tuple[list[Record], list[Record], list[Record]]:
-    """Learning, validation and test examples; no two of these sets share a prompt."""
+) -> tuple[list[Record], list[Record], list[Record], list[Record]]:
+    """Learning, validation and test examples, and those to unlearn (with a weight below 0).
+
+    No two of the first three share a prompt, and the last has none of validation and test.
+    """
     settings, seed = config.settings, config.training.seed
     found = read(config, settings.learn or "", "--learn", settings.max_learn)
     learn = prompts.unified("--learn", found)
+    negative = [record for record in learn if record.weight < 0]
+    learn = [record for record in learn if record.weight > 0]
+    if not learn:
+        raise InputError("--learn: no example has a 'weight' above 0; there is nothing to learn")
     learn, test = _hold_out_set(config, prompts, learn, "learn_test", settings.learn_test, seed)
     validation: list[Record] = []
     audits = WRONG in settings.forget
@@ -43,7 +50,7 @@ def learning_data(
     if settings.assistant_turns == "all":
         every = prompts.unified("--learn", [turn for r in learn for turn in all_answers(r)])
         learn = without_prompts_of([*validation, *test], every)
-    return learn, validation, test
+    return learn, validation, test, without_prompts_of([*validation, *test], negative)
 
 
 def named_keep_sets(config: Config) -> list[str]:

@@ -43,6 +43,8 @@ def write_config(run: Run, model: str) -> None:
     data: dict[str, Sequence[Record]] = {"learn": run.learn, "learn_test": run.test}
     if run.validation:
         data["learn_validation"] = run.validation
+    if run.negative:
+        data["learn, weight below 0"] = run.negative
     data.update({f"forget {name}": records for name, records in run.forget.items()})
     data.update({f"keep {name}": records for name, records in run.keep.items()})
     provenance: dict[str, Any] = {

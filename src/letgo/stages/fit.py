@@ -26,6 +26,7 @@ from letgo.run.inputs import Run, check_batch
 from letgo.stages.early_stopping import EarlyStopping
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.trainer import LWFTrainer
+from letgo.unlearning.weights import WEIGHT
 
 SFT = "fine-tune (SFT)"  # the name of plain fine-tuning
 DIGESTS = "digests.json"  # of a checkpoint's files; written after them
@@ -50,8 +51,10 @@ def learning_rows(
             "the chat template renders a prompt differently when its answer follows: the model "
             "is trained on other prompts than it is evaluated on"
         )
-    rows = [training_row(*pair) for pair in ids]
+    rows: list[TokenRow] = [training_row(*pair) for pair in ids]
     of = "learning" if flag == "--learn" else "validation"
+    if of == "learning" and any(record.weight != 1 for record in records):
+        rows = [{**row, WEIGHT: r.weight} for row, r in zip(rows, records, strict=True)]  # type: ignore[dict-item]
     long = [r for r, row in zip(records, rows, strict=True) if len(row["input_ids"]) > lm.limit]
     if long:
         message = (

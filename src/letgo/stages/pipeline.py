@@ -108,6 +108,8 @@ def _training_inputs(run: Run, selected: Row, kept: Row, compared: Row, audited:
     trained |= {name: getattr(run.training, name) for name in sorted(UNLEARNING)}
     if run.audits:
         trained |= {name: audited[name] for name in AUDITING}
+    if run.negative:
+        trained["learn, weight below 0"] = fingerprint(run.negative)
     # A review may change decisions after `select`, which follows them; a trained model does not.
     if decided := decisions.read(run.folder).fingerprint:
         trained["decisions"] = decided

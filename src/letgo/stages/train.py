@@ -4,13 +4,15 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from letgo.data.records import Record
+from letgo.data.tokens import batches_by_tokens, example_ids, training_row
 from letgo.errors import InputError
 from letgo.progress import log
 from letgo.run import decisions
 from letgo.run.audit import KEEP, UNLEARN, audit_id, has_decisions, read_audit, treatments
-from letgo.run.base import load_base_tokenizer
+from letgo.run.base import load_base, load_base_tokenizer
 from letgo.run.folder import (
     HEADROOM,
     KEPT,
@@ -28,6 +30,7 @@ from letgo.run.folder import (
 from letgo.run.inputs import Run
 from letgo.run.sharing import link
 from letgo.stages.fit import fit
+from letgo.stages.losses import losses_by_index
 
 COLUMNS = ("prompt_ids", "completion_ids", "completion", "mean_logprob", "confidence", "score")
 
@@ -43,7 +46,8 @@ def train(run: Run, scratch: Path) -> None:
     """
     decided = decisions.read(run.folder)
     learn, wrong = _learning_examples(run, decided)
-    if len(learn) == len(run.learn) and (reason := _nothing_to_do(run)):
+    wrong += _negative_examples(run, scratch)
+    if len(learn) == len(run.learn) and not wrong and (reason := _nothing_to_do(run)):
         log.info("train: %s", reason)
         probe, lwf = require(run.folder, PROBE), scratch / LWF.name
         link(probe, lwf)
@@ -57,6 +61,8 @@ def train(run: Run, scratch: Path) -> None:
         training.rescore_interval = 0  # learning examples are not chosen among
     run = replace(run, learn=learn, config=run.config._replace(training=training))
     forget = [*(_texts_to_unlearn(run) if run.unlearns else []), *wrong]
+    if run.negative:
+        forget = [{"weight": 1.0, **text} for text in forget]
     keep = read_table(require(run.folder, KEPT)).to_pylist() if run.keeps else None
     fit(run, scratch, scratch / LWF.name, "fine-tune (LWF)", forget or None, keep)
 
@@ -86,20 +92,52 @@ def _learning_examples(run: Run, decided: decisions.Decisions) -> tuple[list[Rec
         raise InputError("--learn: the audit and its review leave no example; keep some of them")
     tokenizer = load_base_tokenizer(run.config)
     return learn, [
-        {
-            "prompt_ids": row["prompt_ids"],
-            "completion_ids": row["completion_ids"],
-            "completion": tokenizer.decode(row["completion_ids"], skip_special_tokens=True),
-            "mean_logprob": -row["loss_base"],
-            "confidence": row["confidence"],
-            "score": "",
-            "selected": True,
-            "allowed": True,
-            "forced": True,
-        }
+        _forced(
+            tokenizer,
+            row["prompt_ids"],
+            row["completion_ids"],
+            row["loss_base"],
+            row["confidence"],
+        )
         for row in wrong
         if math.isfinite(row["loss_base"])
     ]
+
+
+def _negative_examples(run: Run, scratch: Path) -> list[Row]:
+    """The learning examples with a weight below 0, as `_texts_to_unlearn`."""
+    if not (run.negative and run.training.unlearning_interval):
+        return []
+    lm = load_base(run.config)
+    ids = [example_ids(lm.tokenizer, r.prompt, r.completion or "") for r in run.negative]
+    pairs = [(r, p, c) for r, (p, c) in zip(run.negative, ids, strict=True)]
+    pairs = [pair for pair in pairs if len(pair[1]) + len(pair[2]) <= lm.limit]
+    rows = [training_row(prompt, answer) for _, prompt, answer in pairs]
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = batches_by_tokens(lengths, run.settings.tokens_per_batch)
+    losses = losses_by_index("examples to unlearn", scratch, lm, rows, batches)
+    log.info("train: %d learning examples with a weight below 0 are unlearned", len(rows))
+    return [
+        {**_forced(lm.tokenizer, prompt, answer, losses[i], 0.0), "weight": -record.weight}
+        for i, (record, prompt, answer) in enumerate(pairs)
+    ]
+
+
+def _forced(
+    tokenizer: Any, prompt: list[int], answer: list[int], loss: float, confidence: float
+) -> Row:
+    """A row of `forget_dataset` that is unlearned whatever re-scoring selects."""
+    return {
+        "prompt_ids": prompt,
+        "completion_ids": answer,
+        "completion": tokenizer.decode(answer, skip_special_tokens=True),
+        "mean_logprob": -loss,
+        "confidence": confidence,
+        "score": "",
+        "selected": True,
+        "allowed": True,
+        "forced": True,
+    }
 
 
 def _nothing_to_do(run: Run) -> str:

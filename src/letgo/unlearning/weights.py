@@ -4,7 +4,6 @@ Examples with a weight below 0 become texts to unlearn, with all guards; those o
 out.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from trl import SFTConfig
 
+from letgo.data.weights import weight_of
 from letgo.errors import InputError
 from letgo.unlearning.losses import TextBatch
 from letgo.unlearning.texts import Row, labelled_rows
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 
 WEIGHT = "weight"
 FLAGS = ("selected", "allowed", "forced")  # columns of `texts.choose`
-
-
-def is_weight(value: object) -> bool:
-    """Whether a value is a number from -1 to 1."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and -1 <= float(value) <= 1
-    )
 
 
 def check_weights(args: SFTConfig, padding_free: bool) -> None:
@@ -79,13 +72,12 @@ def split(learning: Dataset) -> tuple[Dataset, list[Row]]:
     """
     if WEIGHT not in learning.column_names:
         return learning, []
-    weights = list(learning[WEIGHT])
-    for number, value in enumerate(weights):
-        if not is_weight(value) or math.isnan(value):
-            raise InputError(
-                f"train_dataset (--learn): 'weight' of row {number} must be a number from -1 to 1, "
-                f"not {value!r}"
-            )
+    weights: list[float] = []
+    for number, value in enumerate(learning[WEIGHT]):
+        try:
+            weights.append(weight_of(value))
+        except InputError as error:
+            raise InputError(f"train_dataset (--learn): row {number}: {error}") from error
     positive = [i for i, weight in enumerate(weights) if weight > 0]
     if not positive:
         raise InputError("train_dataset (--learn): no example has a 'weight' above 0")
@@ -95,7 +87,7 @@ def split(learning: Dataset) -> tuple[Dataset, list[Row]]:
         {
             "input_ids": row["input_ids"],
             "labels": row.get("labels") or row["input_ids"],
-            WEIGHT: -row[WEIGHT],
+            WEIGHT: -weight_of(row[WEIGHT]),
             **flags,
         }
         for row in negative
@@ -166,4 +158,4 @@ def by_weight(texts: TextBatch, weights: Tensor | None) -> list[tuple[float, Tex
     """
     if weights is None or not len(weights):
         return [(1.0, texts)]
-    return [(float(weight), texts.rows(weights == weight)) for weight in weights.unique()]
+    return [(weight, texts.rows(weights == weight)) for weight in sorted({*weights.tolist()})]
