@@ -9,7 +9,7 @@ def weight_of(value: object) -> float:
     Raises:
         InputError: it is not a number from -1 to 1.
     """
-    if value is None:
+    if value is None or value == "":  # an empty cell
         return 1.0
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
