@@ -1,6 +1,7 @@
 """The scripts of examples/ run on a tiny model, and the diffs of CONTRIBUTING.md apply."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -30,6 +31,25 @@ def test_train(tiny, tmp_path):
     lines = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{'step'")]
     assert any("loss" in line for line in lines)
     assert any("unlearn/nll" in line for line in lines)
+
+
+def test_wrong_rows(tmp_path):
+    """48 of 120 learning examples contradict a right one of the same words."""
+    run_example("wrong_rows.py", tmp_path)
+    rows = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()]
+        for name in ("learn", "clean", "test")
+    }
+    assert [len(rows[name]) for name in rows] == [120, 40, 80]
+    assert len({row["prompt"] for part in rows.values() for row in part}) == 240
+    bad = ("waste", "dull", "broken", "bad", "tiresome", "careless")
+    right = [
+        (row["completion"] == " negative") == any(word in row["prompt"] for word in bad)
+        for part in ("learn", "clean")
+        for row in rows[part]
+    ]
+    assert right[:120].count(False) == 48
+    assert all(right[120:])
 
 
 def test_own_loss(tiny, tmp_path):

@@ -36,8 +36,7 @@ from letgo.unlearning.tracker import Tracker
 from letgo.unlearning.weights import WEIGHT, use_weights, weighted
 
 Inputs = dict[str, Any]  # of a model, for one micro-batch
-# Columns that are not for the model.
-TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs", WEIGHT)
+TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs", WEIGHT)  # not the model's
 
 
 class LWFTrainer(SFTTrainer):
@@ -238,8 +237,7 @@ class LWFTrainer(SFTTrainer):
         self.loss_is_scaled_for_ga = None if step == Step.LEARN else True
         if step != Step.LEARN:
             return self._step_loss(step, model, inputs, texts, num_items_in_batch)
-        scaled = weighted(model, weights) if (weights := texts[WEIGHT]) is not None else model
-        scaled = scaled if model.training else model
+        scaled = weighted(model, texts[WEIGHT] if model.training else None)
         loss = super().compute_loss(scaled, inputs, return_outputs, num_items_in_batch)
         if self._penalty is not None and model.training:
             loss = loss + self._penalty(inputs["labels"]) / self._penalty_divisor

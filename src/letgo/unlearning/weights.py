@@ -135,12 +135,14 @@ def weights_of(rows: Iterable[Row]) -> dict[str, Tensor]:
     return {WEIGHT: torch.tensor(weights)} if any(weight != 1 for weight in weights) else {}
 
 
-def weighted(model: nn.Module, weights: Tensor) -> Callable[..., Any]:
+def weighted(model: nn.Module, weights: Tensor | None) -> Callable[..., Any]:
     """The model, with each example's log-probabilities times its weight: so is its loss.
 
     Args:
-        weights: (examples,).
+        weights: (examples,), or None if all are 1.
     """
+    if weights is None:
+        return model
 
     def call(**inputs: Any) -> Any:
         outputs = model(**inputs)
