@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
+import torch
 
 from letgo.data.records import Record
 from letgo.data.tokens import example_ids, training_row
@@ -30,7 +30,7 @@ from letgo.run.folder import AUDIT, TRAIN_LOG, Row
 from letgo.run.inputs import Run
 from letgo.run.stage import in_chunks
 from letgo.scoring.gradients import finite_batch
-from letgo.scoring.measure import along, gradient_products, plain_norms, summed_gradient
+from letgo.scoring.measure import Product, along, gradient_products, plain_norms, summed_gradient
 from letgo.scoring.scores import SCORES, LearningStats, top_fraction
 from letgo.scoring.weights import scored_weights
 from letgo.stages.fit import fit
@@ -177,15 +177,21 @@ def _at_base(run: Run, scratch: Path, base: LanguageModel, examples: Examples) -
         return weights.batches([len(row["input_ids"]) for row in some], size)
 
     @cache  # a resumed audit may need none
-    def directions() -> list[dict[str, Tensor]]:
-        halves = [[rows[index] for index in half] for half in examples.halves]
-        return [summed_gradient(base, weights, half, batches(half))[0] for half in halves]
+    def directions() -> tuple[dict[str, Product], list[LearningStats]]:
+        wanted: dict[str, Product] = {"norm": plain_norms}
+        stats = []
+        for number, indices in enumerate(examples.halves):
+            half = [rows[index] for index in indices]
+            total, _ = summed_gradient(base, weights, half, batches(half))
+            square = sum(float((g**2).sum()) for g in total.values())
+            stats.append(LearningStats(math.nan, math.nan, square, None))
+            # In the dtype of the backward pass, where it is multiplied.
+            dtype = torch.bfloat16 if base.bf16 else torch.float32
+            wanted[f"half {number}"] = along({n: g.to(dtype) for n, g in total.items()})
+        return wanted, stats
 
     def measure(batch: list[int]) -> list[Row]:
-        wanted = {f"half {i}": along(total) for i, total in enumerate(directions())}
-        wanted["norm"] = plain_norms
-        squares = [sum(float((g**2).sum()) for g in total.values()) for total in directions()]
-        stats = [LearningStats(math.nan, math.nan, square, None) for square in squares]
+        wanted, stats = directions()
         indices, found, left_out = finite_batch(
             base,
             rows,
