@@ -48,13 +48,12 @@ class LWFTrainer(SFTTrainer):
     an ordinary step on the divergence from the base model (`keep.py`).
 
     Args:
-        train_dataset: as `trl.SFTTrainer`; a column `weight` from -1 to 1 scales an example's loss.
         forget_dataset: the texts, as `letgo elicit` writes them, with `input_ids` and `labels`, or
             in a TRL format; `texts.choose` describes the columns that decide which of them are
             unlearned. None, or `unlearning_interval=0`: no unlearning steps.
         keep_dataset: the texts to keep, in the same forms, as the base model writes or reads them.
             None, or `keep_share=0`: no keep steps. With neither, exactly TRL's trainer.
-        args, kwargs: as `trl.SFTTrainer`.
+        args, kwargs: as `trl.SFTTrainer`; a `weight` in `train_dataset` scales an example's loss.
 
     Raises:
         InputError: unsuitable texts, or settings that do not work with unlearning.
@@ -102,8 +101,7 @@ class LWFTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if WEIGHT not in self._signature_columns:
-            self._signature_columns.append(WEIGHT)
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, WEIGHT])]
 
     @property
     def has_plan(self) -> bool:
