@@ -5,8 +5,8 @@ usage: python benchmarks/answer_rules.py --data FOLDER [--json FILE]
 SmolLM2-135M-Instruct answers 250 gsm8k and 250 qasc test prompts, plain or with a request for a
 form of answer. The answers are saved in answer_rules/answers.json, by the line of their prompt;
 those in the file are not computed again. Each is then judged by letgo's rule and by the other
-judge. Written are the agreement (both right or both wrong), the values that both read, and every
-disagreement.
+judge. Written are the agreement (both right or both wrong), how often both read the same in an
+answer, right or wrong, and every difference.
 """
 
 import argparse
@@ -16,12 +16,15 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from machine import machine
-from math_verify import parse, verify
+from math_verify import parse
 
 from letgo.data.records import Record, read_records
 from letgo.data.tokens import prompt_ids
+from letgo.evaluation.answers import letter, number
+from letgo.evaluation.mathematics import Value, value
 from letgo.evaluation.rules import RULES, measure
 from letgo.models.bundled import EMBEDDED, resolve
 from letgo.models.inference import LanguageModel, round_weights
@@ -85,101 +88,133 @@ def ask(data: Path, file: Path) -> dict[str, dict[str, str]]:
     return answers
 
 
-Judge = Callable[[str, str, str], bool]  # of a prompt, its right answer and an answer
+Read = Callable[[str, str], Any]  # what is read in an answer to a prompt; None for nothing
 
 
-def ours(rule: str) -> Judge:
-    """letgo's judgement."""
-    return lambda prompt, right, answer: bool(
-        measure(RULES[rule], prompt, [right], answer)["correct"]
-    )
-
-
-def first_or_last(pattern: str, which: int) -> Callable[[str], str]:
+def first_or_last(pattern: str, which: int) -> Read:
     """The harness's filter `regex`: the first or last match, of several groups the first found."""
 
-    def found(answer: str) -> str:
+    def found(prompt: str, answer: str) -> str | None:
         matches = re.findall(pattern, answer)
-        match = matches[which] if matches else "[invalid]"
+        if not matches:
+            return None
+        match = matches[which]
         return (next(filter(None, match), "") if isinstance(match, tuple) else match).strip()
 
     return found
 
 
-def harness_number(pattern: str, which: int) -> Judge:
-    """The harness's gsm8k: a filter, and equal texts without commas, dollars and a last stop."""
-
-    def plain(text: str) -> str:
-        return re.sub(r",|\$|(?s:.*)#### |\.$", "", text).lower().strip()
-
-    found = first_or_last(pattern, which)
-    return lambda prompt, right, answer: plain(found(answer)) == plain(right)
+def plain(text: str) -> str:
+    """A text as the harness's gsm8k compares it: without commas, dollars and a last stop."""
+    return re.sub(r",|\$|(?s:.*)#### |\.$", "", text).lower().strip()
 
 
-def harness_letter(prompt: str, right: str, answer: str) -> bool:
+def named_or_first(prompt: str, answer: str) -> str | None:
     """MMLU-Pro's filter; where it finds nothing, the letter that the answer begins with."""
-    found = first_or_last(r"answer is \(?([A-J])\)?", 0)(answer)
-    if found == "[invalid]":
-        found = first_or_last(r"\A\s*\(?([A-J])(?:[.):]|\s*\Z)", 0)(answer)
-    return found == right.strip()[0]
+    found = first_or_last(r"answer is \(?([A-J])\)?", 0)(prompt, answer)
+    return found or first_or_last(r"\A\s*\(?([A-J])(?:[.):]|\s*\Z)", 0)(prompt, answer)
 
 
-def harness_choices(prompt: str, right: str, answer: str) -> bool:
+def choices(prompt: str, answer: str) -> str | None:
     """The harness's `multi_choice_regex`: "(B)", else an option's text, else a letter after ":"."""
     options = {text.lower(): name for name, text in re.findall(r"^([A-H])\. (.+)$", prompt, re.M)}
-    found = first_or_last(r"\(([A-Z])\)", 0)(answer)
-    if found == "[invalid]":
-        texts = re.findall("|".join(map(re.escape, options)), answer.lower())
-        found = options[texts[0]] if texts else first_or_last(r":\s*([A-H])", 0)(answer)
-    return found == right.strip()[0]
+    if found := first_or_last(r"\(([A-Z])\)", 0)(prompt, answer):
+        return found
+    texts = re.findall("|".join(map(re.escape, options)), answer.lower())
+    return options[texts[0]] if texts else first_or_last(r":\s*([A-H])", 0)(prompt, answer)
 
 
-def math_verify_alone(prompt: str, right: str, answer: str) -> bool:
-    """math-verify, given the number and the whole answer."""
-    return bool(verify(parse(right.rpartition("####")[2].strip()), parse(answer)))
+class Other(NamedTuple):
+    """Another judge of the answers to a task, and the rule of letgo that it is compared with.
+
+    Attributes:
+        read: what it reads.
+        value: what it has read, or the right answer, in the form in which it is compared.
+        ours: what letgo reads.
+        as_ours: what the other has read, as letgo would have read it.
+    """
+
+    task: str
+    rule: str
+    name: str
+    read: Read
+    value: Callable[[Any], Any]
+    ours: Read
+    as_ours: Callable[[Any], Any]
 
 
-COMPARISONS: list[tuple[str, str, str, Judge]] = [
-    (
+OTHERS = [
+    Other(
         "gsm8k",
         "number",
         "harness gsm8k, strict-match",
-        harness_number(r"#### (\-?[0-9\.\,]+)", 0),
+        first_or_last(r"#### (\-?[0-9\.\,]+)", 0),
+        plain,
+        lambda _, answer: number(answer),
+        lambda text: number(f"#### {text}"),
     ),
-    ("gsm8k", "math", "math-verify", math_verify_alone),
-    (
+    Other(
+        "gsm8k",
+        "math",
+        "math-verify",
+        lambda _, answer: Value(found) if (found := parse(answer)) else None,
+        lambda one: Value(parse(plain(one))) if isinstance(one, str) else one,
+        lambda _, answer: value(answer),
+        lambda one: one,
+    ),
+    Other(
         "gsm8k",
         "math",
         "harness gsm8k, flexible-extract",
-        harness_number(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
+        first_or_last(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
+        plain,
+        lambda _, answer: value(answer),
+        value,
     ),
-    ("qasc", "letter", "harness mmlu_pro, else the first letter", harness_letter),
-    ("qasc", "letter", "harness multi_choice_regex", harness_choices),
+    Other(
+        "qasc",
+        "letter",
+        "harness mmlu_pro, else the first letter",
+        named_or_first,
+        lambda text: text.strip()[0],
+        lambda prompt, answer: letter(answer, prompt),
+        str,
+    ),
+    Other(
+        "qasc",
+        "letter",
+        "harness multi_choice_regex",
+        choices,
+        lambda text: text.strip()[0],
+        lambda prompt, answer: letter(answer, prompt),
+        str,
+    ),
 ]
 
 
-def compare(data: Path, answers: dict[str, dict[str, str]]) -> list[dict[str, object]]:
-    """Agreement of letgo's rules with the other judges, and each disagreement."""
-    rows: list[dict[str, object]] = []
-    for task, rule, name, judge in COMPARISONS:
-        records = {record.id: record for record in prompts(task, data)}
-        both: Counter[tuple[bool, bool]] = Counter()
-        different = []
-        for id, answer in answers[task].items():
-            prompt, right = records[id].prompt, records[id].completion or ""
-            pair = ours(rule)(prompt, right, answer), judge(prompt, right, answer)
-            both[pair] += 1
-            if pair[0] != pair[1]:
-                different.append({"id": id, "letgo": pair[0], "other": pair[1]})
-        row = {"task": task, "rule": rule, "judge": name, "n": both.total()}
-        row |= {"both_right": both[True, True], "both_wrong": both[False, False]}
-        agreement = (both[True, True] + both[False, False]) / both.total()
-        rows.append({**row, "agreement": agreement, "disagreements": different})
-        print(f"{task}, {rule} and {name}: {agreement:.1%} of {both.total()} agree")
-        for one in different:
-            right = (records[one["id"]].completion or "").rpartition("\n")[2]
-            print(f"  {one}: right is {right!r}: {answers[task][one['id']][-160:]!r}")
-    return rows
+def compare(other: Other, records: list[Record], answers: dict[str, str]) -> dict[str, Any]:
+    """Agreement of a rule of letgo with another judge, in judgement and in what is read."""
+    both: Counter[tuple[bool, bool]] = Counter()
+    same_value, nothing, different = 0, 0, []
+    for record in records:
+        prompt, right, answer = record.prompt, record.completion or "", answers[record.id]
+        read, ours = other.read(prompt, answer), other.ours(prompt, answer)
+        is_right = read is not None and other.value(read) == other.value(right)
+        judged = bool(measure(RULES[other.rule], prompt, [right], answer)["correct"])
+        both[judged, is_right] += 1
+        nothing += read is None and ours is None
+        is_same = ours == (None if read is None else other.as_ours(read))
+        same_value += is_same
+        if judged != is_right or not is_same:
+            row = {"id": record.id, "right": right.strip().rpartition("\n")[2], "letgo": judged}
+            different.append({**row, "other": is_right, "reads": [repr(ours), repr(read)]})
+    n = both.total()
+    return {
+        **{"task": other.task, "rule": other.rule, "judge": other.name, "n": n},
+        **{"both_right": both[True, True], "both_wrong": both[False, False]},
+        "agreement": (both[True, True] + both[False, False]) / n,
+        **{"read_nothing": nothing, "same_value": same_value / n, "differences": different},
+    }
 
 
 if __name__ == "__main__":
@@ -189,7 +224,17 @@ if __name__ == "__main__":
     options = parser.parse_args()
     file = RESULTS / "answer_rules" / "answers.json"
     file.parent.mkdir(exist_ok=True)
-    found = compare(options.data, ask(options.data, file))
+    answers = ask(options.data, file)
+    found = [
+        compare(other, prompts(other.task, options.data), answers[other.task]) for other in OTHERS
+    ]
+    for row in found:
+        print(
+            f"{row['task']}, {row['rule']} and {row['judge']}: {row['agreement']:.1%} agree, "
+            f"{row['same_value']:.1%} read the same"
+        )
+        for one in row["differences"]:
+            print(f"  {one}: {answers[row['task']][one['id']][-160:]!r}")
     judges = {name: metadata.version(name) for name in ("math-verify", "sacrebleu")}
     content = {"machine": machine(), "versions": {**versions(), **judges}, "comparisons": found}
     options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

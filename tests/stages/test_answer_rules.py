@@ -177,3 +177,13 @@ def test_doctor_finds_a_rule_that_cannot_judge(tiny, data, tmp_path):
     status, text, _ = letgo("doctor", *words)
     assert status == 1
     assert "data: --answer letter: it can read none of the 11 right answers of learn" in text
+
+
+def test_mistakes_are_those_of_the_rule(tiny, data, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("def all_right(prompt, references, answer):\n    return 1\n")
+    words = flags(tiny, data, tmp_path / "out", forget="learn:mistakes", optimum="gradient")
+    assert letgo("elicit", *words)[0] == 0
+    status, _, error = letgo("elicit", *words, "--answer", f"learn={file}:all_right", "--overwrite")
+    assert status == 2
+    assert "the model answers all 24 learning prompts right" in error
