@@ -31,9 +31,10 @@ def test_settings_lists_every_flag_of_letgo_once():
     assert {flag for flag, star, _ in ROWS if star} == OWN
 
 
-# Flags of `letgo compare` alone, and of chat, merge and push.
-COMPARE = {"difference", "columns", "json"}
-USING = {"models", "prompt", "to", "dtype", "private", "yes"}
+# Flags that are no settings of a run.
+COMMANDS = {"config", "explain", "harness", "figures", "lora_", "difference", "columns", "json"}
+COMMANDS |= {"clean", "top", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn"}
+COMMANDS |= {"models", "prompt", "to", "dtype", "private", "yes"}  # of chat, merge and push
 
 
 def test_settings_has_no_unknown_flag_and_the_right_defaults():
@@ -45,8 +46,7 @@ def test_settings_has_no_unknown_flag_and_the_right_defaults():
         else:
             assert default.lower() == str(expected).lower(), flag
     mentioned = set(re.findall(r"`--(\w+)", SETTINGS))
-    commands = {"config", "explain", "harness", "figures", "lora_", "clean", "top"}
-    assert mentioned <= {*known, *commands} | COMPARE | USING
+    assert mentioned <= {*known, *COMMANDS}
 
 
 def anchors(page):

@@ -3,7 +3,7 @@
 import pytest
 from helpers.commands import letgo
 
-from letgo.cli.flags import parse, parse_early
+from letgo.cli.flags import harness_options, parse, parse_early
 from letgo.errors import InputError
 
 
@@ -23,6 +23,35 @@ def test_yaml_and_every_form_of_a_flag(tmp_path):
     for form in (["--output_dir=x"], ["--output-dir", "x"], ["--seed", "-1", "--output-dir=x"]):
         assert parse_early([*words[:-1], *form]).output_dir == "x"
     assert parse("run", ["--output-dir", "x"])[1].training.output_dir == "x"
+
+
+def test_options_of_the_harness_are_checked_and_need_it():
+    harness = ["--harness", "a,b"]
+    words = [*harness, "--limit", "0.5", "--num_fewshot", "3", "--apply_chat_template"]
+    flags, _ = parse("evaluate", [*words, "--fewshot_as_multiturn", "False"])
+    assert flags.harness == ["a", "b"]
+    assert harness_options(flags) == {
+        "limit": 0.5,
+        "num_fewshot": 3,
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": False,
+    }
+    flags, _ = parse("evaluate", [*harness, "--limit", "20", "--apply_chat_template", "tool_use"])
+    assert harness_options(flags) == {"limit": 20, "apply_chat_template": "tool_use"}
+    assert harness_options(parse("evaluate", harness)[0]) == {}
+    for more, message in (
+        (["--limit", "2.5"], "--limit must be a whole number or a fraction below 1, not 2.5"),
+        (["--limit", "0"], "--limit must be"),
+        (["--limit", "inf"], "--limit must be"),
+        (["--limit", "nan"], "--limit must be"),
+        (["--num_fewshot", "-1"], "--num_fewshot must be 0 or more"),
+        (["--num_fewshot", "x"], "--num_fewshot must be a whole number"),
+        (["--fewshot_as_multiturn", "maybe"], "must be true or false, not maybe"),
+    ):
+        with pytest.raises(InputError, match=message):
+            harness_options(parse("evaluate", [*harness, *more])[0])
+    with pytest.raises(InputError, match="--num_fewshot is an option of --harness TASKS"):
+        harness_options(parse("evaluate", ["--num_fewshot", "0"])[0])
 
 
 def test_a_stage_starts_from_the_settings_of_its_folder(tmp_path):

@@ -105,6 +105,12 @@ def test_a_harness_table_has_standard_errors():
     assert lines[1].count("0.500 +- 0.125") == 3
     assert lines[2].count("0.250") == 3
     assert "+-" not in lines[2]
+    pair = {"difference": -0.25, "ci95": [-0.5, 0.125], "p_value": 0.03125, "p_holm": 0.0625}
+    paired = {"qasc": {"acc": pair}}
+    lines = harness_table({"models": result, "lwf_minus_sft": paired}).splitlines()
+    assert lines[0].endswith("LWF - SFT, paired       p  p (Holm)")
+    assert lines[1].endswith("-0.250 [-0.500, +0.125]  0.0312    0.0625")
+    assert lines[2] == lines[2].rstrip()
 
 
 def test_a_text_table_has_both_ends_of_the_ranking(tmp_path):

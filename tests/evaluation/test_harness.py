@@ -21,6 +21,9 @@ from letgo.run.base import load_base, load_trained
 
 pytest.importorskip("lm_eval", reason="the extra `harness` (lm_eval) is not installed")
 
+import lm_eval
+
+from letgo.evaluation.effects import holm
 from letgo.evaluation.harness import harness_model, run_tasks, task_manager
 from letgo.evaluation.harness_tasks import documents
 
@@ -95,9 +98,11 @@ def test_the_command_writes_and_prints_figures_of_all_three_models(out):
         "evaluate", "--output_dir", out, "--harness", "qasc,qasc_mc,sst5,sst5_mc"
     )
     assert status == 0, error
-    assert {file.name for file in out.iterdir()} - before == {"harness.json"}
+    made = {file.name for file in out.iterdir()} - before
+    assert made == {"harness.json", "harness_samples.parquet"}
     found = json.loads((out / "harness.json").read_text())
-    ours = json.loads((out / "metrics.json").read_text())["models"]
+    run_metrics = json.loads((out / "metrics.json").read_text())
+    ours = run_metrics["models"]
     assert set(found["models"]) == set(ours) == {"base", "sft", "lwf"}
     for model, tasks in found["models"].items():
         assert tasks["qasc"]["exact_match"]["value"] == ours[model]["learn"]["accuracy"]
@@ -106,16 +111,59 @@ def test_the_command_writes_and_prints_figures_of_all_three_models(out):
         assert tasks["sst5"]["exact_match"]["value"] == 0.0
         assert 0 <= tasks["sst5_mc"]["acc"]["value"] <= 1
     assert found["models"]["lwf"]["qasc_mc"]["acc"]["value"] > 0.5
-    assert found["chat_template"]
+    assert found["chat_template"] is True
+    # Document by document: the same test as that of the run on the same questions.
+    pair, own = found["lwf_minus_sft"]["qasc"]["exact_match"], run_metrics["lwf_minus_sft"]["learn"]
+    assert {name: pair[name] for name in ("difference", "ci95", "p_value")} == {
+        name: own[name] for name in ("difference", "ci95", "p_value")
+    }
+    assert pair["n"] == 11
+    every = [p for metrics in found["lwf_minus_sft"].values() for p in metrics.values()]
+    assert [p["p_holm"] for p in every] == holm([p["p_value"] for p in every])
+    assert "p (Holm)" in printed
+    samples = pq.read_table(out / "harness_samples.parquet").to_pylist()
+    lwf = [
+        r for r in samples if (r["model"], r["task"], r["metric"]) == ("lwf", "qasc", "exact_match")
+    ]
+    assert [row["doc_id"] for row in lwf] == list(range(11))
+    right = found["models"]["lwf"]["qasc"]["exact_match"]["value"]
+    assert sum(row["value"] for row in lwf) == pytest.approx(11 * right)
+    assert {row["target"].strip() for row in lwf} == {"A. oak", "B. elm"}
     assert found["versions"]["lm_eval"] == version("lm_eval")
     value = found["models"]["lwf"]["qasc"]["exact_match"]
     assert f"{value['value']:.3f} +- {value['stderr']:.3f}" in printed
     status, _, error = letgo(
-        "evaluate", "--output_dir", out, "--harness=qasc", "--max_test", 2, "--quiet"
+        "evaluate", "--output_dir", out, "--harness=qasc", "--limit", 2, "--quiet"
     )
     assert status == 0, error
     found = json.loads((out / "harness.json").read_text())
-    assert found["models"]["base"]["qasc"]["exact_match"]["n"] == found["max_test"] == 2
+    assert found["models"]["base"]["qasc"]["exact_match"]["n"] == found["options"]["limit"] == 2
+
+
+def test_options_are_passed_on(out, monkeypatch):
+    asked = []
+
+    def simple_evaluate(lm, **options):
+        asked.append(options)
+        return whole(lm, **options)
+
+    whole = lm_eval.simple_evaluate
+    monkeypatch.setattr(lm_eval, "simple_evaluate", simple_evaluate)
+    words = ["evaluate", "--output_dir", out, "--quiet", "--harness", "qasc", "--limit", 4]
+    words += ["--num_fewshot", 1, "--apply_chat_template", "false", "--fewshot_as_multiturn=false"]
+    status, _, error = letgo(*words)
+    assert status == 0, error
+    expected = {"limit": 4, "num_fewshot": 1, "apply_chat_template": False}
+    expected["fewshot_as_multiturn"] = False
+    found = json.loads((out / "harness.json").read_text())
+    assert found["options"] == expected
+    assert found["chat_template"] is False
+    assert len(asked) == 3
+    assert all(options.items() >= expected.items() for options in asked)
+    assert found["models"]["lwf"]["qasc"]["exact_match"]["n"] == 4
+    status, _, error = letgo(*words[:6], "--apply_chat_template", "of_mine")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "--apply_chat_template: the tokenizer has no template 'of_mine'" in error
 
 
 def test_what_cannot_be_asked_is_one_line(out, tmp_path, monkeypatch):

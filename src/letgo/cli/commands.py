@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from letgo import processes, progress
-from letgo.cli.flags import CommandFlags, parse
+from letgo.cli.flags import CommandFlags, harness_options, parse
 from letgo.cli.tables import audit_table, harness_table, result_table, text_table, verdict
 from letgo.data import demo
 from letgo.errors import InputError, printable, requires_extra
@@ -14,7 +14,7 @@ from letgo.report.figures import save_figures
 from letgo.report.outcomes import in_plain_words
 from letgo.run.audit import read_audit
 from letgo.run.config import Config
-from letgo.run.folder import AUDIT, read_json
+from letgo.run.folder import AUDIT, Row, read_json
 from letgo.scoring.explain import explain
 from letgo.stages.pipeline import execute, execute_audit, execute_harness
 
@@ -33,10 +33,12 @@ def execute_command(command: str, arguments: list[str]) -> None:
         return study_command(arguments)
     flags, config = parse(command, arguments)
     progress.configure(config.settings.quiet or not processes.is_first())
-    if command == "evaluate" and flags.harness:
-        return _harness(config, flags.harness)
     if command == "audit":
         return _audit(config, flags)
+    if command == "evaluate":
+        options = harness_options(flags)
+        if flags.harness:
+            return _harness(config, flags.harness, options)
     if command in ("run", "demo"):
         _run(config, command == "demo")
     else:
@@ -91,11 +93,11 @@ def _print(text: str) -> None:
     print(printable(text))
 
 
-def _harness(config: Config, tasks: Sequence[str]) -> None:
+def _harness(config: Config, tasks: Sequence[str], options: Row) -> None:
     """The trained models on tasks of lm-evaluation-harness; no stage runs."""
     with requires_extra("--harness", "harness"):
         import lm_eval  # noqa: F401
-    run = execute_harness(config, tasks)
+    run = execute_harness(config, tasks, options)
     print(harness_table(read_json(run.folder / "harness.json")))
 
 

@@ -4,9 +4,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from letgo.data import demo
-from letgo.errors import Parser
+from letgo.errors import InputError, Parser
 from letgo.report.drawing import FORMATS
 from letgo.run import config as cfg
 from letgo.run.settings_file import is_of_a_run, read
@@ -25,6 +26,10 @@ class CommandFlags(argparse.Namespace):
     harness: list[str] = []
     clean: str | None = None
     top: int = 20
+    limit: float | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool | str | None = None
+    fewshot_as_multiturn: bool | None = None
 
 
 def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Config]:
@@ -44,6 +49,7 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[CommandFlags, cfg.Con
     if command == "evaluate":
         text = "Evaluate on tasks of lm-evaluation-harness instead: names, joined by commas."
         own.add_argument("--harness", type=lambda s: s.split(","), metavar="TASKS", help=text)
+        _add_harness_options(own)
     if command == "audit":
         text = "Learning examples whose answers are right: a file, folder, URL or Hub id; for a "
         text += "run by default its --learn_validation."
@@ -63,6 +69,55 @@ def parse_early(arguments: Sequence[str], *own: argparse.ArgumentParser) -> Comm
     flags.output_dir = expanded(flags.output_dir)
     flags.clean = flags.clean and expanded(flags.clean)
     return flags
+
+
+HARNESS_OPTIONS = ("limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn")
+
+
+def _add_harness_options(parser: argparse.ArgumentParser) -> None:
+    """The flags that are passed on to lm-evaluation-harness."""
+    text = "Harness: documents of each task, a number or a fraction below 1 [--max_test]."
+    parser.add_argument("--limit", type=float, metavar="N", help=text)
+    text = "Harness: examples in the prompt [that of the task]."
+    parser.add_argument("--num_fewshot", type=int, metavar="N", help=text)
+    text = "Harness: true, false, or the name of a template [true if the tokenizer has one]."
+    parser.add_argument(
+        "--apply_chat_template", type=_true_or_name, nargs="?", const=True, metavar="X", help=text
+    )
+    text = "Harness: true or false: examples as turns of a conversation [the harness's default]."
+    parser.add_argument(
+        "--fewshot_as_multiturn", type=_true, nargs="?", const=True, metavar="X", help=text
+    )
+
+
+def harness_options(flags: CommandFlags) -> dict[str, Any]:
+    """The options of lm-evaluation-harness that were given, by their names there.
+
+    Raises:
+        InputError: an option outside its range, or without `--harness`.
+    """
+    given = {name: getattr(flags, name) for name in HARNESS_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    if options and not flags.harness:
+        raise InputError(f"--{next(iter(options))} is an option of --harness TASKS; add it")
+    limit = options.get("limit", 1)
+    if not 0 < limit < 1 and not (limit >= 1 and limit == int(min(limit, 1e9))):
+        raise InputError(f"--limit must be a whole number or a fraction below 1, not {limit:g}")
+    if limit >= 1 and "limit" in options:
+        options["limit"] = int(limit)
+    if options.get("num_fewshot", 0) < 0:
+        raise InputError(f"--num_fewshot must be 0 or more, not {options['num_fewshot']}")
+    return options
+
+
+def _true(text: str) -> bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"must be true or false, not {text}")
+
+
+def _true_or_name(text: str) -> bool | str:
+    return _true(text) if text.lower() in ("true", "false") else text
 
 
 def _formats(names: str) -> list[str]:

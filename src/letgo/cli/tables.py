@@ -48,14 +48,19 @@ def result_table(metrics: Row) -> str:
 
 
 def harness_table(result: Row) -> str:
-    """The content of `harness.json`, with standard errors."""
-    models = result["models"]
+    """The content of `harness.json`, with standard errors and paired differences."""
+    models, paired = result["models"], result.get("lwf_minus_sft") or {}
     table = plain_table("task", "metric")
-    for name in ("n", *(LABELS[model] for model in models)):
+    names = ["n", *(LABELS[model] for model in models)]
+    for name in [*names, *["LWF - SFT, paired", "p", "p (Holm)"] * bool(paired)]:
         table.add_column(name, justify="right")
     for task, metrics in models["base"].items():
         for metric, value in metrics.items():
             cells = [_with_error(models[model][task][metric]) for model in models]
+            pair = paired.get(task, {}).get(metric)
+            if pair:
+                numbers = [f"{pair[name]:.3g}" for name in ("p_value", "p_holm")]
+                cells += [_difference(pair), *numbers]
             table.add_row(task, metric, str(value["n"]), *cells)
     return as_text(table)
 

@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from transformers import GenerationConfig
 
 from letgo.errors import InputError, first_line
+from letgo.evaluation.harness_pairs import metric_name
 from letgo.models.inference import LanguageModel
 from letgo.progress import log
 
@@ -43,10 +44,38 @@ def task_manager(tasks: Sequence[str]) -> TaskManager:
     return manager
 
 
-def harness_model(lm: LanguageModel, batch_size: int) -> HFLM:
+def chat_template(lm: LanguageModel, wanted: bool | str | None) -> bool | str:
+    """Whether prompts go through the tokenizer's chat template, or the name of the one that does.
+
+    Args:
+        lm: the model.
+        wanted: `--apply_chat_template`; by default there is one if the tokenizer has one, as
+            everywhere in letgo.
+
+    Raises:
+        InputError: the tokenizer has no template, or none of this name.
+    """
+    template = lm.tokenizer.chat_template
+    if wanted is None:
+        return template is not None
+    if wanted and template is None:
+        raise InputError("--apply_chat_template: the tokenizer has no chat template; leave it out")
+    if isinstance(wanted, str) and not (isinstance(template, dict) and wanted in template):
+        names = ", ".join(template) if isinstance(template, dict) else "one without a name"
+        raise InputError(
+            f"--apply_chat_template: the tokenizer has no template {wanted!r} (it has {names}); "
+            f"give true instead"
+        )
+    return wanted
+
+
+def harness_model(lm: LanguageModel, batch_size: int, template: bool | str = True) -> HFLM:
     """A model as the harness takes it, with letgo's tokens, stop tokens and precision.
 
-    Prompts go through the tokenizer's chat template if there is one, as everywhere in letgo.
+    Args:
+        lm: the model.
+        batch_size: of its answers.
+        template: of `chat_template`.
     """
     # The harness cuts answers at the tokenizer's end-of-text token only, and fills settings that it
     # does not name from the model's generation_config.json.
@@ -57,20 +86,32 @@ def harness_model(lm: LanguageModel, batch_size: int) -> HFLM:
         batch_size=batch_size,
         mixed_precision_dtype="bfloat16" if lm.bf16 else None,
         # A chat template begins the text itself.
-        add_bos_token=None if lm.tokenizer.chat_template is None else False,
+        add_bos_token=False if template and lm.tokenizer.chat_template is not None else None,
     )
 
 
 def run_tasks(
     lm: HFLM, tasks: Sequence[str], manager: TaskManager, **options: Any
 ) -> dict[str, Any]:
-    """The harness's results for one model."""
-    template = lm.tokenizer.chat_template is not None
+    """The harness's results for one model, with one entry of `samples` for each document.
+
+    Args:
+        lm: of `harness_model`.
+        tasks: names of tasks and groups.
+        manager: of `task_manager`.
+        options: of `lm_eval.simple_evaluate`; prompts go through the tokenizer's chat template if
+            it has one, unless `apply_chat_template` says otherwise.
+    """
+    options.setdefault("apply_chat_template", lm.tokenizer.chat_template is not None)
     show_bars = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
     with nullcontext() if show_bars else redirect_stderr(StringIO()):
-        return lm_eval.simple_evaluate(
-            lm, tasks=list(tasks), task_manager=manager, apply_chat_template=template, **options
-        )
+        return lm_eval.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
+
+
+def aggregations(tasks: Sequence[str], manager: TaskManager) -> dict[str, Any]:
+    """By task and metric, how the harness makes one number of the documents' values."""
+    loaded = manager.load(list(tasks))["tasks"]
+    return {name: task.aggregation() for name, task in loaded.items()}
 
 
 def results_by_metric(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -84,8 +125,7 @@ def results_by_metric(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
         metric, comma, filter_name = key.partition(",")
         if comma and not metric.endswith("_stderr"):
             stderr = row.get(f"{metric}_stderr,{filter_name}")
-            name = metric if filter_name == "none" else f"{metric} ({filter_name})"
-            results[name] = {
+            results[metric_name(metric, filter_name)] = {
                 "value": float(value),
                 "stderr": float(stderr) if isinstance(stderr, float) else None,
                 "n": row["sample_len"],

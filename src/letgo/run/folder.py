@@ -46,13 +46,14 @@ METRICS = Output("metrics.json", "evaluate")
 ANSWERS = Output("answers.parquet", "evaluate")
 MODEL = Output("model", "evaluate")
 HARNESS = Output("harness.json", "evaluate --harness")
+HARNESS_SAMPLES = Output("harness_samples.parquet", "evaluate --harness")
 REPORT = Output("report.html", "report")
 FIRST_EXAMPLES = "first_examples.json"  # what the model sees of each set, for the report
 
 
 _LEARNING = (AUDIT, SELF_KNOWLEDGE, KEPT, PROBE, FISHER, SCORES, SELECTION, LWF, TRAIN_LOG)
-_RESULTS = (BASELINE, HELD_OUT, HEADROOM, RELEARNED, METRICS, ANSWERS, MODEL, HARNESS, REPORT)
-OUTPUTS = {output.name: output for output in (*_LEARNING, *_RESULTS)}
+_RESULTS = (BASELINE, HELD_OUT, HEADROOM, RELEARNED, METRICS, ANSWERS, MODEL, REPORT)
+OUTPUTS = {output.name: output for output in (*_LEARNING, *_RESULTS, HARNESS, HARNESS_SAMPLES)}
 # What damaged files make these fail with, besides the errors of their own libraries.
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 

@@ -275,10 +275,11 @@ def _audit_of(config: cfg.Config, clean: str) -> Run:
     return run
 
 
-def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:
+def execute_harness(config: cfg.Config, tasks: Sequence[str], options: Row) -> Run:
     """Write `harness.json`: base, SFT and LWF on tasks of lm-evaluation-harness.
 
-    The run's models must be trained. Other tasks than last time replace the file.
+    The run's models must be trained. Other tasks or options than last time replace the files.
+    `options` are those of `lm_eval.simple_evaluate`.
 
     Raises:
         InputError: unusable input, a folder that belongs to another run, or an unknown task.
@@ -288,8 +289,10 @@ def execute_harness(config: cfg.Config, tasks: Sequence[str]) -> Run:
 
     run = open_run(config)
     before = [stage for stage in stages(run) if stage.name != "report"]
-    inputs = {**before[-1].inputs, "max_test": config.settings.max_test, "harness": list(tasks)}
-    stage = Stage("harness", (files.HARNESS,), partial(harness, tasks=tasks), inputs)
+    asked = {"max_test": config.settings.max_test, "harness": list(tasks), **options}
+    work = partial(harness, tasks=tasks, options=options)
+    outputs = files.HARNESS, files.HARNESS_SAMPLES
+    stage = Stage("harness", outputs, work, {**before[-1].inputs, **asked})
     with exclusive(run.folder, "letgo evaluate --harness"):
         check(run.folder, before)
         run_stage(run, stage)
