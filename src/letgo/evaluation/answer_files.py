@@ -191,7 +191,7 @@ def _add(side: Side, answer: Answer, metrics: list[str]) -> None:
 
 
 def _find_figures(*sides: Side) -> None:
-    """Fill in `figures`; a metric is a share if all its values on both sides are 0 or 1."""
+    """Fill in `figures`; a metric is a share if all values are 0 or 1, a score if between them."""
     values: dict[tuple[str, str], set[float]] = {}
     for side in sides:
         for figures in side.seeds.values():
@@ -199,4 +199,6 @@ def _find_figures(*sides: Side) -> None:
                 values.setdefault(name, set()).update(by_key.values())
     for side in sides:
         for name in dict.fromkeys(n for figures in side.seeds.values() for n in figures):
-            side.figures[name] = Figure(name[1], name[1], name[0], values[name] <= {0.0, 1.0})
+            found, is_share = values[name], values[name] <= {0.0, 1.0}
+            is_score = not is_share and min(found) >= 0 and max(found) <= 1
+            side.figures[name] = Figure(name[1], name[1], name[0], is_share, is_score)
