@@ -26,6 +26,7 @@ def test_the_model_card_describes_the_unlearning(tmp_path):
     ):
         assert text in card, text
     assert "What was kept" not in card
+    assert "None" not in card
 
 
 @pytest.mark.parametrize("forget", [FORGET, None])

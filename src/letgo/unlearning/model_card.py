@@ -72,6 +72,13 @@ def kept_section(args: LWFConfig, texts: int, steps: int) -> str:
     )
 
 
+# TRL names a model None that is no hub id.
+UNNAMED = {
+    "version of [None](https://huggingface.co/None)": "version of a model in a local folder",
+    'model="None"': 'model="path/to/this/folder"',
+}
+
+
 def append_sections(trainer: "LWFTrainer") -> None:
     """Add what was unlearned and what was kept to the model card, if there is one."""
     card, sections = Path(trainer.args.output_dir) / "README.md", []
@@ -85,5 +92,7 @@ def append_sections(trainer: "LWFTrainer") -> None:
         kept = len(trainer.keep_dataset)
         sections.append(kept_section(trainer.args, kept, plan.kept(done)))
     if card.exists():
-        with card.open("a", encoding="utf-8") as file:
-            file.write("".join(sections))
+        text = card.read_text(encoding="utf-8")
+        for unnamed, name in UNNAMED.items():
+            text = text.replace(unnamed, name)
+        card.write_text(text + "".join(sections), encoding="utf-8")

@@ -326,5 +326,5 @@ class LWFTrainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card and sections on what was unlearned and what was kept."""
         super().create_model_card(*args, **kwargs)
-        if self.has_plan and self.is_world_process_zero():
+        if self.is_world_process_zero():
             append_sections(self)
