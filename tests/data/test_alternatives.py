@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.files import write_lines
 
-from letgo.data.forms import FormReader
+from letgo.data.columns import FormReader
 from letgo.data.records import fingerprint, read_records
 from letgo.errors import InputError
 

@@ -11,8 +11,8 @@ from helpers.models import make_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from letgo.data.columns import FormReader, read_columns
 from letgo.data.conversations import Conversation, earlier_answers
-from letgo.data.forms import FormReader, read_columns
 from letgo.data.records import fingerprint, read_records
 from letgo.data.tokens import all_example_ids
 from letgo.errors import InputError

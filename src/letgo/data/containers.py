@@ -212,7 +212,7 @@ def _table_rows(batches: Iterable[Any], source: str, flag: str) -> Rows:
     """The rows of Arrow record batches.
 
     Raises:
-        InputError: a column has values that are neither text nor lists nor objects.
+        InputError: a column has values that are neither text nor numbers nor lists nor objects.
     """
     import pyarrow as pa
 
@@ -235,5 +235,7 @@ def _is_readable(kind: Any) -> bool:
 
     if isinstance(kind, pa.BaseExtensionType):  # JSON, as which `datasets` saves objects
         kind = kind.storage_type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):  # a weight
+        return True
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return text or pa.types.is_string_view(kind) or pa.types.is_nested(kind)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from letgo.data import sources
+from letgo.data.columns import FormReader
 from letgo.data.conversations import as_given
-from letgo.data.forms import FormReader
 from letgo.data.reservoir import Reservoir
 from letgo.errors import InputError, printable
 from letgo.progress import log

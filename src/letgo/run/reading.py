@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from letgo.data.columns import FormReader, read_columns
 from letgo.data.conversations import earlier_answers
-from letgo.data.forms import FormReader, read_columns
 from letgo.data.records import Record, read_records
 from letgo.run.config import Config
 

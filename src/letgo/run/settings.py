@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from letgo.data.forms import read_columns
+from letgo.data.columns import read_columns
 from letgo.data.splits import KEEP_NOTHING, NEUTRAL
 from letgo.errors import InputError
 from letgo.models.bundled import EMBEDDED
