@@ -120,6 +120,8 @@ class FormReader:
         Raises:
             InputError: what is wrong with them.
         """
+        if self._found[tuple(row)].columns.keys().isdisjoint(("answers", "choices")):
+            return (), ()
         row = self._by_name(row)
         return answers_of(row), choices_of(row)
 
@@ -141,10 +143,10 @@ class FormReader:
         try:
             form = form_of(columns, own)
         except InputError as error:
-            if self.first and "found:" in str(error):
-                missing = next(name for name in self.first.asked if name not in columns)
+            missing = [n for n in self.first.asked if n not in columns] if self.first else []
+            if missing and "found:" in str(error):
                 listed = ", ".join(map(str, names))[:200] or "nothing"
-                raise InputError(f"no {missing!r} (found: {listed})") from error
+                raise InputError(f"no {missing[0]!r} (found: {listed})") from error
             raise
         if self.first not in (None, form):
             raise InputError(
