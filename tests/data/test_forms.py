@@ -327,3 +327,11 @@ def test_a_long_source_is_sampled(tmp_path):
     assert len(read_rows(tmp_path, *rows, most=50)) == 50
     with pytest.raises(InputError, match="line 51: the prompt is empty"):
         read_rows(tmp_path, *rows, {"prompt": "", "completion": "x"}, most=10)
+
+
+def test_weights_are_numbers_in_tables_too(tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "weight": weight} for weight in (0.5, -1.0)]
+    for container in ("jsonl", "parquet", "arrow"):
+        CONTAINERS[container](tmp_path / f"a.{container}", rows)
+        records = read_records(str(tmp_path / f"a.{container}"), "--learn", True)
+        assert [record.weight for record in records] == [0.5, -1.0]
