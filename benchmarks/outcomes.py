@@ -20,17 +20,30 @@ import conflict_current
 import learn_wrong
 from machine import machine
 
+from letgo.data.openings import neutral_openings
 from letgo.evaluation.statistics import mean
 from letgo.run.folder import read_json, read_log
 from letgo.run.provenance import git_revision, versions
 
 TASKS = ("sst5", "qasc", "dental", "psychol", "gsm8k")
-MODELS = ("base", "sft", "lwf")
+MODELS = ("base", "sft", "sft_rule", "lwf")
 LEARNING = """--learning_rate 5e-5 --num_train_epochs 1 --per_device_train_batch_size 8
     --max_learn 320 --max_test 200 --max_keep 100 --gradient_checkpointing false --max_new_tokens 24
     --generation_batch_size 64"""
 UNLEARNING = """--unlearning_loss unlikelihood --unlearning_state shared
     --unlearning_strength 0.7 --unlearning_interval 1 --forget_fraction 1 --rescore_interval 0"""
+
+# A habit: the model is asked at every second learning step, and an unlearning step follows.
+HABIT = """--unlearning_loss unlikelihood --unlearning_state shared --unlearning_strength 0.3
+    --unlearning_interval 2 --forget_fraction 1 --rescore_interval 2 --rescore_texts 16
+    --learning_rate 5e-5 --num_train_epochs 1 --per_device_train_batch_size 8 --max_learn 192
+    --max_test 100 --gradient_checkpointing false --generation_batch_size 32"""
+LOOPS = {
+    "gsm8k": "--max_new_tokens 160",
+    "multi30k_en_fr": "--max_new_tokens 64 --answer learn=chrf",
+}
+# The base model says it in 31 % of its answers to the everyday prompts, in their first 24 tokens.
+PHRASE = r"(?i)\bit's\b"
 
 
 class Goal(NamedTuple):
@@ -69,7 +82,41 @@ COST = Goal(
     "seconds of LWF / seconds of SFT within 5 % of 1 + extra steps / learning steps",
     lambda m, d, ci: abs(m["lwf"] / m["expected"] - 1) <= 0.05,
 )
+RATE = "of SFT's, interval of LWF - SFT below 0"
+LOOPING = (
+    NOT_WORSE,
+    Goal(
+        "let_go",
+        ("let_go",),
+        f"looping answers at most 1/5 {RATE}",
+        lambda m, d, ci: m["lwf"] <= m["sft"] / 5 and ci[1] < 0,
+    ),
+    Goal(
+        "endless",
+        ("let_go", "more", "endless"),
+        "answers that do not end at most 1/2 of SFT's",
+        lambda m, d, ci: m["lwf"] <= m["sft"] / 2,
+    ),
+    Goal(
+        "reference_nll",
+        ("learned", "more", "reference_nll"),
+        "at most 0.02 nats per token above SFT's",
+        lambda m, d, ci: d <= 0.02,
+    ),
+)
 GOALS = {
+    "loops_gsm8k": LOOPING,
+    "loops_multi30k": LOOPING,
+    "pattern": (
+        NOT_WORSE,
+        Goal(
+            "let_go",
+            ("let_go",),
+            f"rate on held-out prompts at most 1/10 {RATE}",
+            lambda m, d, ci: m["lwf"] <= m["sft"] / 10 and ci[1] < 0,
+        ),
+        Goal("kept", ("kept",), "KL not above SFT's", lambda m, d, ci: d <= 0),
+    ),
     "demo": (
         NOT_WORSE,
         Goal(
@@ -103,10 +150,12 @@ OTHERS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
 }
 
 
-def words(case: str, data: Path) -> list[str]:
+def words(case: str, data: Path, runs: Path) -> list[str]:
     """The command of a case, without its folder and seed."""
     if case == "demo":
         return ["demo"]
+    if case.startswith("loops_") or case == "pattern":
+        return habit_words(case, data, runs)
     aim, learned = case.rsplit("_", 1)
     others = [str(data / task / "train.jsonl") for task in TASKS if task != learned]
     sets = data / learned
@@ -127,6 +176,23 @@ def words(case: str, data: Path) -> list[str]:
     return [*command, "--max_forget", "100", *forgotten]
 
 
+def habit_words(case: str, data: Path, runs: Path) -> list[str]:
+    """The command of a case that unlearns a habit; writes the prompts that it needs."""
+    name = "gsm8k" if case == "pattern" else case.removeprefix("loops_")
+    learned = next(task for task in LOOPS if task.startswith(name))
+    command = ["run", "--learn", f"{data / learned}/train.jsonl"]
+    command += ["--learn_test", f"{data / learned}/test.jsonl", *HABIT.split()]
+    if case != "pattern":
+        return [*command, *LOOPS[learned].split(), "--forget", "self:loops"]
+    prompts = runs / "everyday.jsonl"
+    runs.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"prompt": record.prompt}) for record in neutral_openings()]
+    prompts.write_text("\n".join(lines) + "\n")
+    command += ["--forget_pattern", PHRASE, "--forget_pattern_prompts", str(prompts)]
+    # The everyday prompts are not to be kept as they are; questions of psychology take their place.
+    return [*command, *f"--keep {data}/psychol/train.jsonl --max_keep 100 --keep_share 0.5".split()]
+
+
 def values(folder: Path, goal: Goal) -> dict[str, float]:
     """The figure of one run for base, SFT and LWF."""
     if goal.figure == "cost":
@@ -134,7 +200,7 @@ def values(folder: Path, goal: Goal) -> dict[str, float]:
     found = read_json(folder / "metrics.json")["outcomes"]
     for key in goal.path:
         found = found[key]
-    return {model: found[model]["value"] for model in MODELS}
+    return {model: found[model]["value"] for model in MODELS if model in found}
 
 
 def cost(folder: Path) -> dict[str, float]:
@@ -185,7 +251,13 @@ def main() -> None:
             folders.append(options.runs / f"{case}-{seed}")
             where = ["--output_dir", str(folders[-1]), "--seed", str(seed)]
             shared = ["--shared", str(options.runs / "shared")]
-            command = ["letgo", *words(case, options.data), *where, *shared, "--quiet"]
+            command = [
+                "letgo",
+                *words(case, options.data, options.runs),
+                *where,
+                *shared,
+                "--quiet",
+            ]
             subprocess.run(command, check=True)
             record(options.json, case, [entry(case, goal, folders) for goal in GOALS[case]])
 

@@ -104,6 +104,7 @@ PLACES = {
     "fisher": half_a_fisher,
     "score": lambda: after_chunk("score-000001"),
     "train": lambda: at_step("fine-tune (LWF)", 9),
+    "rule": lambda: after_chunk("evaluate+sft_rule"),
     "train renames": between_renames,
     "baseline": lambda: after_chunk("evaluate+sft"),
     "relearn": lambda: after_chunk("evaluate+lwf+forget"),

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from helpers.models import make_model, make_tokenizer
 from letgo import LWFConfig, LWFTrainer
+from letgo.unlearning.labels import base_log_probs
 
 
 def example_rows(count, seed):
@@ -104,7 +105,7 @@ def watched(cls, arguments, forget=None, keep=None):
     return trainer, watch
 
 
-def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
+def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, habit=None, **changes):
     return LWFTrainer(
         model=make_model(),
         args=config(folder, **changes),
@@ -112,6 +113,7 @@ def unlearner(folder, forget=FORGET, learn=LEARN, peft=None, **changes):
         forget_dataset=Dataset.from_list(forget),
         processing_class=make_tokenizer(),
         peft_config=peft,
+        habit=habit,
     )
 
 
@@ -140,3 +142,8 @@ class Grads(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
         self.seen.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
+
+
+def text_log_probs(model, rows):
+    """The log-probability of the labels of each row, without an adapter."""
+    return [sum(values) for values in base_log_probs(model, rows, 1, False)]

@@ -22,13 +22,16 @@ def loss(name, logits, labels, reference, learning, beta):
         logits: (batch, tokens, vocabulary).
         labels: (batch, tokens), -100 where nothing is predicted.
         reference: per text, its log-probability under the base model.
-        learning: per text, whether it is a learning example.
+        learning: per text, whether it is a learning example or, for `pair`, a right answer; these
+            follow the model's own answers, in the same order.
         beta: of the loss, if it has one.
     """
     texts = [token_log_probs(*pair) for pair in zip(logits, labels.tolist(), strict=True)]
     tokens = sum(len(chosen) for chosen, _ in texts)
     count = sum(not flag for flag in learning)
     total = torch.zeros(())
+    triples = zip(texts, reference, learning, strict=True)
+    others = iter([(chosen.sum(), base) for (chosen, _), base, learn in triples if not learn])
     for (chosen, whole), base, learn in zip(texts, reference, learning, strict=True):
         p = chosen.exp()
         if name in ("ga", "bounded_ga"):
@@ -42,6 +45,10 @@ def loss(name, logits, labels, reference, learning, beta):
             total = total - 2 / beta * torch.log(torch.sigmoid(-odds)) / count
         elif name == "simnpo":
             total = total - 2 / beta * torch.log(torch.sigmoid(-beta * chosen.mean())) / count
+        elif name == "pair" and learn:
+            own, own_base = next(others)
+            odds = beta * ((chosen.sum() - base) - (own - own_base))
+            total = total + (-torch.log(torch.sigmoid(odds)) - chosen.mean()) / count
         elif name == "graddiff":
             total = total + (-1 if learn else 1) * chosen.mean() / count
         elif name == "kl_uniform":

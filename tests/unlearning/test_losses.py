@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.models import make_model
-from helpers.training import FORGET, LEARN, config, train, unlearner
+from helpers.training import FORGET, LEARN, config, text_log_probs, train, unlearner
 from oracles import losses as oracle
 from peft import LoraConfig
 
@@ -11,13 +11,22 @@ from letgo import LWFTrainer
 from letgo.unlearning.losses import LOSSES
 from letgo.unlearning.schedule import Plan
 from letgo.unlearning.stream import MixedBatches
-from letgo.unlearning.texts import reference_log_probs
+
+# Each text with an answer to its prompt that is to replace it.
+PAIRED = [
+    {
+        **row,
+        "right_input_ids": [*row["input_ids"][:2], 7 + i, 9, 8, 0],
+        "right_labels": [-100, -100, 7 + i, 9, 8, 0],
+    }
+    for i, row in enumerate(FORGET)
+]
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_their_gradients_are_those_of_the_formula(tmp_path, name):
     """On a padded, prompt-masked batch, through TRL's fused head."""
-    trainer = unlearner(tmp_path, unlearning_loss=name)
+    trainer = unlearner(tmp_path, PAIRED if LOSSES[name].pairs else FORGET, unlearning_loss=name)
     trainer.get_train_dataloader()
     trainer.plan, trainer.texts_per_step = Plan([True]), 4
     trainer.model.train()
@@ -52,9 +61,9 @@ def test_every_loss_trains(tmp_path, name):
             unlearning_interval=1,
             num_train_epochs=4,
         )
-        trainer = train(LWFTrainer, arguments, FORGET)
+        trainer = train(LWFTrainer, arguments, PAIRED if LOSSES[name].pairs else FORGET)
         rows = trainer.forget_dataset.to_list()
-        log_probs = reference_log_probs(trainer.model, rows, 1, False)
+        log_probs = text_log_probs(trainer.model, rows)
         nll[strength] = -sum(log_probs) / len(log_probs)
     # Random tokens are less likely than under a uniform distribution, so `kl_uniform` raises them.
     assert (nll[1.0] > nll[0.0]) is (name not in ("replay", "kl_uniform"))
@@ -64,7 +73,7 @@ def test_the_reference_is_that_of_the_base_model(tmp_path):
     """It is computed before the first step, or is the log-probability stored by `letgo elicit`."""
     trainer = unlearner(tmp_path, unlearning_loss="npo")
     model = make_model()
-    expected = reference_log_probs(model, FORGET, 1, False)
+    expected = text_log_probs(model, FORGET)
     assert trainer.forget_dataset["reference"][:] == pytest.approx(expected, rel=1e-5)
     elicited = [
         {
@@ -83,14 +92,14 @@ def test_the_reference_is_that_of_the_base_model(tmp_path):
 def test_the_reference_is_computed_without_the_adapter(tmp_path):
     adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     trainer = unlearner(tmp_path, peft=adapter, unlearning_loss="npo")
-    expected = reference_log_probs(make_model(), FORGET, 1, False)
+    expected = text_log_probs(make_model(), FORGET)
     assert trainer.forget_dataset["reference"][:] == pytest.approx(expected, rel=1e-4)
 
 
 def test_texts_above_the_ceiling_contribute_nothing(tmp_path):
     """The gradient is that of the texts below it; `ga` has no ceiling."""
     gradients = {}
-    nll = [-v for v in reference_log_probs(make_model(), FORGET[:4], 1, False)]
+    nll = [-v for v in text_log_probs(make_model(), FORGET[:4])]
     nll = [v / (len(r["input_ids"]) - 2) for v, r in zip(nll, FORGET, strict=False)]
     ceiling = sorted(nll)[1] + 1e-3  # two of four are below
     for name in ("ga", "bounded_ga"):

@@ -6,7 +6,17 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.models import make_model, make_tokenizer
-from helpers.training import FORGET, LEARN, Grads, Watch, config, same, train, weights
+from helpers.training import (
+    FORGET,
+    LEARN,
+    Grads,
+    Watch,
+    config,
+    same,
+    text_log_probs,
+    train,
+    weights,
+)
 from oracles.gradients import gradient_of_one
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -17,7 +27,6 @@ from letgo.scoring.scores import DEFAULT_SCORE, SCORES, Score
 from letgo.scoring.weights import trained_weights
 from letgo.unlearning.checks import examples
 from letgo.unlearning.rescore import Rescore, rescoring
-from letgo.unlearning.texts import reference_log_probs
 
 EVERY = {"rescore_interval": 2, "rescore_texts": 8, "per_device_train_batch_size": 2}
 
@@ -255,7 +264,7 @@ def test_the_loss_is_a_mean_over_the_chosen_texts(tmp_path, name):
         assert losses == pytest.approx([20 * math.log(2)] * len(losses), rel=1e-3)
     else:
         texts = [trainer.rescore.rows[index] for index in trainer.tracker.pool]
-        log_probs = reference_log_probs(trainer.model, texts, 1, False)
+        log_probs = text_log_probs(trainer.model, texts)
         means = [
             v / sum(i != -100 for i in row["labels"])
             for v, row in zip(log_probs, texts, strict=True)

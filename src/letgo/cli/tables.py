@@ -9,11 +9,11 @@ from rich.table import Table
 from letgo.errors import printable
 from letgo.evaluation.asking import LABELS
 from letgo.report.outcomes import (
-    QUESTIONS,
     corpus_rows,
     headroom_line,
     measure,
     measure_of_changes,
+    question,
     rules_line,
 )
 from letgo.review.texts import in_a_line
@@ -119,7 +119,7 @@ def outcome_table(metrics: Row) -> str:
             how, change = measure(name), measure_of_changes(name)
             cells = [value_cell(figure.get(model), how.factor, how.digits) for model in models]
             cells.append(change_cell(figure.get("lwf_minus_sft"), change.factor, change.digits))
-            label = QUESTIONS[outcome] if figure is main else ""
+            label = question(outcome, name) if figure is main else ""
             table.add_row(label, how.title, *cells, str(figure[models[-1]]["n"]))
     return as_text(table)
 

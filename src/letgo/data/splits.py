@@ -16,6 +16,10 @@ PART_NAMES = {"train", "test", "validation", "valid", "dev", "data", "prompts"}
 MISTAKES, MISTAKES_SET = "learn:mistakes", "learn-mistakes"
 # Another one: the learning examples at odds with a clean --learn_validation, as they are.
 WRONG = "learn:wrong"
+# Values of --forget for habits: answers to learning prompts that repeat themselves, and what
+# --forget_pattern matches, with their names as sets.
+LOOPS, LOOPS_SET = "self:loops", "self-loops"
+PATTERN, PATTERN_SET = "self:pattern", "self-pattern"
 # Name of the neutral text set: its perplexity is measured, nothing is generated.
 NEUTRAL = "neutral"
 # The value of --keep that keeps nothing.

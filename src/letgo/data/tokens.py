@@ -98,8 +98,19 @@ def training_row(prompt: Sequence[int], completion: Sequence[int]) -> dict[str, 
 
 
 def generated_rows(texts: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]]:
-    """Training rows of self-generated texts: the generated token ids, not re-tokenized."""
-    return [training_row(text["prompt_ids"], text["completion_ids"]) for text in texts]
+    """Training rows of self-generated texts: the generated token ids, not re-tokenized.
+
+    Of a text that shows a habit (`span`) only the tokens that do have labels.
+    """
+    rows = []
+    for text in texts:
+        row, span = training_row(text["prompt_ids"], text["completion_ids"]), text.get("span")
+        if span and any(span):
+            start = len(text["prompt_ids"])
+            chosen = zip(row["labels"][start:], span, strict=True)
+            row["labels"][start:] = [label if shows else -100 for label, shows in chosen]
+        rows.append(row)
+    return rows
 
 
 def chunks_by_length(

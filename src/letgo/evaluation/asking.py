@@ -10,6 +10,7 @@ from letgo.data.records import Record
 from letgo.data.splits import NEUTRAL
 from letgo.data.tokens import chunks_by_length, example_ids, prompt_ids, training_row
 from letgo.errors import InputError
+from letgo.evaluation.habits import SFT_RULE, habit_metrics
 from letgo.evaluation.likelihood import Likeliest, Question, likeliest, options_of_records
 from letgo.evaluation.neutral import neutral_nll
 from letgo.evaluation.rules import (
@@ -33,7 +34,7 @@ from letgo.run.stage import in_chunks
 from letgo.run.values import short
 
 # Names of the compared models, by their labels in files.
-LABELS = {"base": "base", "sft": "SFT", "lwf": "LWF"}
+LABELS = {"base": "base", "sft": "SFT", SFT_RULE: "SFT, rule", "lwf": "LWF"}
 # An answer may be a little longer than the longest reference before it is cut.
 SPARE_TOKENS = 8
 
@@ -201,10 +202,11 @@ def _answers(
         asked = [Question(r.prompt, references[r.id], options.get(r.prompt, [])) for r, _ in chunk]
         likely = likeliest(lm, asked) if options else [Likeliest(None, None)] * len(chunk)
         rows = []
-        for (record, _), generated, right in zip(chunk, texts, likely, strict=True):
+        for (record, _), generated, ids, right in zip(chunk, texts, new, likely, strict=True):
             metrics = measure(rule, record.prompt, right_answers(record), generated)
             metrics["reference_nll"] = nll.get(record.id, math.nan)
             metrics |= {"likeliest": right.per_token, "likeliest_whole": right.whole}
+            metrics |= habit_metrics(run, name, lm, ids)
             shown = {"reference": references[record.id].strip(), "generated": generated.strip()}
             rows.append(answer_row(label, name, record.id, metrics, prompt=record.prompt, **shown))
         return rows

@@ -19,6 +19,7 @@ from letgo.evaluation.asking import (
     right_answers,
     task_rule,
 )
+from letgo.evaluation.habits import habit_metrics
 from letgo.evaluation.likelihood import Question, likeliest, options_of_records
 from letgo.evaluation.own_answers import Prompt, fitting_prompts, own_answers
 from letgo.evaluation.rules import Rule, measure
@@ -74,14 +75,7 @@ def held_out_answers(
             f"evaluate {label} {name.replace(':', ' ')}",
             scratch,
             chunks,
-            partial(
-                _answers,
-                load,
-                label,
-                rule,
-                run.settings.max_new_tokens,
-                run.settings.likelihood_accuracy,
-            ),
+            partial(_answers, run, load, label, rule),
         )
         nll = [row["reference_nll"] for row in answers if row["reference_nll"] is not None]
         if count := sum(map(math.isnan, nll)):
@@ -123,28 +117,26 @@ def _own_answers(load: Load, length: int, top_k: int, chunk: list[Prompt]) -> li
 
 
 def _answers(
-    load: Load,
-    label: str,
-    rule: Rule | None,
-    max_new_tokens: int,
-    whole: bool,
-    questions: list[Row],
+    run: Run, load: Load, label: str, rule: Rule | None, questions: list[Row]
 ) -> list[Row]:
-    """Rows of `answers.parquet` for questions of one set; `whole`: with `likeliest_whole`."""
+    """Rows of `answers.parquet` for questions of one set."""
     lm, rows = load(), generated_rows(questions)
     old_nll = lm.losses(rows)
     kl = _divergences(lm, rows, questions) if questions[0].get("top_ids") else [None] * len(rows)
     asked = [row for row in questions if row["prompt"]]
     if label == "base":
         answers = {row["id"]: row["completion"] for row in asked}
+        new = [row["completion_ids"] for row in asked]
     else:
-        new = lm.generate([row["prompt_ids"] for row in asked], max_new_tokens) if asked else []
+        most = run.settings.max_new_tokens
+        new = lm.generate([row["prompt_ids"] for row in asked], most) if asked else []
         texts = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
         answers = {row["id"]: text for row, text in zip(asked, texts, strict=True)}
+    ids_of = {row["id"]: ids for row, ids in zip(asked, new, strict=True)}
     options = [
         Question(q["prompt"], (*q["references"], "")[0], q["options"] or []) for q in questions
     ]
-    right = likeliest(lm, options)
+    right, whole = likeliest(lm, options), run.settings.likelihood_accuracy
     pairs = {r["id"]: (r["prompt"], r["references"][0]) for r in questions if r["references"]}
     nll = reference_nll(lm, pairs)
     table = []
@@ -160,6 +152,7 @@ def _answers(
             "likeliest": right[i].per_token,
             "likeliest_whole": right[i].whole if whole else None,
             "kl": kl[i],
+            **habit_metrics(run, row["set"], lm, ids_of.get(row["id"], [])),
         }
         shown = {"reference": reference.strip(), "generated": answer.strip()}
         table.append(answer_row(label, row["set"], row["id"], metrics, prompt=prompt, **shown))

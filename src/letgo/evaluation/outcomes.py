@@ -9,7 +9,7 @@ from letgo.evaluation import statistics as stats
 from letgo.evaluation.rules import Rule, is_wrong
 from letgo.evaluation.same_answer import same_answer
 from letgo.run.folder import Row
-from letgo.run.inputs import FORGET_SET, KEEP_SET, VALIDATION
+from letgo.run.inputs import FORGET_SET, HABIT_SET, KEEP_SET, VALIDATION
 
 
 class Figure(NamedTuple):
@@ -27,7 +27,7 @@ class Figure(NamedTuple):
 
     name: str
     column: str
-    sets: str
+    sets: str | tuple[str, ...]
     is_share: bool = False
     is_score: bool = False
     is_perplexity: bool = False
@@ -47,6 +47,16 @@ def likelihood(sets: str, higher_is_better: bool) -> tuple[Figure, Figure]:
 LEARNED, LET_GO, KEPT = "learned", "let_go", "kept"
 LEARN_SET, NEUTRAL_SET = "learn", "neutral"
 OLD_ANSWERS = Figure("old_answers", "old_answer", FORGET_SET, is_share=True)
+_OF_HABITS = LEARN_SET, HABIT_SET
+HABITS = tuple(
+    Figure(name, name, _OF_HABITS, is_share=True) for name in ("loops", "pattern", "endless")
+)
+# Of an outcome the first of these that is measured decides; the others are reported beside it.
+DECIDING = {
+    LEARNED: ("score", "accuracy"),
+    LET_GO: ("old_answers", "loops", "pattern"),
+    KEPT: ("kl",),
+}
 FIGURES = {
     LEARNED: (
         Figure("score", "score", LEARN_SET, is_score=True, higher_is_better=True),
@@ -56,6 +66,7 @@ FIGURES = {
     ),
     LET_GO: (
         OLD_ANSWERS,
+        *HABITS,
         Figure("old_nll", "old_nll", FORGET_SET, higher_is_better=True),
         *likelihood(FORGET_SET, higher_is_better=False),
         Figure("accuracy", "correct", FORGET_SET, is_share=True),
@@ -70,8 +81,6 @@ FIGURES = {
         Figure("neutral_perplexity", "reference_nll", NEUTRAL_SET, is_perplexity=True),
     ),
 }
-# The figure that decides; what is learned is decided by a score where answers have one.
-DECIDING = {LEARNED: "accuracy", LET_GO: "old_answers", KEPT: "kl"}
 
 
 def outcomes(rows: Sequence[Row], validation: bool = False) -> Row:
@@ -90,9 +99,8 @@ def outcomes(rows: Sequence[Row], validation: bool = False) -> Row:
     for outcome, figures in FIGURES.items():
         measured = {figure.name: measure_figure(rows, figure, validation) for figure in figures}
         found = {name: figure for name, figure in measured.items() if figure}
-        first = "score" if outcome == LEARNED and "score" in found else DECIDING[outcome]
-        if first in found:
-            result[outcome] = found.pop(first) | {"more": found}
+        if main := next((name for name in DECIDING[outcome] if name in found), None):
+            result[outcome] = found.pop(main) | {"more": found}
     return result
 
 
@@ -100,9 +108,9 @@ def measure_figure(rows: Sequence[Row], figure: Figure, validation: bool = False
     """One figure for each model, and the paired difference of LWF and SFT.
 
     Returns:
-        `figure`, its name; `base`, `sft` and `lwf`, each with `value`, `n` and `ci95`; and
-        `lwf_minus_sft` with `difference`, `ci95` and `p_value`. Of a perplexity the difference is
-        that of the mean NLLs, nats per token. Empty if nothing was measured.
+        `figure`, its name; `base`, `sft`, `lwf` and with habits `sft_rule`, each with `value`, `n`
+        and `ci95`; and `lwf_minus_sft` with `difference`, `ci95` and `p_value`. Of a perplexity the
+        difference is that of the mean NLLs, nats per token. Empty if nothing was measured.
     """
     values: dict[str, dict[tuple[str, str], Any]] = {}
     for row in rows:

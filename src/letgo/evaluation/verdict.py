@@ -9,6 +9,12 @@ from letgo.run.folder import Row
 BETTER, NOT_WORSE, WORSE, OPEN = "better", "not worse", "worse", "open"
 MORE, NOT_MORE, NOT_LESS, LESS = "more", "not more", "not less", "less"
 UNMEASURED = "not measured"
+# What is to go, by the deciding figure.
+WHAT_GOES = {
+    "old_answers": "old answers",
+    "loops": "looping answers",
+    "pattern": "answers with the pattern",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def sentence(verdict: Verdict, outcomes: Row) -> str:
     unit = "of 100 points" if outcomes[LEARNED].get("figure") == "score" else "% right"
     parts = [_part("learned", verdict.learned, outcomes[LEARNED], 100, unit)]
     if LET_GO in outcomes:
-        parts.append(_part("let go", verdict.let_go, outcomes[LET_GO], 100, "% old answers"))
+        unit = f"% {WHAT_GOES[outcomes[LET_GO]['figure']]}"
+        parts.append(_part("let go", verdict.let_go, outcomes[LET_GO], 100, unit))
     if KEPT in outcomes:
         parts.append(_part("kept", verdict.kept, outcomes[KEPT], 1, "nats from the base model"))
     return "LWF " + ", ".join(parts)

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,6 +38,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     bf16: bool = False  # whether to compute in bfloat16 (autocast)
     max_length: int | None = None  # of prompt and answer in tokens, within the model's context
+    rules: Sequence[LogitsProcessor] = ()  # for generation; those with `begin` are told of a batch
 
     @property
     def limit(self) -> int:
@@ -104,6 +106,8 @@ class LanguageModel:
         # Settings that are not given are taken from the model's generation_config.json, which may
         # forbid, force or penalise tokens.
         configured, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        for rule in self.rules:
+            getattr(rule, "begin", lambda: None)()
         try:
             with autocast(self.bf16):
                 generated = self.model.generate(
@@ -111,6 +115,7 @@ class LanguageModel:
                     attention_mask=torch.tensor(mask, device=self.model.device),
                     generation_config=settings,
                     streamer=streamer,
+                    logits_processor=[*self.rules],
                 )
         finally:
             self.model.generation_config = configured
@@ -200,6 +205,14 @@ def top_log_probs(
     top = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
     ids, values = (torch.split(part, counts) for part in (top.indices, top.values))
     return [(i.tolist(), v.tolist()) for i, v in zip(ids, values, strict=True)]
+
+
+def label_log_probs(model: nn.Module, batch: Batch) -> list[list[float]]:
+    """The log-probability of each label, for each example."""
+    counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
+    logits, labels = labelled_logits(model, batch), batch.labels[:, 1:]
+    chosen = -cross_entropy(logits, labels[labels != -100], reduction="none")
+    return [part.tolist() for part in torch.split(chosen, counts)]
 
 
 def example_losses(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -33,6 +33,7 @@ _PLAIN = "{x:g}"  # matplotlib writes powers of ten as formulas, which SVG text 
 _LINES = {
     "base": (COLOURS[5], ":"),
     "SFT": (COLOURS[0], "--"),
+    "SFT, rule": (COLOURS[2], "--"),
     "LWF": (COLOURS[1], "-"),
     "": (COLOURS[3], "-"),
 }

@@ -16,6 +16,14 @@ QUESTIONS = {
 }
 
 
+HABIT_QUESTION = "let go: is the habit gone?"
+
+
+def question(outcome: str, figure: str) -> str:
+    """What an outcome with this deciding figure asks."""
+    return HABIT_QUESTION if figure in ("loops", "pattern") else QUESTIONS[outcome]
+
+
 class Measure(NamedTuple):
     """How a figure of an outcome is written.
 
@@ -51,6 +59,9 @@ MEASURES = {
     "kl": Measure("KL from the base model, nats per token", 1, 3),
     "same_answers": Measure("answers as before, %", 100, 1),
     "neutral_perplexity": Measure("perplexity of neutral text", 1, 2),
+    "loops": Measure("answers that repeat themselves, %", 100, 1),
+    "pattern": Measure("answers with the pattern, %", 100, 1),
+    "endless": Measure("answers that do not end, %", 100, 1),
     "relearned": Measure("old answers, relearned, %", 100, 1),
 }
 
@@ -88,6 +99,8 @@ PLAIN = {
     "accuracy": "answers {} % of the test prompts right",
     "score": "scores {} of 100 points with its answers to the test prompts",
     "old_answers": "gives the base model's old answer to {} % of the held-out forgetting prompts",
+    "loops": "repeats itself in {} % of its answers to the test prompts",
+    "pattern": "shows the pattern in {} % of its answers to held-out prompts",
     "kl": "is {} nats per token from the base model on held-out prompts that are to be kept",
 }
 

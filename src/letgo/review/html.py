@@ -15,7 +15,8 @@ from letgo.run.audit import UNLEARN
 from letgo.run.decisions import DROP
 from letgo.run.folder import METRICS, read_json, readable
 
-Piece = tuple[str, float]  # part of a text, NLL in nats
+# Part of a text, its NLL in nats under the base model, and by how much learning has raised it.
+Piece = tuple[str, float, float | None]
 
 BINS, WIDTH, HEIGHT = 60, 600, 120
 HARD = 4.0  # NLL in nats that gets the strongest colour
@@ -119,17 +120,16 @@ def _bars(counts: np.ndarray, most: int, css_class: str) -> str:
 
 
 def text(review: Review, index: int, pieces: Sequence[Piece] | None, note: str = "") -> str:
-    """One text: its numbers, its prompt and its answer, coloured by NLL if split into `pieces`."""
+    """One text: its numbers, its prompt and its answer, coloured by NLL if split into `pieces`.
+
+    What learning has made less likely is underlined.
+    """
     row: dict[str, Any] = review.texts.table.slice(index, 1).to_pylist()[0]
     outcome = "to be forgotten" if review.selected[index] else "kept"
     decider = "a person" if review.person[index] else "the score"
     answer = escape(row["completion"])
     if pieces is not None:
-        answer = "".join(
-            f'<span class="token" style="--loss: {min(nll / HARD, 1):.2f}" '
-            f'title="{nll:.2f} nats">{escape(piece)}</span>'
-            for piece, nll in pieces
-        )
+        answer = "".join(_token(*piece) for piece in pieces)
     end = " (cut off)" if row["finish_reason"] == "length" else ""
     return (
         f'<div class="opened"><p class="facts"><b>{escape(row["id"])}</b> '
@@ -139,4 +139,14 @@ def text(review: Review, index: int, pieces: Sequence[Piece] | None, note: str =
         f'<p class="label">prompt</p><p class="passage" dir="auto">{escape(row["prompt"])}</p>'
         f'<p class="label">the base model\'s answer</p>'
         f'<p class="passage" dir="auto">{answer}</p><p class="label">{escape(note)}</p></div>'
+    )
+
+
+def _token(piece: str, nll: float, change: float | None) -> str:
+    """A piece of an answer as HTML."""
+    conflict = " conflict" if change is not None and change > 0 else ""
+    changed = "" if change is None else f", {change:+.2f} by learning"
+    return (
+        f'<span class="token{conflict}" style="--loss: {min(nll / HARD, 1):.2f}" '
+        f'title="{nll:.2f} nats{changed}">{escape(piece)}</span>'
     )

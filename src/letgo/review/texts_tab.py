@@ -35,7 +35,9 @@ class TextsTab:
                 self.text = gr.HTML(elem_id="text")
                 self.one_buttons = self._add_buttons("one", "{}")
                 self.coloured = gr.Checkbox(
-                    label="colour tokens by loss (loads the base model)", elem_id="coloured"
+                    label="colour tokens by loss, underline what learning has made less likely "
+                    "(loads the models)",
+                    elem_id="coloured",
                 )
         self.opened = gr.State("")
 

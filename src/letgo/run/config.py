@@ -12,7 +12,7 @@ import torch
 from transformers.integrations import integration_utils as integrations
 from trl import ModelConfig, TrlParser
 
-from letgo.data.splits import MISTAKES, WRONG
+from letgo.data.splits import LOOPS, MISTAKES, PATTERN, WRONG
 from letgo.errors import InputError, Parser, reason
 from letgo.run import evaluations, trust, values
 from letgo.run.settings import LISTS
@@ -80,7 +80,8 @@ def parse(
     if model.model_name_or_path:  # TRL's name for --model
         run.model = model.model_name_or_path
     trust.check({**vars(model), **vars(training), **vars(run)}, flags, command, source, of_run)
-    if {MISTAKES, WRONG} & {*run.forget}:  # learning prompts are to be unlearned
+    of_learning = {MISTAKES, WRONG, LOOPS, *([] if run.forget_pattern_prompts else [PATTERN])}
+    if of_learning & {*run.forget}:  # answers to learning prompts are to be unlearned
         training.forget_max_overlap = 1.0
     _check_together(command, config)
     return config

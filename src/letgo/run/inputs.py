@@ -3,12 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from letgo.data.habits import Habit, loops, matching
 from letgo.data.openings import neutral_openings
 from letgo.data.records import Record
 from letgo.data.splits import (
     KEEP_NOTHING,
+    LOOPS,
+    LOOPS_SET,
     MISTAKES,
     NEUTRAL,
+    PATTERN,
+    PATTERN_SET,
     WRONG,
     elicited,
     hold_out,
@@ -78,6 +83,22 @@ class Run:
         return WRONG in self.settings.forget
 
     @property
+    def habits(self) -> dict[str, Habit]:
+        """The habits that are to go, by the names of their forgetting sets."""
+        found = {LOOPS_SET: loops()} if LOOPS in self.settings.forget else {}
+        patterns = self.settings.forget_pattern
+        return found | ({PATTERN_SET: matching(patterns)} if patterns else {})
+
+    def habits_in(self, name: str) -> list[Habit]:
+        """The habits that are measured on a set of `answers.parquet`."""
+        prompts = self.settings.forget_pattern_prompts
+        if name in ("learn", VALIDATION):
+            others = {PATTERN_SET} if prompts else set()
+            return [habit for key, habit in self.habits.items() if key not in others]
+        is_pattern = name.removeprefix(f"{VALIDATION}:") == f"{HABIT_SET}{PATTERN_SET}"
+        return [self.habits[PATTERN_SET]] if is_pattern else []
+
+    @property
     def keeps(self) -> bool:
         """Whether the training may have keep steps."""
         return bool(self.keep and self.training.keep_share)
@@ -88,6 +109,7 @@ class Run:
 HELD_OUT_PART, MOST_HELD_OUT = 3, 200
 # Names of sets in `answers.parquet`; what starts with VALIDATION decides, the others are reported.
 VALIDATION, FORGET_SET, KEEP_SET = "validation", "forget:", "keep:"
+HABIT_SET = "habit:"  # prompts of --forget_pattern_prompts: is the habit gone?
 
 
 def open_run(config: Config) -> Run:
@@ -158,19 +180,22 @@ def _forgetting_sets(
     held: Sets = {}
     sources = elicited(settings.forget)
     for name, source in zip(set_names(sources), sources, strict=True):
-        records = learn
-        if source != MISTAKES:
-            records = read(config, source, "--forget", settings.max_forget)
-            records = prompts.unified("--forget", records)
+        of_learning, kind = source in (MISTAKES, LOOPS), FORGET_SET
+        flag, records = "--forget", learn
+        if source == PATTERN:
+            flag, kind = "--forget_pattern_prompts", HABIT_SET
+            source = settings.forget_pattern_prompts or ""
+            of_learning = not source
+        if not of_learning:
+            records = prompts.unified(flag, read(config, source, flag, settings.max_forget))
         remaining = without_prompts_of(held_out, records)
         if not remaining:
-            raise InputError(f"--forget: all prompts of {name} are test prompts; use other ones")
+            raise InputError(f"{flag}: all prompts of {name} are test prompts; use other ones")
         if count := len(records) - len(remaining):
             message = "%d prompts of the forgetting set %s are also test prompts and left out"
             log.warning(message, count, name)
-        if source != MISTAKES:  # learning prompts: the learning task's own sets are held out
-            parts = _held_out_parts(f"{FORGET_SET}{name}", remaining, learn, settings.max_test)
-            held |= parts
+        if not of_learning:  # else the learning task's own sets are held out
+            held |= _held_out_parts(f"{kind}{name}", remaining, learn, settings.max_test)
         sets[name] = remaining
     trained = _without_held_out(sets, held)
     most, seed = settings.max_forget, config.training.seed

@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass, field
 
 from letgo.data.columns import read_columns
-from letgo.data.splits import KEEP_NOTHING, NEUTRAL
+from letgo.data.habits import matching
+from letgo.data.splits import KEEP_NOTHING, NEUTRAL, PATTERN
 from letgo.errors import InputError
 from letgo.models.bundled import EMBEDDED
 from letgo.scoring.fisher import FISHER_KINDS
@@ -21,7 +22,7 @@ CHOICES = {
     "audit_score": ("loss_ref", "interference", "gradient"),
 }
 OPTIMUM = re.compile(r"full|lora|gradient|steps:[1-9][0-9]*")
-LISTS = ("forget", "keep", "answer", "columns")  # flags that may be repeated
+LISTS = ("forget", "keep", "answer", "columns", "forget_pattern")  # flags that may be repeated
 COUNTS = ("max_new_tokens", "fisher_examples", "tokens_per_batch", "generation_batch_size")
 OPTIONAL_COUNTS = ("max_learn", "max_test", "max_forget", "max_keep")
 
@@ -52,8 +53,20 @@ class RunConfig:
             "action": "extend",
             "help": "Forgetting prompts: one or more sources; may be repeated. learn:mistakes: "
             "the learning prompts that the base model answers wrongly. learn:wrong: the learning "
-            "examples at odds with the clean examples of --learn_validation, by `letgo audit`.",
+            "examples at odds with the clean examples of --learn_validation, by `letgo audit`. "
+            "self:loops: answers to learning prompts that repeat themselves.",
         },
+    )
+    forget_pattern: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "A habit to unlearn: regular expressions that match it in the model's own "
+            "answers; may be repeated.",
+        },
+    )
+    forget_pattern_prompts: str | None = setting(
+        None, "Prompts to look for it; by default the learning prompts."
     )
     keep: list[str] = field(
         default_factory=list,
@@ -164,6 +177,7 @@ class RunConfig:
                 raise InputError(f"--{flag} must be names, not {sources}")
             setattr(self, flag, sources)
         read_columns(self.columns)
+        self._fill_in_pattern()
         if KEEP_NOTHING in self.keep and len(self.keep) > 1:
             raise InputError(f"--keep {KEEP_NOTHING} excludes every other --keep")
         self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")
@@ -173,7 +187,13 @@ class RunConfig:
         patience = self.early_stopping_patience
         self._require("early_stopping_patience", patience >= 0, "0 (off) or more")
         self._require("relearn", self.relearn >= 0, "0 (off) or more")
-        for name in ("model", "learn", "learn_test", "learn_validation"):
+        for name in (
+            "model",
+            "learn",
+            "learn_test",
+            "learn_validation",
+            "forget_pattern_prompts",
+        ):
             self._require(name, isinstance(getattr(self, name), str | None), "one name")
         for name, choices in CHOICES.items():
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
@@ -184,6 +204,16 @@ class RunConfig:
             valid = isinstance(value, int) and value >= 1
             unset = value is None and name in OPTIONAL_COUNTS
             self._require(name, valid or unset, "a whole number of at least 1")
+
+    def _fill_in_pattern(self) -> None:
+        """Make the forgetting set of the patterns, after they have been checked."""
+        matching(self.forget_pattern)
+        if self.forget_pattern and PATTERN not in self.forget:
+            self.forget = [*self.forget, PATTERN]
+        if PATTERN in self.forget and not self.forget_pattern:
+            raise InputError(f"--forget {PATTERN} needs a regular expression by --forget_pattern")
+        if self.forget_pattern_prompts and not self.forget_pattern:
+            raise InputError("--forget_pattern_prompts needs --forget_pattern, which it is for")
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:

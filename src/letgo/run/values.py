@@ -12,7 +12,7 @@ from letgo.errors import InputError
 
 # Settings that name files, folders, URLs or repositories.
 SOURCES = ("model", "learn", "learn_test", "learn_validation", "forget", "keep")
-PATHS = (*SOURCES, "shared", "output_dir", "chat_template_path")
+PATHS = (*SOURCES, "forget_pattern_prompts", "shared", "output_dir", "chat_template_path")
 # Limits that infinity turns off.
 MAY_BE_INFINITE = {
     "checkpoint_minutes",

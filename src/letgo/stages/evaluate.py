@@ -35,7 +35,7 @@ from letgo.run.folder import (
     require,
     write_json,
 )
-from letgo.run.inputs import VALIDATION, Run
+from letgo.run.inputs import FORGET_SET, VALIDATION, Run
 
 # Columns of `answers.parquet` that are no metrics.
 TEXTS = {"model", "set", "id", "prompt", "reference", "generated"}
@@ -59,7 +59,7 @@ def evaluate(run: Run, scratch: Path) -> None:
         rows += all_answers(run, scratch, "lwf", load)
         rows += held_out_answers(run, scratch, "lwf", load, old)
     metrics = compare(rows, run.settings.margin, reason) | judged_by(run, rows)
-    if run.settings.relearn and LET_GO in metrics["outcomes"]:
+    if run.settings.relearn and any(name.startswith(FORGET_SET) for name in run.held_out):
         again = read_table(require(run.folder, RELEARNED)).to_pylist()
         metrics["outcomes"][LET_GO]["more"]["relearned"] = measure_figure(again, OLD_ANSWERS)
     metrics["headroom"] = read_json(require(run.folder, HEADROOM))

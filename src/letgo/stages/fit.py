@@ -127,6 +127,7 @@ def _trainer(
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
             **{f"{use}_dataset": Dataset.from_list(r) for use, r in texts.items() if r},
+            habit={habit.name: habit for habit in run.habits.values()},
             processing_class=lm.tokenizer,
             peft_config=adapter,
             callbacks=callbacks,

@@ -129,6 +129,9 @@ def stages(run: Run) -> list[Stage]:
     elicited = {**base, **_data_inputs("forget", run.forget), **generation}
     if MISTAKES in settings.forget:
         elicited |= rule_inputs(settings, LEARN)
+    if run.habits:
+        asked = [training.asks(habit.name) for habit in run.habits.values()]
+        elicited |= {"forget_pattern": settings.forget_pattern, "asked": asked}
     kept = {**base, **_data_inputs("keep", run.keep), **generation}
     kept |= {"keep_loss": training.keep_loss, "keep_top_k": training.keep_top_k}
     tuned = {
@@ -155,6 +158,8 @@ def stages(run: Run) -> list[Stage]:
     compared |= rule_inputs(settings)
     if settings.likelihood_accuracy:
         compared["likelihood_accuracy"] = True
+    if run.habits:
+        compared |= {"habits": sorted(run.habits), "forget_pattern": settings.forget_pattern}
     trained = _training_inputs(run, selected, kept, compared, audited)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}

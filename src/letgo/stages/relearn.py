@@ -37,6 +37,7 @@ def relearn(run: Run, scratch: Path) -> None:
     if run.settings.optimum == "full":
         folders["sft"] = require(run.folder, PROBE)
     texts = read_table(require(run.folder, SELF_KNOWLEDGE)).to_pylist()
+    texts = [text for text in texts if not text.get("habit")]
     rows = generated_rows(sample(texts, run.settings.relearn, run.training.seed))
     old = [
         row

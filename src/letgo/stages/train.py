@@ -31,6 +31,7 @@ from letgo.run.inputs import Run
 from letgo.run.sharing import link
 from letgo.stages.fit import fit
 from letgo.stages.losses import losses_by_index
+from letgo.unlearning.losses import LOSSES
 
 COLUMNS = ("prompt_ids", "completion_ids", "completion", "mean_logprob", "confidence", "score")
 
@@ -175,15 +176,30 @@ def _texts_to_unlearn(run: Run) -> list[Row]:
             f"`letgo review {run.folder}` writes it anew"
         )
     rescoring = run.training.rescore_interval != 0
+    texts = read_texts(run.folder)
+    columns = [*COLUMNS, *(n for n in ("habit", "span") if n in texts.column_names)]
+    rights = _right_answers(run) if LOSSES[run.training.unlearning_loss].pairs else None
     return [
         {
-            **{name: text[name] for name in COLUMNS},
+            **{name: text[name] for name in columns},
+            **({} if rights is None else {"right_ids": rights.get(text["id"])}),
             "selected": bool(text["selected"]),
             "allowed": may_be_unlearned(text, rescoring),
             "forced": is_forced(text),
         }
-        for text in read_texts(run.folder).to_pylist()
+        for text in texts.to_pylist()
     ]
+
+
+def _right_answers(run: Run) -> dict[str, list[int]]:
+    """Token ids of the right answers to forgetting prompts that have one, by the text's id."""
+    tokenizer = load_base_tokenizer(run.config)
+    return {
+        f"{name}:{record.id}": example_ids(tokenizer, record.prompt, record.completion)[1]
+        for name, records in run.forget.items()
+        for record in records
+        if record.completion and record.completion.strip()
+    }
 
 
 def may_be_unlearned(text: Row, rescoring: bool) -> bool:

@@ -66,10 +66,14 @@ def check_deepspeed(deepspeed: dict[str, Any], args: LWFConfig, model: PreTraine
             "zero_stage to 1, 2 or 3, or do not use DeepSpeed"
         )
     split = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-    if split and LOSSES[args.unlearning_loss].needs_reference:
+    by_token = args.forget_tokens == "conflict"
+    if split and (by_token or LOSSES[args.unlearning_loss].needs_reference):
+        setting = (
+            "forget_tokens conflict" if by_token else f"unlearning_loss {args.unlearning_loss}"
+        )
         raise InputError(
-            f"--unlearning_loss {args.unlearning_loss} evaluates the base model before DeepSpeed "
-            f"is set up; set zero3_init_flag to false"
+            f"--{setting} evaluates the base model before DeepSpeed is set up; set zero3_init_flag "
+            f"to false"
         )
 
 

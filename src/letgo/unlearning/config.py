@@ -15,6 +15,8 @@ from letgo.unlearning.losses import DEFAULT_LOSS, LOSSES
 from letgo.unlearning.regularizers import REGULARIZERS
 from letgo.unlearning.schedule import SCHEDULES
 
+TOKENS = ("all", "conflict", "span")  # which tokens of a text are unlearned
+
 
 def setting(default: object, help: str) -> Any:
     """A dataclass field that is a flag with a help text."""
@@ -89,11 +91,18 @@ class LWFConfig(SFTConfig):
     forget_fraction: float = setting(
         0.5, "Fraction of the texts to unlearn, those with the highest confidence."
     )
-    self_knowledge: str = setting(
-        "base",
+    self_knowledge: str | None = setting(
+        None,
         "Whose answers to the forgetting prompts are unlearned. base: the base model's, written "
-        "before training; current: those of the model as it is at each re-scoring, if learning has "
-        "made them less likely than they were under the base model.",
+        "before training; current: those of the model as it is at each re-scoring, if they show "
+        "the habit, or learning has made them less likely than they were under the base model. "
+        "Default: current for habits, base for others.",
+    )
+    forget_tokens: str | None = setting(
+        None,
+        "Which tokens of a text are unlearned. all; conflict: those that learning has made less "
+        "likely than they were under the base model; span: those that a habit marks. Default: "
+        "span for the answers of a habit, all for others.",
     )
     rescore_interval: int | None = setting(
         None,
@@ -139,6 +148,12 @@ class LWFConfig(SFTConfig):
         """`unlearning_rate` as a multiple of the learning rate; None if a strength is given."""
         return None if self.unlearning_rate is None else self.unlearning_rate / self.learning_rate
 
+    def asks(self, habit: str) -> bool:
+        """Whether the model in training is asked for texts of this habit; empty for none."""
+        if self.self_knowledge is None:
+            return bool(habit) and self.rescore_interval != 0
+        return self.self_knowledge == "current"
+
     def _fill_in(self) -> None:
         """Set the defaults that depend on other settings."""
         if self.alpha != "auto":
@@ -149,7 +164,7 @@ class LWFConfig(SFTConfig):
         if self.unlearning_state is None:
             self.unlearning_state = "separate" if self.unlearning_rate is None else "shared"
         loss = LOSSES.get(self.unlearning_loss)  # an unknown one is rejected by _check
-        rated = self.unlearning_rate is not None and self.self_knowledge == "base"
+        rated = self.unlearning_rate is not None and self.self_knowledge != "current"
         if rated or (loss and loss.mixes_learning):
             self.rescore_interval = self.rescore_interval or 0
         if self.unlearning_beta is None and loss:
@@ -162,13 +177,15 @@ class LWFConfig(SFTConfig):
             ("unlearning_schedule", SCHEDULES),
             ("unlearning_loss", tuple(LOSSES)),
             ("unlearning_state", ("separate", "shared")),
+            ("self_knowledge", (None, "base", "current")),
+            ("forget_tokens", (None, *TOKENS)),
             ("keep_loss", ("kl", "nll")),
-            ("self_knowledge", ("base", "current")),
             ("regularizer", ("none", *REGULARIZERS)),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(
-                    f"--{name} must be one of {', '.join(choices)}, not {getattr(self, name)}"
+                    f"--{name} must be one of {', '.join(filter(None, choices))}, not "
+                    f"{getattr(self, name)}"
                 )
         if self.unlearning_schedule == "adaptive" and (
             self.unlearning_rate is not None or self.unlearning_state == "shared"

@@ -2,26 +2,29 @@
 
 A text that the base model wrote before training is soon in the wrong form. So the model is asked
 again as it is now; of its answers, those that learning has made less likely than they were under
-the base model are old knowledge.
+the base model are old knowledge. Where a habit is to go, those that show it are what it is about.
 """
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
+from letgo.data.habits import Habit
 from letgo.data.tokens import training_row
 from letgo.errors import InputError
-from letgo.models.inference import LanguageModel, round_weights
+from letgo.models.inference import LanguageModel, autocast, label_log_probs, round_weights
 from letgo.progress import log, track
 from letgo.unlearning.checks import prompt
-from letgo.unlearning.texts import Row
+from letgo.unlearning.labels import RIGHT, Row, mark
+from letgo.unlearning.losses import LOSSES
 
 if TYPE_CHECKING:
     from letgo.unlearning.trainer import LWFTrainer
@@ -46,26 +49,37 @@ class CurrentAnswers:
 
     Args:
         trainer: of the training, before its first step.
-        rows: texts with `input_ids` and `labels`; their prompts are asked, and answers are at most
-            as long as the longest of them.
+        rows: texts with `input_ids` and `labels`, and perhaps `habit`, the name of one. Their
+            prompts are asked where the settings say so, and answers are at most as long as the
+            longest of them.
+        habits: by their names.
 
     Attributes:
         prompts: token ids of the prompts.
+        others: the chosen texts for which the model is not asked.
 
     Raises:
         InputError: no text has a prompt.
     """
 
-    def __init__(self, trainer: "LWFTrainer", rows: Sequence[Row]):
-        self.trainer = trainer
-        self.prompts = [list(ids) for row in rows if (ids := prompt(row))]
+    def __init__(self, trainer: "LWFTrainer", rows: Sequence[Row], habits: Mapping[str, Habit]):
+        self.trainer, self.habits, args = trainer, habits, trainer.args
+        rows = [{"habit": "", **row} for row in rows]
+        self.rows = [row for row in rows if prompt(row) and args.asks(row["habit"])]
+        self.prompts = [list(prompt(row)) for row in self.rows]
+        chosen = [{"habit": "", **row} for row in trainer.forget_dataset or []]
+        self.others = [row for row in chosen if not args.asks(row["habit"])]
         if not self.prompts:
             raise InputError(
                 "--self_knowledge current: no text to unlearn has a prompt that could be asked; "
                 "give prompts and answers, or leave it out"
             )
-        self.longest = max(len(row["input_ids"]) - len(prompt(row)) for row in rows)
-        self.base = _frozen_base(trainer.model, bool(trainer.args.bf16))
+        self.longest = max(len(row["input_ids"]) - len(prompt(row)) for row in self.rows)
+        self.by_token = args.forget_tokens == "conflict"
+        # Of a habit it does not matter what the base model thinks of it.
+        self.compares = self.by_token or LOSSES[args.unlearning_loss].needs_reference
+        self.compares |= not all(row["habit"] for row in self.rows)
+        self.base = _frozen_base(trainer.model, bool(args.bf16)) if self.compares else None
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -90,10 +104,11 @@ class CurrentAnswers:
         return Schedule(int(interval), count)
 
     def ask(self, indices: Sequence[int]) -> tuple[list[Row], list[float]]:
-        """The answers to these prompts that are old knowledge, and the scores of all answers.
+        """The answers to these prompts that are unlearned, and the scores of all answers.
 
         The same in every process. A score is the loss of an answer now minus that under the base
-        model, nats per token; it is above 0 for old knowledge. Empty answers have no score.
+        model, nats per token; it is above 0 for old knowledge. Of a habit it is the fraction of the
+        tokens that show it. Empty answers have no score.
 
         Returns:
             rows with `input_ids`, `labels` and `reference` (log-probability under the base model).
@@ -119,7 +134,7 @@ class CurrentAnswers:
             )
         old = [row for _, row, score in found if score > 0]
         log.info(
-            "self-knowledge after %d steps: %d of %d answers are old (%.1f s)",
+            "self-knowledge after %d steps: %d of %d answers are to go (%.1f s)",
             trainer.state.global_step,
             len(old),
             len(found),
@@ -133,28 +148,33 @@ class CurrentAnswers:
         tokenizer, bf16 = trainer._tokenizer, bool(args.bf16)
         lm = LanguageModel(trainer.model, tokenizer, bf16, args.max_length)
         answers = lm.generate([self.prompts[index] for index in indices], self.longest)
-        pairs = [
-            (index, training_row(self.prompts[index], answer))
-            for index, answer in zip(indices, answers, strict=True)
-            if tokenizer.decode(answer, skip_special_tokens=True).strip()
-        ]
-        if not pairs:
-            return []
-        rows = [row for _, row in pairs]
-        now = lm.losses(rows)
+        texts: list[tuple[int, Row]] = []
+        shares: dict[int, float] = {}
+        for index, answer in zip(indices, answers, strict=True):
+            if not tokenizer.decode(answer, skip_special_tokens=True).strip():
+                continue
+            row, text = self.rows[index], training_row(self.prompts[index], answer)
+            kept = {name: row[name] for name in ("habit", *RIGHT) if name in row}
+            if row["habit"]:
+                mask = self.habits[row["habit"]].mask(tokenizer, answer)
+                shares[index] = sum(mask) / len(mask)
+                text = mark(text, mask, args.forget_tokens) or text
+            texts.append((index, {**text, **kept, "reference": 0.0}))
+        if not texts or not self.compares:
+            return [(index, row, shares[index]) for index, row in texts]
+        rows = [row for _, row in texts]
         adapter: Any = trainer.model if self.base is None else None
-        with adapter.disable_adapter() if adapter is not None else nullcontext():
-            base = LanguageModel(self.base or adapter, tokenizer, bf16, args.max_length)
-            before = base.losses(rows)
-        return [
-            (index, {**row, "reference": -loss * len(_labels(row))}, current - loss)
-            for (index, row), current, loss in zip(pairs, now, before, strict=True)
-        ]
-
-
-def _labels(row: Row) -> list[int]:
-    """The labels that the model predicts."""
-    return [label for label in row["labels"][1:] if label != -100]
+        with torch.inference_mode(), autocast(bf16):
+            batch = lm.pad(rows)
+            now = label_log_probs(trainer.model, batch)
+            with adapter.disable_adapter() if adapter is not None else nullcontext():
+                before = label_log_probs(self.base or adapter, batch)
+        found = []
+        for (index, row), current, base in zip(texts, now, before, strict=True):
+            row |= {"reference": sum(base)} | ({"base_log_probs": base} if self.by_token else {})
+            difference = (sum(base) - sum(current)) / max(1, len(base))
+            found.append((index, row, shares.get(index, difference)))
+        return found
 
 
 def _frozen_base(model: PreTrainedModel, bf16: bool) -> PreTrainedModel | None:

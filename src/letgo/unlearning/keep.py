@@ -16,7 +16,8 @@ from letgo.models.inference import Batch, labelled_logits, top_log_probs
 from letgo.progress import log
 from letgo.unlearning.checks import check_tokens
 from letgo.unlearning.config import LWFConfig
-from letgo.unlearning.texts import labelled_rows, of_base_model
+from letgo.unlearning.labels import of_base_model
+from letgo.unlearning.texts import labelled_rows
 
 
 def divergence(logits: Tensor, top_ids: Tensor, top_log_probs: Tensor) -> Tensor:

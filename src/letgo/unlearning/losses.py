@@ -23,8 +23,9 @@ class TextBatch(NamedTuple):
         log_probs: (texts, tokens) log-probability of each token; 0 where there is no label.
         entropy: (texts, tokens) entropy of the predicted distribution, in nats.
         labelled: (texts, tokens) whether there is a label.
-        learning: (texts,) whether it is a learning example; only with `Loss.mixes_learning`.
-        reference: (texts,) log-probability of the whole text under the base model; only with
+        learning: (texts,) whether it is a learning example, with `Loss.mixes_learning`, or the
+            right answer to the prompt of a text, with `Loss.pairs`.
+        reference: (texts,) log-probability of the labelled tokens under the base model; only with
             `Loss.needs_reference`.
         tokens: labels in the whole optimizer step.
         examples: texts to unlearn in the whole optimizer step.
@@ -56,6 +57,20 @@ class TextBatch(NamedTuple):
         """(texts,) mean NLL of each text, nats per token, without a gradient."""
         return -self.log_probs.detach().sum(1) / self.lengths
 
+    def in_conflict(self, base: Tensor) -> "TextBatch":
+        """Only those labels that learning has made less likely than they were: log p < log p0.
+
+        Learning examples and right answers keep all of theirs.
+
+        Args:
+            base: (texts, tokens) log-probability of each token under the base model.
+        """
+        kept = (self.log_probs.detach() < base) | self.learning[:, None]
+        kept &= self.labelled
+        reference = torch.where(self.learning, self.reference, (base * kept).sum(1))
+        log_probs = self.log_probs.masked_fill(~kept, 0)
+        return self._replace(log_probs=log_probs, labelled=kept, reference=reference)
+
     def rows(self, mask: Tensor) -> "TextBatch":
         """The texts of a boolean mask (texts,), which may select none; the loss is 0 then."""
         names = ("log_probs", "entropy", "labelled", "learning", "reference")
@@ -73,6 +88,8 @@ class Loss:
         bounded: whether the guard `--unlearning_ceiling` applies to it.
         needs_reference: whether it reads `TextBatch.reference`.
         mixes_learning: whether an unlearning step also gets as many learning examples as texts.
+        pairs: whether every text comes with the right answer to its prompt, which is not mixed with
+            others: right answers follow the texts of a micro-batch in their order.
     """
 
     function: Callable[[TextBatch, float], Tensor]
@@ -81,6 +98,7 @@ class Loss:
     bounded: bool = True
     needs_reference: bool = False
     mixes_learning: bool = False
+    pairs: bool = False
 
     def __call__(self, texts: TextBatch, beta: float | None) -> Tensor:
         """The micro-batch's share of the loss; `beta` is ignored by losses without one."""
@@ -153,6 +171,21 @@ def unlikelihood(texts: TextBatch, beta: float) -> Tensor:
     return -(other * texts.labelled).sum() / texts.tokens
 
 
+ANCHOR = 1.0  # weight of the right answer's NLL in `pair`, as in IRPO
+
+
+def pair(texts: TextBatch, beta: float) -> Tensor:
+    """The right answer against the model's own, anchored (IRPO, arXiv 2404.19733, eq. 1 and 2).
+
+    `-log sigmoid(beta (log p(y+)/p0(y+) - log p(y-)/p0(y-))) + NLL(y+) / length`, the mean over
+    pairs; its gradient fades as the two answers part.
+    """
+    own, right = texts.rows(~texts.learning), texts.rows(texts.learning)
+    ratios = [part.log_probs.sum(1) - part.reference for part in (right, own)]
+    nll = -right.log_probs.sum(1) / right.lengths
+    return (softplus(-beta * (ratios[0] - ratios[1])) + ANCHOR * nll).sum() / texts.examples
+
+
 def replay(texts: TextBatch, beta: float) -> Tensor:
     """Descent on the texts' mean NLL: the opposite of unlearning, as a baseline."""
     return -ga(texts, beta)
@@ -169,6 +202,14 @@ LOSSES: dict[str, Loss] = {
     "kl_uniform": Loss(kl_uniform, "KL divergence from the uniform distribution"),
     "wga": Loss(wga, "ascent weighted by each token's probability", beta=1.0),
     "unlikelihood": Loss(unlikelihood, "-log(1 - p) of each token; it saturates", bounded=False),
+    "pair": Loss(
+        pair,
+        "the right answer to a prompt against the model's own",
+        beta=0.1,
+        bounded=False,
+        needs_reference=True,
+        pairs=True,
+    ),
     "replay": Loss(replay, "descent on the texts, a baseline", bounded=False),
 }
 DEFAULT_LOSS = "bounded_ga"

@@ -28,9 +28,10 @@ from letgo.scoring.weights import Weights, trained_weights
 from letgo.unlearning.checks import check_deepspeed, examples
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.current import CurrentAnswers
+from letgo.unlearning.labels import Row
 from letgo.unlearning.schedule import Step
 from letgo.unlearning.stream import empty_row
-from letgo.unlearning.texts import Row, prepare, score_name
+from letgo.unlearning.texts import habit_names, prepare, score_name
 
 if TYPE_CHECKING:
     from letgo.unlearning.trainer import LWFTrainer
@@ -76,6 +77,14 @@ class Rescore(TrainerCallback):
         automatic = math.ceil(2 * args.rescore_texts / COST / (batch * args.world_size))
         self.interval = args.rescore_interval or automatic
 
+    def on_train_begin(
+        self, args: LWFConfig, state: TrainerState, *_: object, **__: object
+    ) -> None:
+        """Ask the model at once if unlearning comes before learning."""
+        plan, pool = self.trainer.plan, self.trainer.tracker.pool
+        if self.current and pool is None and plan.is_unlearning(0):
+            self._ask(self.current, random.Random(f"{args.seed} {state.global_step}"))
+
     def on_step_end(self, args: LWFConfig, state: TrainerState, *_: object, **__: object) -> None:
         """Score a sample, if it is time, and choose the texts with a positive score at its top.
 
@@ -104,11 +113,18 @@ class Rescore(TrainerCallback):
         )
 
     def _ask(self, current: CurrentAnswers, draw: random.Random) -> None:
-        """Let unlearning steps take what the model says now; what a person selected stays."""
+        """Let unlearning steps take what the model says now.
+
+        What a person selected stays, and so do texts for which it is not asked.
+        """
         trainer, count = self.trainer, current.schedule.prompts
         drawn = draw.sample(range(len(current.prompts)), count)
         old, scores = current.ask(drawn)
-        trainer.tracker.answers = [*old, *(self.rows[index] for index in self.forced)]
+        stay = list(current.others)
+        if trainer.args.asks(""):
+            forced = [self.rows[index] for index in self.forced]
+            stay += [row for row in forced if not row.get("habit")]
+        trainer.tracker.answers = [*old, *stay]
         trainer.tracker.pool = list(range(len(trainer.tracker.answers)))
         trainer.metrics.rescored(scores, [score for score in scores if score > 0], None)
 
@@ -201,20 +217,21 @@ def prepare_unlearning(trainer: "LWFTrainer", dataset: Dataset) -> None:
     args, model, accelerator = trainer.args, trainer.model, trainer.accelerator
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, args, model)
-    method = rescoring(args, model, score_name(dataset), trainer._sharded)
+    habits = trainer.habits
+    asks = any(map(args.asks, {*habit_names(dataset, habits)}))
+    method = rescoring(args, model, score_name(dataset), trainer._sharded, asks)
     tokenizer, score = trainer._tokenizer, method[0] if method else None
     learning, tokenize = trainer.train_dataset, trainer._tokenize_texts
     trainer.forget_dataset, candidates, trainer.chosen = prepare(
-        dataset, learning, model, tokenizer, args, tokenize, score
+        dataset, learning, model, tokenizer, args, tokenize, score, habits
     )
     if method:
-        asks = args.self_knowledge == "current"
-        current = CurrentAnswers(trainer, list(candidates)) if asks else None
+        current = CurrentAnswers(trainer, list(candidates), habits) if asks else None
         trainer.rescore = Rescore(trainer, candidates, *method, current)
 
 
 def rescoring(
-    args: LWFConfig, model: PreTrainedModel, name: str, sharded: bool
+    args: LWFConfig, model: PreTrainedModel, name: str, sharded: bool, asks: bool = False
 ) -> tuple[Score, Weights] | None:
     """The score and the weights to re-score by; None for a run without re-scoring.
 
@@ -222,13 +239,14 @@ def rescoring(
         args, model: of the training.
         name: the score that the texts were selected by; empty for the default score.
         sharded: whether the weights are split over processes.
+        asks: whether the model in training is asked for texts.
 
     Raises:
         InputError: re-scoring is impossible and `rescore_interval` was set by the user.
     """
     if args.rescore_interval == 0:
         return None
-    if args.self_knowledge == "current":
+    if asks:
         if sharded:
             raise InputError(
                 "--self_knowledge current lets the model write during training, which needs whole "

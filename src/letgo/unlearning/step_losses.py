@@ -9,7 +9,7 @@ from letgo.models.inference import Batch
 from letgo.unlearning.config import LWFConfig
 from letgo.unlearning.guards import guarded_loss, require_finite
 from letgo.unlearning.keep import batch_keep_loss
-from letgo.unlearning.losses import TextBatch
+from letgo.unlearning.losses import LOSSES, TextBatch
 from letgo.unlearning.weights import by_weight
 
 
@@ -31,6 +31,7 @@ def unlearning_share(
     args: LWFConfig,
     step: int,
     weights: Tensor | None = None,
+    base: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """The share of an unlearning step's loss, as `guards.guarded_loss` returns it.
 
@@ -39,14 +40,21 @@ def unlearning_share(
         attributes: of `losses.TextBatch`, without those that the model computes.
         args, step: of the training; the optimizer steps before this one.
         weights: (texts,) by which the losses of the texts are multiplied; None for 1.
+        base: (texts, tokens) log-probability of each label under the base model; with it only the
+            labels in conflict are unlearned.
     """
     # TRL's fused head: log-probabilities without the logits of the whole vocabulary.
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
     labelled = outputs.label_mask.any(1)
-    parts = by_weight(
-        TextBatch.of_outputs(outputs, *attributes), None if weights is None else weights[labelled]
-    )
-    shares = [(weight, *guarded_loss(texts, args, step)) for weight, texts in parts]
+    texts = TextBatch.of_outputs(outputs, *attributes)
+    weights = None if weights is None else weights[labelled]
+    if base is not None:
+        texts = texts.in_conflict(base[labelled])
+        if not LOSSES[args.unlearning_loss].pairs:
+            left = texts.labelled.any(1)
+            texts, weights = texts.rows(left), None if weights is None else weights[left]
+    parts = by_weight(texts, weights)
+    shares = [(weight, *guarded_loss(part, args, step)) for weight, part in parts]
     loss = torch.stack([weight * share for weight, share, _, _ in shares]).sum()
     return loss, torch.cat([nll for _, _, nll, _ in shares]), sum(n for _, _, _, n in shares)
 

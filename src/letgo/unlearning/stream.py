@@ -152,12 +152,16 @@ class MixedBatches:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """One micro-batch.
 
-        With texts to unlearn it also has `TextBatch`'s `reference` and `learning`; with texts to
-        keep `top_ids` and `top_log_probs`, (labels of all rows, k).
+        With texts to unlearn it also has `TextBatch`'s `reference` and `learning`, and where the
+        rows have `base_log_probs`, these as (rows, tokens - 1). With texts to keep it has `top_ids`
+        and `top_log_probs`, (labels of all rows, k). Right answers follow their texts.
         """
         is_kept, is_unlearned = ("top_ids" in rows[0]), any("reference" in row for row in rows)
         if not is_kept and not is_unlearned:
             return self.learning(rows)
+        rights = [right_answer(row) for row in rows if "right_input_ids" in row]
+        learning = ["reference" not in row for row in rows] + [True] * len(rights)
+        rows = [*rows, *rights]
         batch = self.forget([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
         if is_kept:
             tops = [torch.tensor(row["top_ids"]) for row in rows]
@@ -166,8 +170,24 @@ class MixedBatches:
             return batch
         batch |= weights_of(rows)
         batch["reference"] = torch.tensor([float(row.get("reference", 0)) for row in rows])
-        batch["learning"] = torch.tensor(["reference" not in row for row in rows])
+        batch["learning"] = torch.tensor(learning)
+        if any("base_log_probs" in row for row in rows):
+            batch["base_log_probs"] = _at_labels(batch["labels"][:, 1:], rows)
         return batch
+
+
+def right_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """The right answer to the prompt of a text to unlearn, as a row."""
+    return {name: row[f"right_{name}"] for name in ("input_ids", "labels", "reference")}
+
+
+def _at_labels(labels: Tensor, rows: list[dict[str, Any]]) -> Tensor:
+    """The `base_log_probs` of the rows, one for each label, in the shape of the labels."""
+    values = torch.zeros(labels.shape)
+    for place, of_row, row in zip(values, labels, rows, strict=True):
+        if "base_log_probs" in row:
+            place[of_row != -100] = torch.tensor(row["base_log_probs"])
+    return values
 
 
 def predicted_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:

@@ -1,26 +1,22 @@
 """The texts to unlearn: checked, selected, tokenized, with their log-probability at the start."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from letgo.data.tokens import batches_by_tokens, training_row
+from letgo.data.habits import Habit
+from letgo.data.tokens import training_row
 from letgo.errors import InputError
-from letgo.models.inference import Batch, autocast, example_losses, pad_rows
 from letgo.progress import log
 from letgo.scoring.scores import Score, top_fraction
 from letgo.unlearning.checks import check_overlap, check_tokens
 from letgo.unlearning.config import LWFConfig
+from letgo.unlearning.labels import Row, labels_of, mark, right_answers, with_references, with_right
 from letgo.unlearning.losses import LOSSES
-
-Row = dict[str, Any]  # of a dataset
-T = TypeVar("T")
 
 
 class Chosen(NamedTuple):
@@ -72,6 +68,7 @@ def prepare(
     args: LWFConfig,
     tokenize: Callable[[Dataset], Dataset],
     score: Score | None,
+    habits: Mapping[str, Habit],
 ) -> tuple[Dataset, Dataset, Chosen]:
     """Check the texts, choose among them and tokenize them.
 
@@ -81,6 +78,8 @@ def prepare(
         model, tokenizer, args: of the training, before its first step.
         tokenize: as for `labelled_rows`.
         score: the score that re-scoring uses; None for a run without re-scoring.
+        habits: by name; the column `habit` has the names, a single habit needs none. They mark the
+            tokens to unlearn of texts that have no column `span`.
 
     Returns:
         Rows with `input_ids`, `labels` and `reference` of the texts to unlearn, such rows of all
@@ -91,10 +90,15 @@ def prepare(
     """
     check_tokens(dataset, tokenizer, model.config.get_text_config().vocab_size)
     chosen = choose(dataset, args.forget_fraction, score is not None)
-    remaining, rows = labelled_rows(dataset.select(chosen.allowed), tokenize)
+    candidates = dataset.select(chosen.allowed)
+    remaining, rows = labelled_rows(candidates, tokenize)
     if len(remaining) < len(chosen.allowed):
         count = len(chosen.allowed) - len(remaining)
         log.warning("%d texts to unlearn are left out: they have no answer in --max_length", count)
+    check_overlap(learning, rows, args.forget_max_overlap)
+    remaining, rows = _unlearned_rows(
+        candidates, remaining, rows, model, tokenizer, args, tokenize, score, habits
+    )
     allowed = [chosen.allowed[i] for i in remaining]
     indices = sorted({*chosen.indices} & {*allowed})
     if not indices:
@@ -103,7 +107,6 @@ def prepare(
         )
     forced = sorted({*chosen.forced} & {*allowed})
     chosen = chosen._replace(indices=indices, allowed=allowed, forced=forced)
-    check_overlap(learning, rows, args.forget_max_overlap)
     if len(indices) < args.per_device_train_batch_size:
         log.warning(
             "the %d texts to unlearn are fewer than a batch of %d: every unlearning step uses all "
@@ -111,14 +114,84 @@ def prepare(
             len(indices),
             args.per_device_train_batch_size,
         )
-    reference = [row.get("reference", 0.0) for row in rows]
-    needed = LOSSES[args.unlearning_loss].needs_reference or (score and "loss_base" in score.needs)
-    if needed and "reference" not in rows[0]:
-        reference = reference_log_probs(model, rows, tokenizer.pad_token_id, bool(args.bf16))
-    rows = [{**row, "reference": value} for row, value in zip(rows, reference, strict=True)]
-    candidates, first = Dataset.from_list(rows), set(indices)
+    first = set(indices)
+    candidates = Dataset.from_list(rows)
     forget = candidates.select([i for i, index in enumerate(allowed) if index in first])
     return forget, candidates, chosen
+
+
+def _unlearned_rows(
+    dataset: Dataset,
+    indices: list[int],
+    rows: list[Row],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: LWFConfig,
+    tokenize: Callable[[Dataset], Dataset],
+    score: Score | None,
+    habits: Mapping[str, Habit],
+) -> tuple[list[int], list[Row]]:
+    """The rows with the labels that are unlearned, and all that their loss reads.
+
+    Texts without the habit, and without a right answer that the loss needs, are left out.
+
+    Args:
+        dataset: of the texts.
+        indices, rows: of `labelled_rows`.
+    """
+    loss, by_token = LOSSES[args.unlearning_loss], args.forget_tokens == "conflict"
+    of_all, spans = habit_names(dataset, habits), [None] * len(rows)
+    names = [of_all[i] for i in indices]
+    if "span" in dataset.column_names:
+        column = list(dataset["span"])
+        spans = [column[i] for i in indices]
+    rights = {}
+    if loss.pairs:
+        rights = right_answers(dataset, lambda chosen: labelled_rows(chosen, tokenize))
+    kept: list[tuple[int, Row]] = []
+    for index, row, name, span in zip(indices, rows, names, spans, strict=True):
+        if args.asks(name):  # what the base model said does not matter
+            wanted: Row | None = row
+        else:
+            if span is None and name:
+                span = habits[name].mask(tokenizer, labels_of(row))
+            wanted = mark(row, span, args.forget_tokens)
+        if wanted and (not loss.pairs or index in rights):
+            kept.append((index, {**wanted, "habit": name} if any(names) else wanted))
+    _check_marked(args.forget_tokens, rows, kept, any(names) or any(spans))
+    needed = loss.needs_reference or bool(score and "loss_base" in score.needs)
+    reading = model, tokenizer.pad_token_id, bool(args.bf16)
+    chosen = with_references([row for _, row in kept], *reading, needed, by_token)
+    if loss.pairs:
+        answers = with_references([rights[i] for i, _ in kept], *reading, True, False)
+        chosen = [with_right(*pair) for pair in zip(chosen, answers, strict=True)]
+    return [index for index, _ in kept], chosen
+
+
+def habit_names(dataset: Dataset, habits: Mapping[str, Habit]) -> list[str]:
+    """The name of each text's habit, by its column `habit` or the only one; empty for none."""
+    if "habit" in dataset.column_names:
+        return [name or "" for name in dataset["habit"]]
+    return [next(iter(habits), "")] * len(dataset)
+
+
+def _check_marked(
+    tokens: str | None, rows: list[Row], kept: list[tuple[int, Row]], marks: bool
+) -> None:
+    """Refuse spans without a habit, and a habit that no text shows."""
+    if tokens == "span" and not marks:
+        raise InputError(
+            "--forget_tokens span: no token of the texts is marked; name a habit by --forget "
+            "self:loops or --forget_pattern, or unlearn all tokens"
+        )
+    if rows and not kept:
+        raise InputError(
+            "forget_dataset (--forget): none of the texts shows the habit, so there is nothing to "
+            "unlearn; use other prompts or another pattern, or --self_knowledge current"
+        )
+    if len(kept) < len(rows):
+        message = "%d of %d texts are left out: they do not show the habit, or lack what is needed"
+        log.info(message, len(rows) - len(kept), len(rows))
 
 
 def choose(dataset: Dataset, fraction: float, rescoring: bool) -> Chosen:
@@ -218,45 +291,3 @@ def answers(dataset: Dataset) -> Dataset:
         lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
         remove_columns=[name for name in ("messages", "prompt") if name in dataset.column_names],
     )
-
-
-def reference_log_probs(
-    model: PreTrainedModel, rows: Sequence[Row], pad_token_id: int, bf16: bool
-) -> list[float]:
-    """Log-probability of each whole text under the base model; arguments as for `of_base_model`."""
-
-    def log_probs(batch: Batch) -> list[float]:
-        counts = (batch.labels[:, 1:] != -100).sum(1)
-        values: list[float] = (-example_losses(model, batch) * counts).tolist()
-        return values
-
-    return of_base_model(model, rows, pad_token_id, bf16, log_probs)
-
-
-@torch.no_grad()
-def of_base_model(
-    model: PreTrainedModel,
-    rows: Sequence[Row],
-    pad_token_id: int,
-    bf16: bool,
-    measure: Callable[[Batch], Sequence[T]],
-) -> list[T]:
-    """What the base model gives for each row, in their order.
-
-    Args:
-        model: before its first step; an adapter is switched off.
-        rows: `input_ids` and `labels` of the texts.
-        pad_token_id, bf16: for padding batches, and whether to compute in bfloat16.
-        measure: gives one value for each example of a batch.
-    """
-    was_training = model.training
-    model.eval()
-    values: dict[int, T] = {}
-    base = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
-    with base, autocast(bf16):
-        for indices in batches_by_tokens([len(row["input_ids"]) for row in rows], 1024):
-            padded = pad_rows([rows[i] for i in indices], pad_token_id)
-            batch = Batch(*(tensor.to(model.device) for tensor in padded))
-            values.update(zip(indices, measure(batch), strict=True))
-    model.train(was_training)
-    return [values[i] for i in range(len(rows))]

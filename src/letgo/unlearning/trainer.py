@@ -5,7 +5,7 @@ Not to be confused with Learning without Forgetting (LwF, Li & Hoiem 2016).
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from letgo.data.habits import Habit, Predicate, predicted
 from letgo.errors import InputError
 from letgo.unlearning import totals
 from letgo.unlearning.callback import UnlearningCallback
@@ -36,7 +37,8 @@ from letgo.unlearning.tracker import Tracker
 from letgo.unlearning.weights import WEIGHT, use_weights, weighted
 
 Inputs = dict[str, Any]  # of a model, for one micro-batch
-TEXT_COLUMNS = ("reference", "learning", "top_ids", "top_log_probs", WEIGHT)  # not the model's
+# Not for the model.
+TEXT_COLUMNS = ("reference", "learning", "base_log_probs", "top_ids", "top_log_probs", WEIGHT)
 
 
 class LWFTrainer(SFTTrainer):
@@ -53,6 +55,9 @@ class LWFTrainer(SFTTrainer):
             unlearned. None, or `unlearning_interval=0`: no unlearning steps.
         keep_dataset: the texts to keep, in the same forms, as the base model writes or reads them.
             None, or `keep_share=0`: no keep steps. With neither, exactly TRL's trainer.
+        habit: from the tokens and the text of an answer to the parts of it that are unlearned,
+            (first character, character behind the last) each. Several habits by the names that the
+            column `habit` of the texts has. None: whole answers.
         args, kwargs: as `trl.SFTTrainer`; a `weight` in `train_dataset` scales an example's loss.
 
     Raises:
@@ -69,9 +74,11 @@ class LWFTrainer(SFTTrainer):
         *args: Any,
         forget_dataset: Dataset | None = None,
         keep_dataset: Dataset | None = None,
+        habit: Predicate | Mapping[str, Habit] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        self.habits = {"predicate": predicted(habit)} if callable(habit) else dict(habit or {})
         self.plan, self.metrics = Plan([]), Metrics()
         self.forget_dataset: Dataset | None = None
         self.keep_dataset: Dataset | None = None
@@ -255,7 +262,8 @@ class LWFTrainer(SFTTrainer):
         count = self.rescore.texts_in_step if self.rescore else self.texts_per_step
         vocabulary = self.model.config.get_text_config().vocab_size
         shared = (texts["learning"], texts["reference"], tokens, count / processes, vocabulary)
-        loss, nll, skipped = unlearning_share(model, inputs, shared, self.args, done, texts[WEIGHT])
+        of_texts = texts[WEIGHT], texts["base_log_probs"]
+        loss, nll, skipped = unlearning_share(model, inputs, shared, self.args, done, *of_texts)
         loss = self.loss_weight * loss
         self.metrics.micro_batch(loss.item() / processes, nll, skipped)
         return loss

@@ -14,8 +14,9 @@ from trl import SFTConfig
 
 from letgo.data.weights import weight_of
 from letgo.errors import InputError
+from letgo.unlearning.labels import Row
 from letgo.unlearning.losses import TextBatch
-from letgo.unlearning.texts import Row, labelled_rows
+from letgo.unlearning.texts import labelled_rows
 
 if TYPE_CHECKING:
     from letgo.unlearning.trainer import LWFTrainer
