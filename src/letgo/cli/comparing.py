@@ -25,7 +25,8 @@ def print_comparison(a: str, b: str, columns: dict[str, str], size: float, as_js
         InputError: a side that cannot be read, or nothing to compare.
     """
     sides = _sides(a, b, columns)
-    found = compare(*sides.values(), size)
+    first, second = sides.values()
+    found = compare(first, second, size)
     if as_json:
         labels = {letter.lower(): side.label for letter, side in sides.items()}
         print(json.dumps({**labels, "difference": size, **found}, indent=1))

@@ -104,10 +104,10 @@ def _keys(run: Path, rows: list[Row]) -> list[Key]:
         held = read_table(require(run, HELD_OUT), ["set", "id", "prompt", "completion"]).to_pylist()
         texts = {(row["set"], row["id"]): row["completion"] for row in held if not row["prompt"]}
     seen: Counter[Key] = Counter()
-    keys = []
+    keys: list[Key] = []
     for row in rows:
         text = row["prompt"] or texts.get((row["set"], row["id"]), row["id"])
-        key = (row["set"], text, row["reference"])
+        key: Key = (row["set"], str(text), row["reference"])
         keys.append((*key, str(seen[key])))
         seen[key] += 1
     return keys

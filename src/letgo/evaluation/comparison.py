@@ -63,7 +63,7 @@ def compare(a: Side, b: Side, size: float) -> Row:
         ours = np.array([[values[key] for key in keys] for _, values in pairs], dtype=float)
         theirs = np.array([[values[key] for key in keys] for values, _ in pairs], dtype=float)
         group, figure = name[0], a.figures[name]
-        row = {"group": group, "figure": figure.name, "is_share": figure.is_share}
+        row: Row = {"group": group, "figure": figure.name, "is_share": figure.is_share}
         row |= {"a": _value(theirs, figure), "b": _value(ours, figure)}
         rows.append(row | {"b_minus_a": _difference(ours, theirs, figure, size)})
     if not rows:
@@ -88,7 +88,8 @@ def _notes(name: Name, shared: int, pairs: list[tuple[Values, Values]]) -> list[
 def _seeds(a: Side, b: Side) -> list[tuple[str, str]]:
     """The seeds of either side that are compared with each other."""
     if len(a.seeds) == len(b.seeds) == 1:
-        return [(*a.seeds, *b.seeds)]
+        (one,), (other,) = a.seeds, b.seeds
+        return [(one, other)]
     shared = [seed for seed in a.seeds if seed in b.seeds]
     if not shared:
         names = " and ".join(f"{side.name} has {', '.join(side.seeds)}" for side in (a, b))

@@ -156,7 +156,8 @@ def _held_out(finished: Mapping[Cell, Finished], cells: Sequence[Cell]) -> dict[
             both = (
                 [[run[prompt] for prompt in prompts] for run in runs] for runs in (ours, theirs)
             )
-            effects[outcome] = effect(*(np.array(values, float) for values in both))
+            first, second = (np.array(values, float) for values in both)
+            effects[outcome] = effect(first, second)
     return effects
 
 

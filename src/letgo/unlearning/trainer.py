@@ -108,7 +108,7 @@ class LWFTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = [*dict.fromkeys([*self._signature_columns, WEIGHT])]
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, WEIGHT])]  # type: ignore[has-type]
 
     @property
     def has_plan(self) -> bool:
