@@ -22,7 +22,8 @@ test: .venv/installed
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
 		--no-install-recommends chromium; } >/dev/null 2>&1 || echo "no chromium: tests that need a browser will be skipped"
-	$(BIN)/python -m pytest -n 2 --durations 5 $(if $(COVERAGE),--cov --cov-report=)
+	@# Tests of a file share runs, so that they stay in one process.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 5 $(if $(COVERAGE),--cov --cov-report=)
 	$(if $(COVERAGE),@echo "coverage of src/letgo: $$($(BIN)/coverage report --format=total) % of the lines; by file: $(BIN)/coverage report")
 
 lint: .venv/installed

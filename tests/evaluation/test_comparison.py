@@ -208,7 +208,7 @@ def test_flags_and_paths_that_cannot_be_used(tmp_path):
         ([file, tmp_path / "b.jsonl"], "there is no"),
         ([file, tmp_path], "one is a folder"),
         ([tmp_path, tmp_path], "no run of letgo in"),
-        ([f"{tmp_path}:tiny", tmp_path], "the model must be one of base, sft, lwf, returned"),
+        ([f"{tmp_path}:tiny", tmp_path], "the model must be one of base, sft"),
         ([file, tmp_path / "bytes.jsonl"], "bytes.jsonl cannot be read"),
         ([file, file, "--columns", "id"], "must be NAME=COLUMN, not id"),
         ([file, file, "--columns", "id=key"], "--columns id=key: "),

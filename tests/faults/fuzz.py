@@ -18,7 +18,7 @@ from faults import strategies
 from letgo.cli.flags import parse
 from letgo.data.records import fingerprint, read_records
 from letgo.errors import InputError
-from letgo.evaluation import answers
+from letgo.evaluation import answers, rules
 from letgo.evaluation.same_answer import options_of, same_answer
 from letgo.run import config, decisions
 from letgo.study.plan import read_study
@@ -60,8 +60,9 @@ def try_answers(folder: Path, drawn: Any) -> None:
     for prompt, answer, reference in drawn:
         own = answers.reader_of(rule, reference, prompt)
         for read in (own, None, answers.exact, answers.letter, answers.number):
-            answers.measure(read, answer, reference, 1.0)
             same_answer(read, prompt, answer, reference)
+        for named in rules.RULES.values():
+            rules.measure(named, prompt, [reference], answer)
 
 
 def try_journal(folder: Path, content: bytes) -> None:

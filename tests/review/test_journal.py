@@ -114,6 +114,15 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from([*decisions.Action._fields, "x"])
+
+
+def of_learning_examples(action):
+    """The action; a text cannot be dropped, so that one that drops is of learning examples."""
+    if action.act != decisions.DROP:
+        return action
+    return action._replace(ids=[f"{decisions.WRONG}:{name}" for name in action.ids])
+
+
 GOOD = st.builds(
     decisions.Action,
     at=st.just("") | st.datetimes().map(lambda time: time.isoformat()),
@@ -121,7 +130,7 @@ GOOD = st.builds(
     ids=st.lists(st.text(st.characters(codec="utf-8"))),
     fraction=st.floats(0, 1, exclude_min=True),
     what=st.text(st.characters(codec="utf-8")),
-)
+).map(of_learning_examples)
 BAD = st.dictionaries(KEYS, VALUES).map(json.dumps) | VALUES.map(json.dumps) | st.text()
 
 

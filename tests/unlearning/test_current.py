@@ -67,7 +67,7 @@ def test_old_answers_are_those_that_learning_has_made_less_likely(tmp_path, monk
             before = loss(base, prompt, ids)
             differences.append(loss(model, prompt, ids) - before)
             if differences[-1] > 0:
-                row = {"input_ids": prompt + ids, "labels": [-100] * 2 + ids}
+                row = {"input_ids": prompt + ids, "labels": [-100] * 2 + ids, "habit": ""}
                 expected.append({**row, "reference": pytest.approx(-before * len(ids), rel=1e-4)})
         assert scores == pytest.approx(differences, abs=1e-4)
         assert old == expected
@@ -168,7 +168,7 @@ def test_what_does_not_work(tmp_path):
     rated = config(tmp_path, **{**CURRENT, "rescore_interval": None, "unlearning_rate": 1e-4})
     assert rated.rescore_interval is None
     with pytest.raises(InputError, match="does not work with FSDP or DeepSpeed"):
-        rescoring(rated, make_model(), "", sharded=True)
+        rescoring(rated, make_model(), "", sharded=True, asks=True)
     whole = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in FORGET]
     with pytest.raises(InputError, match="no text to unlearn has a prompt"):
         unlearner(tmp_path, forget=whole, **CURRENT)
@@ -183,6 +183,6 @@ def test_a_model_that_says_nothing_is_refused(tmp_path, monkeypatch):
 
 
 def test_base_is_the_default_and_changes_nothing(tmp_path):
-    assert LWFConfig(output_dir=str(tmp_path)).self_knowledge == "base"
+    assert not LWFConfig(output_dir=str(tmp_path)).asks("")
     trainer = unlearner(tmp_path, rescore_interval=2)
     assert trainer.rescore.current is None

@@ -28,8 +28,17 @@ PAPER = {  # as TRL's trainers name theirs, for the card
 }
 
 
-def section(args: LWFConfig, texts: Sequence[str], steps: int, guard_counts: dict[str, int]) -> str:
-    """Markdown on what was unlearned (`texts`, of `Chosen.describe`) in `steps` steps, and how."""
+def section(
+    args: LWFConfig, texts: Sequence[str], writer: str, steps: int, guard_counts: dict[str, int]
+) -> str:
+    """Markdown on what was unlearned and how.
+
+    Args:
+        texts: of `Chosen.describe`.
+        writer: the model whose texts they are, base or current.
+        steps: unlearning steps.
+        guard_counts: by guard.
+    """
     unit = "update" if args.unlearning_state == "separate" else "gradient"
     strength = (
         f"strength {args.unlearning_strength:g} of a learning {unit}"
@@ -39,7 +48,7 @@ def section(args: LWFConfig, texts: Sequence[str], steps: int, guard_counts: dic
     counts = ", ".join(f"{name} {count}" for name, count in guard_counts.items())
     lines = [
         *texts,
-        f"self-knowledge of the {args.self_knowledge} model",
+        f"texts of the {writer} model",
         f"fraction of the texts that may be unlearned: {args.forget_fraction:g}",
         f"{steps} unlearning steps, one for every N_u = {args.unlearning_interval} learning steps, "
         f"schedule {args.unlearning_schedule}",
@@ -87,7 +96,9 @@ def append_sections(trainer: "LWFTrainer") -> None:
         done = trainer.state.best_global_step
     if trainer.forget_dataset is not None:
         texts, counts = trainer.chosen.describe(), trainer.tracker.guard_counts
-        sections.append(section(trainer.args, texts, plan.unlearned(done), counts))
+        is_current = trainer.rescore is not None and trainer.rescore.current is not None
+        writer = "current" if is_current else "base"
+        sections.append(section(trainer.args, texts, writer, plan.unlearned(done), counts))
     if trainer.keep_dataset is not None:
         kept = len(trainer.keep_dataset)
         sections.append(kept_section(trainer.args, kept, plan.kept(done)))
