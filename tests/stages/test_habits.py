@@ -84,15 +84,16 @@ def test_rates_of_all_models_are_measured_on_held_out_prompts(whole):
 
 
 def test_a_decoding_rule_forbids_the_habit(whole):
-    """And the answers of a model without the rule show it."""
+    """And the answers of the same model without the rule show it."""
     out, _ = whole
-    answers = rows(out, "answers.parquet")
-    ruled = [r for r in answers if r["model"] == "sft_rule" and r["generated"]]
-    for row in ruled:
-        assert not row["loops"]
-        assert not row["pattern"]
-    assert ruled
-    assert any(row["loops"] or row["pattern"] for row in answers if row["model"] == "base")
+    shown = {}
+    for row in rows(out, "answers.parquet"):
+        if (row["loops"], row["pattern"]) != (None, None):
+            shown.setdefault(row["model"], []).append(bool(row["loops"] or row["pattern"]))
+    assert len(shown["sft_rule"]) == len(shown["sft"])
+    assert not any(shown["sft_rule"])
+    assert any(shown["sft"])
+    assert any(shown["base"])
 
 
 def test_the_present_answers_are_unlearned(whole):
