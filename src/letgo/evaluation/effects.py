@@ -144,12 +144,12 @@ def seeds_needed(differences: np.ndarray, size: float) -> int | None:
     parts = _components(differences)
     each, rest = parts.seeds, parts.residuals / examples
     fixed = parts.examples / examples
-    for count in range(2, MOST_SEEDS + 1):
-        error = math.sqrt((each + rest) / count + fixed)
-        bound = float(t.ppf(1 - SIGNIFICANT / 2, count - 1))
-        if error == 0 or float(t.sf(bound - size / error, count - 1)) >= POWER:
-            return count
-    return None
+    counts = np.arange(2, MOST_SEEDS + 1)
+    errors = np.sqrt((each + rest) / counts + fixed)
+    bounds = t.ppf(1 - SIGNIFICANT / 2, counts - 1)
+    with np.errstate(divide="ignore"):  # without any error two seeds are enough
+        enough = t.sf(bounds - size / errors, counts - 1) >= POWER
+    return int(counts[enough.argmax()]) if enough.any() else None
 
 
 def examples_needed(differences: np.ndarray, size: float) -> int | None:
