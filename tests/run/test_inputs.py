@@ -69,6 +69,19 @@ def test_max_keep_takes_the_same_prompts_for_every_seed(tiny, data, tmp_path):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.parametrize("source", [None, "validation.jsonl"])
+def test_max_test_bounds_every_set_that_is_asked(tiny, data, tmp_path, source):
+    from letgo.run import config
+
+    file = source and data / source
+    words = flags(tiny, data, tmp_path / "out", max_test=2, learn_validation=file)
+    run = open_run(config.parse("run", words, {}))
+    asked = {"test": run.test, "validation": run.validation, **run.held_out}
+    assert all(len(records) <= 2 for records in asked.values())
+    assert len(run.test) == len(run.validation) == 2
+    assert len(run.learn) == (24 if source else 22)
+
+
 def test_a_single_stage_does_not_mix_runs(finished, tiny, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)

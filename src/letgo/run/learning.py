@@ -35,8 +35,9 @@ def learning_data(
     evaluates = config.training.eval_strategy != "no"
     if audits or evaluates or (settings.optimum == "full" and changes):
         source = settings.learn_validation
+        most = min(MOST_VALIDATION, settings.max_test or MOST_VALIDATION)
         learn, validation = _hold_out_set(
-            config, prompts, learn, "learn_validation", source, seed, MOST_VALIDATION
+            config, prompts, learn, "learn_validation", source, seed, most
         )
         count = len(validation)
         validation = without_prompts_of(test, validation)
@@ -45,6 +46,8 @@ def learning_data(
             log.warning(message, count - len(validation))
         if not validation:
             raise InputError("--learn_validation: all its prompts are test prompts; use others")
+        if not audits:  # the reference models of an audit are fine-tuned on all of it
+            validation = sample(validation, settings.max_test, 0)
     test = sample(test, settings.max_test, 0)  # runs of all seeds answer the same prompts
     learn = sample(learn, settings.max_learn, seed)
     if settings.assistant_turns == "all":

@@ -124,7 +124,9 @@ class RunConfig:
     )
     max_learn: int | None = setting(None, "Maximum number of learning examples.")
     max_test: int | None = setting(
-        None, "Maximum number of test examples, the same ones for every --seed."
+        None,
+        "Maximum number of prompts of each set that models answer for the report or the verdict; "
+        "of given sets the same ones for every --seed.",
     )
     max_forget: int | None = setting(None, "Maximum number of prompts per forgetting set.")
     max_keep: int | None = setting(
