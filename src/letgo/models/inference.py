@@ -38,7 +38,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     bf16: bool = False  # whether to compute in bfloat16 (autocast)
     max_length: int | None = None  # of prompt and answer in tokens, within the model's context
-    rules: Sequence[LogitsProcessor] = ()  # for generation; those with `begin` are told of a batch
+    rules: Sequence[LogitsProcessor] = ()  # for generation; `begin`, if any, precedes a batch
 
     @property
     def limit(self) -> int:

@@ -108,16 +108,7 @@ class AuditTab:
         self.page, self.opened = gr.State(1), gr.State("")
 
     def _add_buttons(self, prefix: str, label: str) -> dict[str, gr.Button]:
-        with gr.Row():
-            return {
-                act: gr.Button(
-                    label.format(name),
-                    size="sm",
-                    interactive=self.can_decide,
-                    elem_id=f"{prefix}-{act.replace(' ', '-')}",
-                )
-                for act, name in LABELS.items()
-            }
+        return view.decision_buttons(LABELS, prefix, label, self.can_decide)
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Attach the handlers; `blocks` is the page that contains the tab."""

@@ -123,3 +123,26 @@ def text(review: Review, name: str, coloured: bool) -> str:
     except InputError as error:
         note = f"not coloured: {error}"
     return html.text(review, review.index_of[name], pieces, note)
+
+
+def decision_buttons(
+    labels: dict[str, str], prefix: str, label: str, can_decide: bool
+) -> dict[str, gr.Button]:
+    """A row with one button per decision, by decision.
+
+    Args:
+        labels: the names of the decisions.
+        prefix: of the buttons' element ids.
+        label: of a button; `{}` stands for the name of its decision.
+        can_decide: whether the buttons can be pressed.
+    """
+    with gr.Row():
+        return {
+            act: gr.Button(
+                label.format(name),
+                size="sm",
+                interactive=can_decide,
+                elem_id=f"{prefix}-{act.replace(' ', '-')}",
+            )
+            for act, name in labels.items()
+        }

@@ -116,6 +116,19 @@ def _training_inputs(run: Run, selected: Row, kept: Row, compared: Row, audited:
     return trained | compared if run.settings.require_headroom else trained
 
 
+def _baseline_inputs(run: Run, tuned: Row) -> Row:
+    """What the answers of base and SFT depend on, from what training and generation do."""
+    settings = run.settings
+    references = _data_inputs("references", evaluated_sets(run) | run.held_out)
+    inputs = {**tuned, **references, "keep_top_k": run.training.keep_top_k}
+    inputs |= rule_inputs(settings)
+    if settings.likelihood_accuracy:
+        inputs["likelihood_accuracy"] = True
+    if run.habits:
+        inputs |= {"habits": sorted(run.habits), "forget_pattern": settings.forget_pattern}
+    return inputs
+
+
 def stages(run: Run) -> list[Stage]:
     """Every stage with its inputs; a stage's inputs hold those of the stages before it."""
     settings, training = run.settings, run.training
@@ -153,13 +166,7 @@ def stages(run: Run) -> list[Stage]:
     }
     scored = _score_inputs(run, elicited, informed)
     selected = _selection_inputs(run, scored)
-    references = _data_inputs("references", evaluated_sets(run) | run.held_out)
-    compared = {**optimal, **generation, **references, "keep_top_k": training.keep_top_k}
-    compared |= rule_inputs(settings)
-    if settings.likelihood_accuracy:
-        compared["likelihood_accuracy"] = True
-    if run.habits:
-        compared |= {"habits": sorted(run.habits), "forget_pattern": settings.forget_pattern}
+    compared = _baseline_inputs(run, {**optimal, **generation})
     trained = _training_inputs(run, selected, kept, compared, audited)
     relearned = {**trained, **compared, "relearn": settings.relearn}
     tested = {**relearned, "margin": settings.margin}
