@@ -50,12 +50,9 @@ def chat(folder: Path, names: Sequence[str], prompts: Sequence[str], new_tokens:
 
 def load_models(folder: Path, names: Sequence[str]) -> dict[str, LanguageModel]:
     """The models of a run by name; all that it has if no names are given."""
-    file = folder / "config.yaml"
-    if not file.exists():
+    if not (folder / "config.yaml").exists():
         raise InputError(f"{folder} is no run; give a run's --output_dir")
-    arguments = ["--output_dir", str(folder)]
-    # The run may be somebody else's: nothing in its file is taken for a flag of this command.
-    config = cfg.parse("chat", arguments, cfg.read(file), str(file), of_run=True)
+    config = cfg.of_folder("chat", folder)
     has = [n for n, output in OUTPUTS.items() if output is None or (folder / output.name).exists()]
     chosen = dict.fromkeys(names or has)
     paths = {n: require(folder, output) if (output := OUTPUTS[n]) else None for n in chosen}

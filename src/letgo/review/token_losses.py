@@ -28,10 +28,7 @@ def load(folder: Path) -> tuple[LanguageModel, LanguageModel | None]:
         InputError: a model cannot be loaded.
     """
     logging.disable_progress_bar()
-    file = folder / "config.yaml"
-    arguments = ["--output_dir", str(folder)]
-    # The run may be somebody else's: nothing in its file is taken for a flag of this command.
-    config = cfg.parse("review", arguments, cfg.read(file), str(file), of_run=True)
+    config = cfg.of_folder("review", folder)
     probe = folder / PROBE.name
     is_model = any((probe / f"{kind}config.json").exists() for kind in ("", "adapter_"))
     return load_base(config), load_trained(config, probe) if is_model else None

@@ -87,6 +87,17 @@ def parse(
     return config
 
 
+def of_folder(command: str, folder: Path) -> Config:
+    """The settings of the run in a folder, for a command that has no flags for them.
+
+    Raises:
+        InputError: its `config.yaml` cannot be used.
+    """
+    file = folder / "config.yaml"
+    # The run may be somebody else's: nothing in its file is taken for a flag of this command.
+    return parse(command, ["--output_dir", str(folder)], read(file), str(file), of_run=True)
+
+
 def _set_defaults(parser: TrlParser, settings: Settings, source: str) -> dict[str, list[str]]:
     """Make settings the defaults of their flags.
 
